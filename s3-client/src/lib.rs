@@ -1,0 +1,18 @@
+//! What Holdfast needs of S3 and nothing else.
+//!
+//! [`ObjectStore`] is the one trait. Its implementations are the AWS SDK, an in-memory model and a directory used as a
+//! bucket; retries, limits, metering and injected faults are decorators around any of them.
+
+mod error;
+mod key;
+mod precondition;
+mod store;
+
+pub use error::{Error, ErrorKind, Op, Optional};
+pub use key::{KEY_BYTES_MAX, KeyError, KeyPrefix, ObjectKey};
+pub use precondition::{DeleteOutcome, ETag, Precondition, PutId, PutOutcome, VersionId};
+pub use store::{
+    Answer, Body, BucketSettings, ByteRange, Copy, DeleteRequest, LifecycleRule, ListEntry,
+    ListPage, ListRequest, Metadata, Object, ObjectMeta, ObjectStore, PAGE_KEYS_MAX,
+    PUT_ID_METADATA, Part, PartOutcome, Put, Setting, UploadId, Validity, Versioning,
+};
