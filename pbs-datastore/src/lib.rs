@@ -1,5 +1,17 @@
 //! Formats, chunk store, cache, garbage collection and seals. Knows no HTTP.
 
+mod archive_name;
+mod auth_id;
 mod digest;
+mod namespace;
+mod safe_id;
+mod snapshot;
 
+pub use archive_name::{ArchiveKind, ArchiveName};
+pub use auth_id::{AuthId, TOKEN_NAME_BYTES_MAX, TokenId, UserId};
 pub use digest::{Digest, DigestError};
+pub use namespace::{
+    NAMESPACE_BYTES_MAX, NAMESPACE_COMPONENT_BYTES_MAX, NAMESPACE_DEPTH_MAX, Namespace,
+};
+pub use safe_id::{BackupId, DatastoreName, NameError, SAFE_ID_BYTES_MAX};
+pub use snapshot::{BackupGroup, BackupTime, BackupType, Snapshot};
