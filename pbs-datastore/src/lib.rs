@@ -6,6 +6,7 @@ mod blob;
 mod crypt;
 mod digest;
 pub mod index;
+mod manifest;
 mod namespace;
 mod safe_id;
 mod snapshot;
@@ -17,6 +18,10 @@ pub use blob::{BlobError, BlobKind, CHUNK_BYTES_MAX, CHUNK_ENCODED_BYTES_MAX, Da
 pub use crypt::{CryptKey, CryptMode, Fingerprint, IV_BYTES, TAG_BYTES, WrongKey};
 pub use digest::{Digest, DigestError};
 pub use index::{DynamicIndex, FixedIndex, Index, IndexChecksum, IndexChunk, IndexError};
+pub use manifest::{
+    ChunkUploadStats, MANIFEST_BYTES_MAX, Manifest, ManifestError, ManifestFile, SignatureCheck,
+    VerifyOutcome, VerifyState,
+};
 pub use namespace::{
     NAMESPACE_BYTES_MAX, NAMESPACE_COMPONENT_BYTES_MAX, NAMESPACE_DEPTH_MAX, Namespace,
 };
