@@ -169,7 +169,7 @@ impl Collector {
     async fn delete(&self, bucket: &Bucket, confirmed: Confirmed) -> (Deleted, BatchResult) {
         let Confirmed { chunks, condemnation, pass } = confirmed;
         let requests: Vec<DeleteRequest> =
-            chunks.iter().map(|chunk| DeleteRequest::from(bucket.chunk_key(&chunk.digest))).collect();
+            chunks.iter().map(|chunk| DeleteRequest::from(bucket.layout.chunk(&chunk.digest))).collect();
         let mut result = BatchResult::default();
         let mut refused = Vec::new();
         let lost_at = match bucket.store.delete(&requests, Some(pass.validity())).await {

@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use s3_client::{KeyPrefix, ObjectKey, ObjectStore};
+use s3_client::{ObjectKey, ObjectStore};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -42,7 +42,7 @@ use crate::error::About as _;
 use crate::files::Files;
 use crate::owner::Owner;
 use crate::roots::RootProvider;
-use crate::{DatastoreConfig, Digest, Env, Error, JobContext, Result, Sessions};
+use crate::{BucketLayout, DatastoreConfig, Digest, Env, Error, JobContext, Result, Sessions};
 
 /// Findings and candidates on their way from the ranges to the batches; bounds memory.
 const FOUND_QUEUE: usize = 4096;
@@ -51,15 +51,8 @@ const FOUND_QUEUE: usize = 4096;
 #[derive(Clone, Debug)]
 pub(crate) struct Bucket {
     pub(crate) store: Arc<dyn ObjectStore>,
-    /// `{store}/.chunks/`
-    pub(crate) chunks: KeyPrefix,
+    pub(crate) layout: BucketLayout,
     pub(crate) owner: Arc<Owner>,
-}
-
-impl Bucket {
-    fn chunk_key(&self, digest: &Digest) -> ObjectKey {
-        crate::chunk_store::location::chunk_key(&self.chunks, digest)
-    }
 }
 
 /// What a run is asked to do.

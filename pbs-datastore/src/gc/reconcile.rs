@@ -95,7 +95,7 @@ impl Collector {
     /// Drops a marker whose object is not there; `false` if it is there after all, or was inserted since.
     async fn drop_marker(&self, bucket: &Bucket, digest: Digest, cutoff: &Cutoff) -> Result<bool> {
         let Some(guard) = self.table.try_guard(digest) else { return Ok(false) };
-        if guard.is_condemned() || bucket.store.head(&bucket.chunk_key(&digest)).await.optional()?.is_some() {
+        if guard.is_condemned() || bucket.store.head(&bucket.layout.chunk(&digest)).await.optional()?.is_some() {
             return Ok(false);
         }
         let (markers, start) = (self.markers.clone(), cutoff.start);
@@ -159,7 +159,7 @@ impl Collector {
             let known = self.env.io(move |files: &dyn Files| markers.get(files, &digest)).await;
             let mut there = known.about(self.markers.path(&digest))?.is_some();
             if let Some(bucket) = self.bucket.as_ref().filter(|_| !there) {
-                there = bucket.store.head(&bucket.chunk_key(&digest)).await.optional()?.is_some();
+                there = bucket.store.head(&bucket.layout.chunk(&digest)).await.optional()?.is_some();
             }
             drop(guard);
             if !there {

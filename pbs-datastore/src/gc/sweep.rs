@@ -24,7 +24,7 @@ use crate::error::About as _;
 use crate::files::{Files, optional};
 #[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
-use crate::{Digest, JobContext, Result};
+use crate::{Digest, JobContext, Place, Result};
 
 /// Number of chunk folders.
 pub(super) const FOLDERS: u32 = 1 << 16;
@@ -111,10 +111,11 @@ impl Collector {
         let mut counts = Counts::default();
         let mut next = folders.start;
         let mut pending: BTreeMap<u32, Folder> = BTreeMap::new();
-        let mut after = Some(format!("{}{:04x}", bucket.chunks, folders.start));
+        let chunks = bucket.layout.folder(&crate::Folder::Chunks);
+        let mut after = Some(format!("{chunks}{:04x}", folders.start));
         while let Some(start_after) = after.take() {
             job.check()?;
-            let request = ListRequest { start_after: Some(start_after), ..ListRequest::new(bucket.chunks.clone()) };
+            let request = ListRequest { start_after: Some(start_after), ..ListRequest::new(chunks.clone()) };
             let asked = self.env.now();
             let page = match bucket.store.list(&request).await {
                 Ok(page) => page,
@@ -200,13 +201,12 @@ fn take_page(
 ) -> Option<u32> {
     let mut last = 0;
     for entry in entries {
-        let Some((_, name)) = bucket.chunks.strip(&entry.key).and_then(|rest| rest.split_once('/')) else { continue };
-        let Some((digest, bad)) = parse_name(name) else { continue };
+        let (digest, bad) = match bucket.layout.parse(&entry.key) {
+            Some(Place::Chunk(digest)) => (digest, false),
+            Some(Place::BadChunk(digest, _)) => (digest, true),
+            _ => continue,
+        };
         let folder = folder_of(&digest);
-        // Not ours if it lies in another folder than its own.
-        if bucket.chunk_key(&digest).as_str() != entry.key.as_str() && !bad {
-            continue;
-        }
         if folder >= end {
             return None;
         }
