@@ -35,7 +35,7 @@ use super::guard::{ChunkTable, Guard};
 use super::marker::{Marker, Markers, Nature};
 use crate::cache::Cache;
 use crate::error::About as _;
-use crate::files::{FILE_MODE, Files, optional};
+use crate::files::Files;
 #[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
 use crate::session::SessionHandle;
@@ -487,26 +487,7 @@ fn write_chunk_file(
         }
     }
     let (header, payload) = chunk.blob.parts();
-    let temporary = path.with_extension(format!("{unique}.tmp"));
-    let parts = [header, payload];
-    let write = || files.create(&temporary, FILE_MODE, &parts, sync);
-    let written = match write() {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            files.create_dirs(path.parent().unwrap_or(&path)).and_then(|()| write())
-        }
-        result => result,
-    };
-    written.about(&path)?;
-    let now = env.now();
-    let placed = files.set_times(&temporary, now, now).and_then(|()| files.rename(&temporary, &path));
-    if let Err(error) = placed {
-        optional(files.unlink(&temporary)).ok();
-        return Err(error).about(&path);
-    }
-    if sync {
-        files.sync_dir(path.parent().unwrap_or(&path)).about(&path)?;
-    }
-    debug_assert_eq!(guard.digest(), digest);
+    markers.put_chunk_file(files, guard, &[header, payload], env.now(), unique, sync).about(&path)?;
     Ok(Inserted::New)
 }
 

@@ -203,7 +203,7 @@ fn take_page(
     for entry in entries {
         let (digest, bad) = match bucket.layout.parse(&entry.key) {
             Some(Place::Chunk(digest)) => (digest, false),
-            Some(Place::BadChunk(digest, _)) => (digest, true),
+            Some(Place::Bad(digest, _)) => (digest, true),
             _ => continue,
         };
         let folder = folder_of(&digest);
