@@ -3,11 +3,15 @@
 //! [`ObjectStore`] is the one trait. Its implementations are the AWS SDK, an in-memory model and a directory used as a
 //! bucket; retries, limits, metering and injected faults are decorators around any of them.
 
+mod aws;
+mod connector;
 mod error;
 mod key;
 mod precondition;
 mod store;
 
+pub use aws::{AwsConfig, AwsStore, Credentials, Secret, WallClock};
+pub use connector::Traffic;
 pub use error::{Error, ErrorKind, Op, Optional};
 pub use key::{KEY_BYTES_MAX, KeyError, KeyPrefix, ObjectKey};
 pub use precondition::{DeleteOutcome, ETag, Precondition, PutId, PutOutcome, VersionId};
