@@ -216,7 +216,19 @@ impl Index {
     }
 }
 
-/// Splits a file into header and entries after checking magic and bounds.
+impl From<FixedIndex> for Index {
+    fn from(index: FixedIndex) -> Self {
+        Self::Fixed(index)
+    }
+}
+
+impl From<DynamicIndex> for Index {
+    fn from(index: DynamicIndex) -> Self {
+        Self::Dynamic(index)
+    }
+}
+
+/// The header of a file, after checking magic and bounds.
 fn check_header(bytes: &Bytes, magic: [u8; 8]) -> Result<&[u8; INDEX_HEADER_BYTES], IndexError> {
     if bytes.len() > INDEX_BYTES_MAX {
         return Err(IndexError::TooLong(bytes.len()));
