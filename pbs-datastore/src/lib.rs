@@ -4,6 +4,7 @@ mod archive_name;
 mod auth_id;
 mod blob;
 mod cache;
+mod catalog;
 mod chunk_store;
 mod chunker;
 mod config;
@@ -15,6 +16,7 @@ pub mod files;
 mod gc;
 pub mod index;
 mod job;
+mod key_file;
 mod layout;
 mod manifest;
 mod namespace;
@@ -30,6 +32,9 @@ mod zstd_frame;
 pub use archive_name::{ArchiveKind, ArchiveName};
 pub use auth_id::{AuthId, TOKEN_NAME_BYTES_MAX, TokenId, UserId};
 pub use blob::{BlobError, BlobKind, CHUNK_BYTES_MAX, CHUNK_ENCODED_BYTES_MAX, DataBlob};
+pub use catalog::{
+    CATALOG_MAGIC, CATALOG_NAME_BYTES_MAX, Catalog, CatalogEntry, CatalogError, CatalogKind, CatalogTable,
+};
 pub use chunk_store::insert::Inserted;
 pub use chunker::{AVERAGE_BYTES, AVERAGE_BYTES_MIN, AverageError, Chunker};
 pub use config::{Backend, DatastoreConfig, SyncLevel};
@@ -40,6 +45,7 @@ pub use error::{Error, Result};
 pub use gc::{GcOptions, GcStatus};
 pub use index::{DynamicIndex, FixedIndex, Index, IndexChecksum, IndexChunk, IndexError};
 pub use job::JobContext;
+pub use key_file::{KEY_FILE_BYTES_MAX, KeyFile, KeyFileError, KeyLock, PASSPHRASE_BYTES_MIN};
 pub use layout::{AREAS, BadNumber, BucketLayout, Folder, HoldfastFile, LocalLayout, Place, SnapshotFile};
 pub use manifest::{
     ChunkUploadStats, MANIFEST_BYTES_MAX, Manifest, ManifestError, ManifestFile, SignatureCheck, VerifyOutcome,
