@@ -16,9 +16,9 @@ pub mod layout;
 mod manifest;
 mod namespace;
 mod owner;
-mod safe_id;
 #[cfg(feature = "sabotage")]
 pub mod sabotage;
+mod safe_id;
 mod session;
 mod snapshot;
 mod zstd_frame;
