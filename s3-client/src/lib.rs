@@ -6,6 +6,7 @@
 mod clock;
 pub mod conformance;
 mod decide;
+mod directory;
 mod error;
 mod fault;
 mod key;
@@ -16,6 +17,7 @@ mod store;
 pub use clock::{Clock, virtual_clock, wall_clock};
 pub use decide::{Decision, Page, clip, decide, decide_delete, page};
 
+pub use directory::{DirectoryOptions, DirectoryStore};
 pub use error::{Error, ErrorKind, Op, Optional};
 pub use fault::{
     Action, Delivery, Effect, Fault, FaultId, FaultPlan, FaultyStore, Gate, Odds, Reply,
