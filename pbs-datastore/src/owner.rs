@@ -8,17 +8,20 @@
 //! 1. Lock the cache directory. Two daemons on one directory: the second is refused. *The lock dies with its process.*
 //! 2. Read local record and `.in-use`, read `.holdfast/format`, decide: refuse, go on, or take over.
 //!    *Nothing has changed.*
-//! 3. Note the new start locally as `starting`. *The next start finds bucket and directory agreeing, as before.*
+//! 3. If the directory agrees with the bucket, note the new start locally as `starting`; if not, forget locally whatever
+//!    could agree. *The next start comes to the same conclusion.*
 //! 4. Write `.in-use` with the new start and a counter raised by one, by compare-and-swap. From here on every other
 //!    process fails its [`Fence`]. *The next start finds its `starting` in the bucket: the directory agrees.*
-//! 5. Write the local record. *The next start is an unclean one with an agreeing directory.*
+//! 5. Write the local record: at once if the directory agreed, otherwise when its markers have been dropped
+//!    ([`Owner::markers_dropped`]). *The next start is an unclean one; the directory agrees if this step was done.*
 //! 6. Create `.holdfast/format` where it is missing. *The next start creates it.*
 //!
 //! Epoch: bucket first, then the directory. A crash in between makes them differ, and the next start drops its markers:
 //! that costs requests and no chunk. Clean stop: directory first, then the bucket; both hold the id of the stop, so that
 //! an older copy of the directory that is put back is recognised.
 //!
-//! What a start costs (I3, I8): see [`StartReport`].
+//! What a start costs (I3, I8): see [`StartReport`]. A wait that is not over when the process stops, cleanly or not, is
+//! in the record as `pending` and begins anew with the next start.
 //!
 //! Not promised: where the server has no conditional overwrite, two daemons that start at the same moment can both
 //! believe to be the owner until the next check of the one that wrote first.
@@ -103,7 +106,8 @@ pub struct StartReport {
     pub clean: bool,
     /// The prefix was taken from somebody else.
     pub taken_over: bool,
-    /// The cache directory knows of every delete in the bucket. Otherwise its markers are to be dropped (I3).
+    /// The cache directory knows of every delete in the bucket. Otherwise its markers are to be dropped (I3), and
+    /// [`Owner::markers_dropped`] called.
     pub markers_trusted: bool,
     /// No insert is answered, no deduplication done and no fill begun before this moment (I3).
     pub not_before: Option<Instant>,
@@ -120,6 +124,8 @@ pub struct StartReport {
 struct Written {
     record: Record,
     etag: Option<ETag>,
+    /// The directory holds no marker that the bucket does not bear out.
+    directory_agrees: bool,
 }
 
 #[derive(Debug)]
@@ -128,6 +134,8 @@ struct BucketState {
     key: ObjectKey,
     capabilities: Capabilities,
     cache_dir: PathBuf,
+    /// When the waits of the start are over.
+    settled_at: Instant,
     written: tokio::sync::Mutex<Written>,
 }
 
@@ -224,11 +232,24 @@ impl Owner {
         };
         tracing::debug!(counter = pass.counter(), "raising the epoch");
         let mut written = bucket.written.lock().await;
-        let mut record = written.record.clone();
+        let mut record = bucket.next(&self.env, &written);
         record.epoch += 1;
-        record.time = Some(self.env.now());
         self.write(bucket, &mut written, record).await?;
-        bucket.write_local(&self.env, &written.record).await
+        bucket
+            .write_local(&self.env, &written, &written.record)
+            .await
+    }
+
+    /// Step 5 for a directory that did not agree: its markers are gone, durably.
+    pub async fn markers_dropped(&self) -> Result<()> {
+        let Some(bucket) = &self.bucket else {
+            return Ok(());
+        };
+        let mut written = bucket.written.lock().await;
+        written.directory_agrees = true;
+        bucket
+            .write_local(&self.env, &written, &written.record)
+            .await
     }
 
     /// Records that no request is open or unknown, which only the caller can know; the process is the owner no more.
@@ -239,11 +260,10 @@ impl Owner {
         };
         self.fence.check().await?;
         let mut written = bucket.written.lock().await;
-        let mut record = written.record.clone();
+        let mut record = bucket.next(&self.env, &written);
         record.clean_stop = true;
         record.stop = Some(self.env.new_id());
-        record.time = Some(self.env.now());
-        bucket.write_local(&self.env, &record).await?;
+        bucket.write_local(&self.env, &written, &record).await?;
         self.write(bucket, &mut written, record).await?;
         self.fence.lose("it has stopped".to_owned());
         Ok(())
@@ -285,10 +305,7 @@ impl BucketState {
             match self.store.put(put).await {
                 Ok(answer) => {
                     if let PutOutcome::Created { etag, .. } = answer.value {
-                        *written = Written {
-                            record,
-                            etag: Some(etag),
-                        };
+                        (written.record, written.etag) = (record, Some(etag));
                         return Ok(());
                     }
                 }
@@ -304,7 +321,7 @@ impl BucketState {
                 Err(error) => return Err(error),
             };
             if found.as_ref() == Some(&record) {
-                *written = Written { record, etag };
+                (written.record, written.etag) = (record, etag);
                 return Ok(());
             }
             if etag != written.etag {
@@ -320,7 +337,20 @@ impl BucketState {
         })
     }
 
-    async fn write_local(&self, env: &Env, record: &Record) -> Result<()> {
+    /// The record as it would be written now.
+    fn next(&self, env: &Env, written: &Written) -> Record {
+        let mut record = written.record.clone();
+        record.time = Some(env.now());
+        if env.instant() >= self.settled_at {
+            record.pending = None;
+        }
+        record
+    }
+
+    async fn write_local(&self, env: &Env, written: &Written, record: &Record) -> Result<()> {
+        if !written.directory_agrees {
+            return Ok(());
+        }
         let local = LocalRecord {
             instance: record.instance.clone().unwrap_or_default(),
             start: record.start.clone(),
@@ -457,12 +487,18 @@ impl Start {
                 found.holder()
             )));
         }
-        Ok(if found.clean_stop && found.instance.is_some() {
+        let before = if found.clean_stop && found.instance.is_some() {
             Before::Settled
         } else if is_ours || self.config.previous_owner_is_dead {
             Before::Unclean
         } else {
             Before::TakenOver
+        };
+        let pending = found.pending.unwrap_or(Before::Settled);
+        Ok(if self.config.previous_owner_is_dead {
+            before.max(pending).min(Before::Unclean)
+        } else {
+            before.max(pending)
         })
     }
 
@@ -486,19 +522,19 @@ impl Start {
         let began = self.env.instant();
 
         // 3. The start is noted locally before the bucket knows it.
-        let mut local = self.local.clone().unwrap_or(LocalRecord {
-            instance: instance.clone(),
-            start: None,
-            starting: None,
-            counter: 0,
-            epoch: 0,
-            stop: None,
-        });
-        local.starting = Some(start.clone());
+        let mut local = self.local.clone().unwrap_or_default();
+        local.instance.clone_from(&instance);
+        if trusted {
+            local.starting = Some(start.clone());
+        } else {
+            (local.start, local.starting) = (None, None);
+        }
         write_local(&self.env, &self.config.cache_dir, &local).await?;
 
         // 4. The bucket.
-        let record = self.next_record(&local, &instance, &start, started);
+        let mut record = self.next_record(&local, &instance, &start, started);
+        record.pending = Some(before).filter(|before| *before != Before::Settled);
+        let wait = before.wait(self.config.late_request_max, self.config.signature_window);
         if self.found.is_some() && !self.config.capabilities.conditional_overwrite {
             tracing::warn!(
                 "the S3 server has no conditional overwrite: ownership of '{}' is taken by a plain write, so make sure \
@@ -511,21 +547,23 @@ impl Start {
             key: self.key.clone(),
             capabilities: self.config.capabilities,
             cache_dir: self.config.cache_dir.clone(),
+            settled_at: began + wait,
             written: tokio::sync::Mutex::new(Written {
                 record: self.found.clone().unwrap_or_default(),
                 etag: self.etag.clone(),
+                directory_agrees: trusted,
             }),
         };
         let counter = record.counter;
         {
             let mut written = bucket.written.lock().await;
+            bucket.replace(&self.env, &mut written, record).await?;
+
+            // 5. The cache directory, if it agreed.
             bucket
-                .replace(&self.env, &mut written, record.clone())
+                .write_local(&self.env, &written, &written.record)
                 .await?;
         }
-
-        // 5. The cache directory.
-        bucket.write_local(&self.env, &record).await?;
 
         // 6. The format object.
         let permitted = match &self.permitted {
@@ -545,7 +583,6 @@ impl Start {
         let window = self.config.signature_window;
         let fence = Fence::new(self.env.clone(), held, counter, window, None);
         fence.check().await?;
-        let wait = before.wait(self.config.late_request_max, self.config.signature_window);
         let until = (!wait.is_zero()).then(|| began + wait);
         let report = StartReport {
             instance,
@@ -583,6 +620,7 @@ impl Start {
             epoch: found.epoch.max(local.epoch),
             clean_stop: false,
             stop: None,
+            pending: None,
             time: Some(started),
             capabilities: Some(self.config.capabilities),
             other: found.other,

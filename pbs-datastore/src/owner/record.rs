@@ -39,6 +39,9 @@ pub(super) struct Record {
     /// Id of that stop; the cache directory that stopped has the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) stop: Option<String>,
+    /// What the last start waits for, until that wait is known to be over: a stop and a new start do not shorten it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) pending: Option<Before>,
     /// When the record was written, by the writer's clock; shown only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) time: Option<Timestamp>,
@@ -74,7 +77,7 @@ impl Record {
 }
 
 /// Content of `.holdfast/owner.json` in the cache directory.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct LocalRecord {
     /// Id of the cache directory.
@@ -112,7 +115,8 @@ impl LocalRecord {
 }
 
 /// The waits a start costs, from what the bucket says of the owner before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub(super) enum Before {
     /// Nobody ever wrote below the prefix, or the last owner stopped cleanly.
     Settled,
