@@ -3,6 +3,7 @@
 mod archive_name;
 mod auth_id;
 mod blob;
+mod budget;
 mod cache;
 mod catalog;
 mod chunk_store;
@@ -19,8 +20,11 @@ mod job;
 mod key_file;
 pub mod layout;
 mod manifest;
+mod metrics;
 mod namespace;
 mod owner;
+#[cfg(test)]
+mod races;
 mod roots;
 #[cfg(feature = "sabotage")]
 pub mod sabotage;
@@ -32,10 +36,11 @@ mod zstd_frame;
 pub use archive_name::{ArchiveKind, ArchiveName};
 pub use auth_id::{AuthId, TOKEN_NAME_BYTES_MAX, TokenId, UserId};
 pub use blob::{BlobError, BlobKind, CHUNK_BYTES_MAX, CHUNK_ENCODED_BYTES_MAX, DataBlob};
+pub use budget::{MemoryBudget, MemoryPermit};
 pub use catalog::{CATALOG_MAGIC, CATALOG_NAME_BYTES_MAX, Catalog, CatalogEntry, CatalogError, CatalogKind, CatalogTable};
 pub use chunk_store::insert::Inserted;
 pub use chunker::{AVERAGE_BYTES, AVERAGE_BYTES_MIN, AverageError, Chunker};
-pub use config::{Backend, DatastoreConfig, Place, SyncLevel};
+pub use config::{Backend, DatastoreConfig, SyncLevel};
 pub use crypt::{CryptKey, CryptMode, Fingerprint, IV_BYTES, TAG_BYTES, WrongKey};
 pub use digest::{Digest, DigestError};
 pub use env::Env;

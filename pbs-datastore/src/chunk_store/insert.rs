@@ -32,7 +32,9 @@ use s3_client::{ETag, ErrorKind, ObjectStore, Optional as _, Precondition, Put, 
 use tokio::time::Instant;
 
 use super::guard::{ChunkTable, Guard};
-use super::marker::{Marker, Markers, Nature};
+#[cfg(feature = "sabotage")]
+use super::marker::Marker;
+use super::marker::{Markers, Nature};
 use crate::cache::Cache;
 use crate::error::About as _;
 use crate::files::Files;
@@ -116,6 +118,12 @@ impl VerifiedChunk {
 
     fn nature(&self) -> Nature {
         Nature::of(self.blob.is_encrypted())
+    }
+
+    /// The blob as it would be stored.
+    #[cfg(test)]
+    pub(crate) fn blob_for_tests(&self) -> &DataBlob {
+        &self.blob
     }
 }
 
@@ -217,11 +225,11 @@ impl ChunkStore {
         let inserted = upload.run().await?;
         // 5. Of a duplicate the backend has accepted other bytes than ours, so only its existence is recorded.
         let now = self.env.now();
-        let marker = Marker { size: 0, used: now, born: now, nature: chunk.nature() };
-        let keep = inserted == Inserted::New && !options.no_cache;
         let (header, payload) = chunk.blob.parts();
-        let content = if keep { vec![header, payload] } else { Vec::new() };
-        let guard = bucket.cache.insert(guard, content, marker).await?;
+        let (content, keep) = ([header, payload], inserted == Inserted::New && !options.no_cache);
+        let content = if keep { &content[..] } else { &[] };
+        let (guard, kept) = bucket.cache.insert(guard, content, chunk.nature(), now, now).await;
+        kept?;
         // 6.
         let (markers, digest) = (self.markers.clone(), chunk.digest);
         let removed = self.env.io(move |files: &dyn Files| markers.remove_upload(files, &digest)).await;

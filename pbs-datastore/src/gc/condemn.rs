@@ -150,7 +150,7 @@ impl Collector {
         let journal = self.journal.clone();
         let written = self.env.io(move |files: &dyn Files| journal.write(files, &digests)).await.about(&self.ours);
         let pass = match written {
-            Ok(()) => bucket.owner.check().await,
+            Ok(()) => bucket.owner.fence().check().await,
             Err(error) => Err(error),
         };
         match pass {
@@ -250,7 +250,7 @@ impl Collector {
 
     /// Deletes chunks that were set aside; nobody reads them, so nothing is condemned.
     pub(super) async fn delete_bad(&self, bucket: &Bucket, keys: Vec<ObjectKey>) -> Result<u64> {
-        let pass = bucket.owner.check().await?;
+        let pass = bucket.owner.fence().check().await?;
         let requests: Vec<_> = keys.into_iter().map(DeleteRequest::from).collect();
         let answer = bucket.store.delete(&requests, Some(pass.validity())).await?;
         let gone = |outcome: &&DeleteOutcome| matches!(outcome, DeleteOutcome::Deleted | DeleteOutcome::NotFound);

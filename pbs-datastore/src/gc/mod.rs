@@ -142,7 +142,7 @@ impl Collector {
             ..GcStatus::default()
         };
         if let Some(bucket) = self.bucket.as_ref().filter(|_| !options.dry_run) {
-            bucket.owner.raise_epoch(&bucket.owner.check().await?).await?;
+            bucket.owner.raise_epoch(&bucket.owner.fence().check().await?).await?;
         }
         let missing = self.sweep(&cutoff, options, job, &mut status).await?;
         status.missing_chunks = missing.len() as u64;

@@ -99,7 +99,7 @@ impl Collector {
             return Ok(false);
         }
         let (markers, start) = (self.markers.clone(), cutoff.start);
-        let work = move |files: &dyn Files| {
+        let work = move |files: &dyn Files| -> Result<_> {
             let path = markers.path(&digest);
             match markers.get(files, &digest).about(&path)? {
                 Some(marker) if marker.born < start => {
@@ -146,7 +146,7 @@ impl Collector {
     /// turned into markers by the listing.
     pub(super) async fn marked_without_chunk(&self, cutoff: &Cutoff) -> Result<Vec<Digest>> {
         let (markers, start) = (self.markers.clone(), cutoff.start);
-        let fresh = move |files: &dyn Files| {
+        let fresh = move |files: &dyn Files| -> Result<_> {
             let entries = optional(files.list(markers.using())).about(markers.using())?.unwrap_or_default();
             let fresh = entries.into_iter().filter(|entry| entry.stat.atime >= start);
             Ok(fresh.filter_map(|entry| entry.name.parse::<Digest>().ok()).collect::<Vec<_>>())
@@ -173,7 +173,7 @@ impl Collector {
     /// Removes upload markers, using markers and temporary files that are older than the cutoff.
     pub(super) async fn tidy(&self, cutoff: &Cutoff) -> Result<()> {
         let (markers, time) = (self.markers.clone(), cutoff.time);
-        let stale = move |files: &dyn Files| {
+        let stale = move |files: &dyn Files| -> Result<_> {
             let mut stale = Vec::new();
             for dir in [markers.uploads(), markers.using(), markers.temporary()] {
                 for entry in optional(files.list(dir)).about(dir)?.unwrap_or_default() {
@@ -193,7 +193,7 @@ impl Collector {
             if matches!(guard, Some(None)) {
                 continue;
             }
-            let remove = move |files: &dyn Files| {
+            let remove = move |files: &dyn Files| -> Result<_> {
                 // It may have been renewed since it was listed.
                 let stat = optional(files.stat(&path)).about(&path)?;
                 if stat.is_some_and(|stat| stat.atime < time) {

@@ -167,7 +167,8 @@ impl Collector {
     ) -> Result<()> {
         let (markers, cutoff, listed) = (self.markers.clone(), cutoff.clone(), self.bucket.is_some());
         let work = move |files: &dyn Files| -> Result<(Counts, Vec<Found>)> {
-            let mut comparison = Comparison { files, markers: &markers, cutoff: &cutoff, listed, ..Comparison::new() };
+            let (counts, found) = (Counts::default(), Vec::new());
+            let mut comparison = Comparison { files, markers: &markers, cutoff: &cutoff, listed, counts, found };
             let mut stored = stored;
             for folder in folders {
                 comparison.folder(folder as u16, stored.remove(&folder).unwrap_or_default())?;
