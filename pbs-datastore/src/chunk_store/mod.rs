@@ -1,4 +1,11 @@
 //! Where chunks are: markers, guards, insert, reads.
 
 pub(crate) mod guard;
+pub(crate) mod location;
 pub(crate) mod marker;
+mod read;
+mod stream;
+
+pub(crate) use read::HEADER_BYTES_MAX;
+pub use read::{Chunk, ChunkReader};
+pub use stream::ChunkStream;
