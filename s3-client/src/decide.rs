@@ -260,11 +260,11 @@ mod tests {
     fn a_page_keeps_to_its_prefix() {
         let objects: BTreeMap<_, _> = ["a", "a.b", "a/b", "a/c", "a0", "b"]
             .into_iter()
-            .map(|text| (key(text), ()))
+            .map(|text| (key(text), 0))
             .collect();
         let names = |prefix, after, max| {
             let page = page(&objects, prefix, after, max);
-            let names: Vec<_> = page.entries.iter().map(|(key, ())| key.as_str()).collect();
+            let names: Vec<_> = page.entries.iter().map(|(key, _)| key.as_str()).collect();
             (names.join(" "), page.truncated)
         };
         assert_eq!(names("", None, 1000), ("a a.b a/b a/c a0 b".into(), false));
@@ -295,14 +295,14 @@ mod tests {
         fn paging_sees_every_key_once(
             keys in proptest::collection::btree_set("[a-c/]{1,4}", 0..40), keys_max in 1usize..7, prefix in "([a-c]/)?"
         ) {
-            let objects: BTreeMap<_, _> = keys.iter().map(|text| (key(text), ())).collect();
+            let objects: BTreeMap<_, _> = keys.iter().map(|text| (key(text), 0)).collect();
             let mut seen = Vec::new();
             loop {
                 let after = seen.last().cloned();
                 let page = page(&objects, &prefix, after.as_deref(), keys_max);
                 prop_assert!(page.entries.len() <= keys_max);
                 prop_assert!(!page.truncated || !page.entries.is_empty());
-                seen.extend(page.entries.iter().map(|(key, ())| key.as_str().to_owned()));
+                seen.extend(page.entries.iter().map(|(key, _)| key.as_str().to_owned()));
                 if !page.truncated {
                     break;
                 }

@@ -6,7 +6,9 @@
 mod clock;
 pub mod conformance;
 mod decide;
+mod directory;
 mod error;
+mod fault;
 mod key;
 mod model;
 mod precondition;
@@ -15,7 +17,11 @@ mod store;
 pub use clock::{Clock, virtual_clock, wall_clock};
 pub use decide::{Decision, Page, clip, decide, decide_delete, page};
 
+pub use directory::{DirectoryOptions, DirectoryStore};
 pub use error::{Error, ErrorKind, Op, Optional};
+pub use fault::{
+    Action, Delivery, Effect, Fault, FaultId, FaultPlan, FaultyStore, Gate, Odds, Reply,
+};
 pub use key::{KEY_BYTES_MAX, KeyError, KeyPrefix, ObjectKey};
 pub use model::{ModelOptions, ModelStore, Support};
 pub use precondition::{DeleteOutcome, ETag, Precondition, PutId, PutOutcome, VersionId};

@@ -213,7 +213,7 @@ impl ModelStore {
     /// Versions kept of `key`, oldest first; a delete marker is `None`. Empty in a bucket without versions.
     pub fn versions(&self, key: &ObjectKey) -> Vec<(VersionId, Option<Object>)> {
         let bucket = self.bucket();
-        let kept = bucket.versions.get(key).map(Vec::as_slice).unwrap_or(&[]);
+        let kept = bucket.versions.get(key).map_or(&[][..], Vec::as_slice);
         kept.iter()
             .map(|version| (version.id(), version.stored.as_ref().map(Stored::object)))
             .collect()

@@ -85,7 +85,7 @@ async fn lost_metadata_dates_and_listings_are_found_out() {
     let store = ModelStore::new(ModelOptions {
         metadata: Support::Ignored,
         dates: false,
-        list_lag: std::time::Duration::from_secs(3600),
+        list_lag: std::time::Duration::from_hours(1),
         ..ModelOptions::default()
     });
     let found = violated(&all(&store, &prefix(), Claims::ALL).await).join(" ");
