@@ -1,2 +1,17 @@
-//! Placeholder.
+//! The daemon and the one binary of Holdfast.
+
+#![allow(
+    dead_code,
+    reason = "the modules are wired together by the daemon's start"
+)]
+
+mod atomic_file;
+mod auth;
+mod clock;
+mod config;
+mod entropy;
+mod instance;
+mod shutdown;
+mod tls;
+
 fn main() {}
