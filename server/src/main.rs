@@ -5,6 +5,7 @@
     reason = "the modules are wired together by the daemon's start"
 )]
 
+mod api;
 mod atomic_file;
 mod auth;
 mod clock;
