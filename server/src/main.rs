@@ -13,6 +13,7 @@ mod config;
 mod entropy;
 mod instance;
 mod shutdown;
+mod tasks;
 mod tls;
 
 fn main() {}
