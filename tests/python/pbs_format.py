@@ -1,7 +1,7 @@
 """File and wire formats of the Proxmox Backup protocol, written from the interface document alone.
 
 Covers DataBlobs (four kinds), keys and digests, fixed and dynamic indexes, the manifest with its
-signature, and the catalog.  Nothing here shares code with the Rust side: a misunderstanding has to
+signature; the catalog is in `pbs_catalog.py`.  Nothing here shares code with the Rust side: a misunderstanding has to
 be made twice to stay hidden.  All integers on disk are little-endian.
 """
 
@@ -13,7 +13,7 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +27,6 @@ ENCRYPTED_MAGIC = bytes.fromhex("7b6785be222d4cf0")
 ZSTD_ENCRYPTED_MAGIC = bytes.fromhex("e6591bbf0bbfd80b")
 FIXED_INDEX_MAGIC = bytes.fromhex("2f7f41ed91fd0fcd")
 DYNAMIC_INDEX_MAGIC = bytes.fromhex("1c914ea519bab3cd")
-CATALOG_MAGIC = bytes.fromhex("91fd60f9c46758d5")
 
 FINGERPRINT_INPUT = bytes.fromhex("6ed0ef77471fff4d55c7a8fe4a9db62161407f134c725ddf30992d25ec45ed26")
 
@@ -340,105 +339,3 @@ def decode_manifest(blob: bytes) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise FormatError("manifest is not a JSON object")
     return manifest
-
-
-# --- catalog ----------------------------------------------------------------------------------
-
-
-def encode_varint(value: int) -> bytes:
-    """Unsigned, 7 bits per byte, least significant first."""
-    if value < 0:
-        raise FormatError("unsigned varint below zero")
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
-def encode_signed_varint(value: int) -> bytes:
-    """As above; negative numbers keep the high bit on the last byte and end in a zero byte."""
-    if value >= 0:
-        return encode_varint(value)
-    out = bytearray(encode_varint(-value))
-    out[-1] |= 0x80
-    return bytes(out) + b"\0"
-
-
-def decode_varint(data: bytes, position: int = 0, *, signed: bool = False) -> tuple[int, int]:
-    """(value, next position); at most ten bytes."""
-    value = 0
-    for count in range(11):
-        if position + count >= len(data):
-            raise FormatError("varint runs past the end")
-        byte = data[position + count]
-        if signed and byte == 0 and count > 0:
-            return -value, position + count + 1
-        value |= (byte & 0x7F) << (7 * count)
-        if byte < 0x80:
-            return value, position + count + 1
-    raise FormatError("varint is longer than ten bytes")
-
-
-@dataclass(frozen=True)
-class CatalogEntry:
-    """One directory entry; `children` is set for directories."""
-
-    kind: str
-    name: bytes
-    size: int = 0
-    mtime: int = 0
-    children: tuple["CatalogEntry", ...] = ()
-
-
-def encode_catalog(archives: Iterable[CatalogEntry]) -> bytes:
-    """A whole catalog stream; children are written before their parents."""
-    out = bytearray(CATALOG_MAGIC)
-    root = _write_table(out, tuple(archives))
-    return bytes(out) + struct.pack("<Q", root)
-
-
-def _write_table(out: bytearray, entries: tuple[CatalogEntry, ...]) -> int:
-    starts = [_write_table(out, e.children) if e.kind == "d" else 0 for e in entries]
-    start = len(out)
-    body = bytearray(encode_varint(len(entries)))
-    for entry, child in zip(entries, starts):
-        body += entry.kind.encode() + encode_varint(len(entry.name)) + entry.name
-        if entry.kind == "d":
-            body += encode_varint(start - child)
-        elif entry.kind == "f":
-            body += encode_varint(entry.size) + encode_signed_varint(entry.mtime)
-    out += encode_varint(len(body)) + body
-    return start
-
-
-def decode_catalog(data: bytes) -> tuple[CatalogEntry, ...]:
-    """The root's entries, read recursively."""
-    if data[:8] != CATALOG_MAGIC or len(data) < 18:
-        raise FormatError("not a catalog")
-    return _read_table(data, struct.unpack("<Q", data[-8:])[0], len(data) - 8)
-
-
-def _read_table(data: bytes, start: int, end: int) -> tuple[CatalogEntry, ...]:
-    if not len(CATALOG_MAGIC) <= start < end:
-        raise FormatError(f"catalog table at {start} lies outside of the stream")
-    length, pos = decode_varint(data, start)
-    if pos + length > end:
-        raise FormatError("catalog table runs past the end")
-    count, pos = decode_varint(data, pos)
-    entries = []
-    for _ in range(count):
-        kind = chr(data[pos])
-        name_bytes, pos = decode_varint(data, pos + 1)
-        name, pos = data[pos : pos + name_bytes], pos + name_bytes
-        size = mtime = 0
-        children: tuple[CatalogEntry, ...] = ()
-        if kind == "d":
-            back, pos = decode_varint(data, pos)
-            children = _read_table(data, start - back, start)
-        elif kind == "f":
-            size, pos = decode_varint(data, pos)
-            mtime, pos = decode_varint(data, pos, signed=True)
-        entries.append(CatalogEntry(kind, name, size, mtime, children))
-    return tuple(entries)

@@ -9,7 +9,9 @@ import random
 import pytest
 import zstandard
 
+import pbs_catalog as catalog
 import pbs_format as fmt
+import transcript
 
 KEY = fmt.Key(bytes(range(32)))
 CANONICAL = (
@@ -66,9 +68,9 @@ def test_manifest_vectors() -> None:
     [(300, False, "ac02"), (300, True, "ac02"), (-1, True, "8100"), (-300, True, "ac8200"), (0, True, "00")],
 )
 def test_varint_vectors(value: int, signed: bool, expected: str) -> None:
-    encoded = fmt.encode_signed_varint(value) if signed else fmt.encode_varint(value)
+    encoded = catalog.encode_signed_varint(value) if signed else catalog.encode_varint(value)
     assert encoded.hex() == expected
-    assert fmt.decode_varint(encoded, signed=signed) == (value, len(encoded))
+    assert catalog.decode_varint(encoded, signed=signed) == (value, len(encoded))
 
 
 @pytest.mark.parametrize("key", [None, KEY], ids=["unencrypted", "encrypted"])
@@ -129,19 +131,17 @@ def test_canonical_json_sorts_and_escapes() -> None:
 
 
 def test_catalog_round_trip() -> None:
-    files = (fmt.CatalogEntry("f", b"x.txt", 300, -300), fmt.CatalogEntry("l", b"link"))
-    root = (fmt.CatalogEntry("d", b"root.pxar.didx", children=(fmt.CatalogEntry("d", b"sub", children=files),)),)
-    data = fmt.encode_catalog(root)
-    assert fmt.decode_catalog(data) == root
+    files = (catalog.CatalogEntry("f", b"x.txt", 300, -300), catalog.CatalogEntry("l", b"link"))
+    root = (catalog.CatalogEntry("d", b"root.pxar.didx", children=(catalog.CatalogEntry("d", b"sub", children=files),)),)
+    data = catalog.encode_catalog(root)
+    assert catalog.decode_catalog(data) == root
     for broken in (b"", data[:-9], data[:-8] + b"\xff" * 8):
         with pytest.raises((fmt.FormatError, IndexError)):
-            fmt.decode_catalog(broken)
+            catalog.decode_catalog(broken)
 
 
 def test_recorded_bodies_follow_the_formats(transcript_files: list) -> None:
     """Stock clients and a stock server are the second witness for every format."""
-    import transcript
-
     seen = {"blob": 0, "index": 0, "manifest": 0, "chunk": 0, "catalog": 0}
     for path in transcript_files:
         for exchange in transcript.load(path).exchanges:
@@ -168,7 +168,7 @@ def test_recorded_bodies_follow_the_formats(transcript_files: list) -> None:
                 body = exchange.request_body or b""
                 if not fmt.blob_header(body).encrypted:
                     plain = fmt.decode_blob(body, check_crc=False)
-                    if plain.startswith(fmt.CATALOG_MAGIC):
-                        assert fmt.encode_catalog(fmt.decode_catalog(plain)) == plain
+                    if plain.startswith(catalog.CATALOG_MAGIC):
+                        assert catalog.encode_catalog(catalog.decode_catalog(plain)) == plain
                         seen["catalog"] += 1
     assert all(seen.values()), seen
