@@ -118,10 +118,10 @@ def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
     return True
 
 
-def refusal(action: Callable[[], object]) -> ApiError:
-    """The refusal that the action must meet: an error status and a text of one line."""
+def refusal(action: Callable[..., object], *arguments: object, **named: object) -> ApiError:
+    """The refusal that the call must meet: an error status and a text of one line."""
     with pytest.raises(ApiError) as caught:
-        action()
+        action(*arguments, **named)
     error = caught.value
     assert error.status >= 400, f"expected a refusal, got {error}"
     assert error.answer.text.strip(), "a refusal needs a text"

@@ -51,25 +51,45 @@ def _matches(pattern: str) -> Callable[[Any], bool]:
 
 TABLE: tuple[Deliberate, ...] = (
     Deliberate(
-        "*", "GET", r"/api2/json/version", "data.version", _matches(r"\d+\.\d+"),
+        "*",
+        "GET",
+        r"/api2/json/version",
+        "data.version",
+        _matches(r"\d+\.\d+"),
         "The server states the version whose behaviour it offers; tools parse MAJOR.MINOR only.",
     ),
     Deliberate(
-        "*", "GET", r"/api2/json/version", "data.release", _matches(r"\d+"),
+        "*",
+        "GET",
+        r"/api2/json/version",
+        "data.release",
+        _matches(r"\d+"),
         "As above; the patch level is numeric text.",
     ),
     Deliberate(
-        "*", "GET", r"/api2/json/(admin/datastore/[^/]+/status|admin/datastore|status/datastore-usage)",
-        "data*backend-type", _matches("s3"),
+        "*",
+        "GET",
+        r"/api2/json/(admin/datastore/[^/]+/status|admin/datastore|status/datastore-usage)",
+        "data*backend-type",
+        _matches("s3"),
         "The recordings were made on file system datastores; an S3 datastore says so.",
     ),
     Deliberate(
-        "h2-raw", "POST", r"/fixed_close", "status", lambda status: status == 200,
+        "h2-raw",
+        "POST",
+        r"/fixed_close",
+        "status",
+        lambda status: status == 200,
         "The recorded server lost the temporary file of an index when a second one of the same name was "
-        "refused; closing the first may as well succeed.", seq=351,
+        "refused; closing the first may as well succeed.",
+        seq=351,
     ),
     Deliberate(
-        "rest-misc", "GET", r"/api2/json/(admin/datastore/[^/]+/gc|status/datastore-usage)", "data*", lambda _: True,
+        "rest-misc",
+        "GET",
+        r"/api2/json/(admin/datastore/[^/]+/gc|status/datastore-usage)",
+        "data*",
+        lambda _: True,
         "The recorded server kept the GC status and the usage history of earlier recordings in memory.",
     ),
 )

@@ -37,9 +37,7 @@ def bucket_objects(content: Content, store: str, in_use_by: str | None = None) -
     return objects
 
 
-def write_bucket(
-    content: Content, client: Any, bucket: str, store: str, in_use_by: str | None = None
-) -> None:
+def write_bucket(content: Content, client: Any, bucket: str, store: str, in_use_by: str | None = None) -> None:
     """Put all objects; the bucket must exist."""
     for key, data in bucket_objects(content, store, in_use_by).items():
         client.put_object(Bucket=bucket, Key=key, Body=data)
@@ -68,12 +66,17 @@ def write_directory(content: Content, base: Path, *, age_days: float = 0.0) -> N
 def s3_client(endpoint: str, region: str, access_key: str, secret_key: str) -> Any:
     """A path-style client without optional checksums."""
     config = Config(
-        s3={"addressing_style": "path"}, request_checksum_calculation="when_required",
+        s3={"addressing_style": "path"},
+        request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
     return boto3.client(
-        "s3", endpoint_url=endpoint, region_name=region, aws_access_key_id=access_key,
-        aws_secret_access_key=secret_key, config=config,
+        "s3",
+        endpoint_url=endpoint,
+        region_name=region,
+        aws_access_key_id=access_key,
+        aws_secret_access_key=secret_key,
+        config=config,
     )
 
 

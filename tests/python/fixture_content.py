@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import random
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import pbs_format as fmt
@@ -23,7 +23,7 @@ VERIFY_UPID = "UPID:pbs:000056A2:000BF53F:0000003B:6B00594F:verify:fixture:root@
 
 def rfc3339(seconds: int) -> str:
     """Directory name of a snapshot."""
-    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def namespace_path(ns: str) -> str:
@@ -64,8 +64,17 @@ class Content:
         return path
 
     def add_snapshot(
-        self, ns: str, group: str, seconds: int, archives: list["Archive"], *, protected: bool = False,
-        notes: str | None = None, verified: bool = False, log: bytes | None = None, finished: bool = True,
+        self,
+        ns: str,
+        group: str,
+        seconds: int,
+        archives: list[Archive],
+        *,
+        protected: bool = False,
+        notes: str | None = None,
+        verified: bool = False,
+        log: bytes | None = None,
+        finished: bool = True,
     ) -> None:
         """Files of a snapshot; an unfinished one has no manifest."""
         path = f"{namespace_path(ns)}{group}/{rfc3339(seconds)}"
@@ -77,8 +86,12 @@ class Content:
         if verified:
             unprotected["verify_state"] = {"upid": VERIFY_UPID, "state": "ok"}
         manifest = fmt.build_manifest(
-            backup_type, backup_id, seconds, [a.entry() for a in archives],
-            key=KEY if encrypted else None, unprotected=unprotected,
+            backup_type,
+            backup_id,
+            seconds,
+            [a.entry() for a in archives],
+            key=KEY if encrypted else None,
+            unprotected=unprotected,
         )
         for archive in archives:
             self.files[f"{path}/{archive.name}"] = archive.raw
@@ -88,16 +101,26 @@ class Content:
             self.files[f"{path}/client.log.blob"] = fmt.encode_blob(log, compress=True)
         if protected:
             self.files[f"{path}/.protected"] = b""
-        self.snapshots.append({
-            "ns": ns, "backup-type": backup_type, "backup-id": backup_id, "backup-time": seconds, "path": path,
-            "finished": finished, "protected": protected, "notes": notes, "verified": verified,
-            "fingerprint": KEY.fingerprint if encrypted else None, "log": log is not None,
-            "size": sum(len(a.raw) if a.digests is None else a.size for a in archives),
-            "files": [
-                {**a.entry(), "digests": a.digests, "content-sha256": hashlib.sha256(a.content).hexdigest()}
-                for a in archives
-            ],
-        })
+        self.snapshots.append(
+            {
+                "ns": ns,
+                "backup-type": backup_type,
+                "backup-id": backup_id,
+                "backup-time": seconds,
+                "path": path,
+                "finished": finished,
+                "protected": protected,
+                "notes": notes,
+                "verified": verified,
+                "fingerprint": KEY.fingerprint if encrypted else None,
+                "log": log is not None,
+                "size": sum(len(a.raw) if a.digests is None else a.size for a in archives),
+                "files": [
+                    {**a.entry(), "digests": a.digests, "content-sha256": hashlib.sha256(a.content).hexdigest()}
+                    for a in archives
+                ],
+            }
+        )
 
     def description(self) -> dict[str, Any]:
         """The expected contents as JSON."""
@@ -171,8 +194,13 @@ def build() -> Content:
     content.add_group("", "vm/10", "tester@pbs", "group notes\nsecond line")
     content.add_snapshot("", "vm/10", FIRST_TIME, [conf, image(content, "drive-scsi0.img.fidx", disk, compress=True)])
     content.add_snapshot(
-        "", "vm/10", FIRST_TIME + HOUR, [conf, image(content, "drive-scsi0.img.fidx", changed)],
-        notes="first line\nsecond: \u00e4\u00f6", verified=True, log=b"log of the second run\n",
+        "",
+        "vm/10",
+        FIRST_TIME + HOUR,
+        [conf, image(content, "drive-scsi0.img.fidx", changed)],
+        notes="first line\nsecond: \u00e4\u00f6",
+        verified=True,
+        log=b"log of the second run\n",
     )
     content.add_group("", "vm/100", "tester@pbs!tok")
     small = image(content, "drive-scsi0.img.fidx", rng.randbytes(70_000))
@@ -184,7 +212,10 @@ def build() -> Content:
         "a", "host/files", FIRST_TIME + HOUR, [stream(content, "root.pxar.didx", text + b"more\n", [65536, 30000])]
     )
     content.add_snapshot(
-        "a", "host/files", FIRST_TIME + 2 * HOUR, [stream(content, "root.pxar.didx", text[:90_000], [65536])],
+        "a",
+        "host/files",
+        FIRST_TIME + 2 * HOUR,
+        [stream(content, "root.pxar.didx", text[:90_000], [65536])],
         finished=False,
     )
     secret = rng.randbytes(150_000) + text[:100_000]

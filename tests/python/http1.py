@@ -53,9 +53,7 @@ class Http1Connection:
         self.send(method, target, headers, body)
         return self.read_answer(method)
 
-    def send(
-        self, method: str, target: str, headers: Sequence[tuple[str, str]], body: bytes | None = None
-    ) -> None:
+    def send(self, method: str, target: str, headers: Sequence[tuple[str, str]], body: bytes | None = None) -> None:
         """Send a request exactly as given; only a missing Content-Length is added to a body."""
         lines = [f"{method} {target} HTTP/1.1"] + [f"{name}: {value}" for name, value in headers]
         if body is not None and not any(n.lower() in ("content-length", "transfer-encoding") for n, _ in headers):

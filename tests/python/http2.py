@@ -37,7 +37,7 @@ class StreamReset(ConnectionError):
 class Stream:
     """One request and its answer in progress."""
 
-    def __init__(self, connection: "Http2Connection", stream_id: int) -> None:
+    def __init__(self, connection: Http2Connection, stream_id: int) -> None:
         self.connection = connection
         self.id = stream_id
         self.headers: dict[str, str] = {}
@@ -120,15 +120,26 @@ class Http2Connection:
         return stream
 
     def start(
-        self, method: str, path: str, body: bytes | None = None, *, content_type: str | None = None,
-        frame_bytes: int | None = None, extra: Sequence[tuple[str, str]] = (),
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        content_type: str | None = None,
+        frame_bytes: int | None = None,
+        extra: Sequence[tuple[str, str]] = (),
     ) -> Stream:
         """Send a whole request without waiting for its answer."""
         if content_type is None:
             content_type = "application/octet-stream" if body is not None else "application/x-www-form-urlencoded"
         headers = [
-            (":method", method), (":scheme", "https"), (":authority", AUTHORITY), (":path", path),
-            ("user-agent", "holdfast-tests/1.0"), ("content-type", content_type), *extra,
+            (":method", method),
+            (":scheme", "https"),
+            (":authority", AUTHORITY),
+            (":path", path),
+            ("user-agent", "holdfast-tests/1.0"),
+            ("content-type", content_type),
+            *extra,
         ]
         stream = self.open(headers, end=body is None)
         if body is not None:

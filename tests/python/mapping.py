@@ -132,6 +132,8 @@ class Mapping:
     def recorded_name(self, text: str) -> str:
         """Text of an answer with the recorded datastore names put back."""
         for old, new in self.stores.items():
-            if old != new and new in text:
-                text = re.sub(rf"(?<![A-Za-z0-9._-]){re.escape(new)}(?![A-Za-z0-9._-])", old, text)
+            escaped = re.sub(r"[^A-Za-z0-9_.]", lambda found: f"\\x{ord(found[0]):02x}", new)  # inside a UPID
+            for form in (new, escaped):
+                if old != new and form in text:
+                    text = re.sub(rf"(?<![A-Za-z0-9._-]){re.escape(form)}(?![A-Za-z0-9._-])", old, text)
         return text

@@ -68,10 +68,15 @@ class LockedLogged:
         if self.log is None:
             return
         line = {
-            "t": round(time.time(), 4), "method": environ["REQUEST_METHOD"], "path": environ["PATH_INFO"],
-            "query": environ.get("QUERY_STRING", ""), "status": int(status.split()[0]),
-            "if_none_match": environ.get("HTTP_IF_NONE_MATCH"), "if_match": environ.get("HTTP_IF_MATCH"),
-            "received": received, "sent": sent,
+            "t": round(time.time(), 4),
+            "method": environ["REQUEST_METHOD"],
+            "path": environ["PATH_INFO"],
+            "query": environ.get("QUERY_STRING", ""),
+            "status": int(status.split()[0]),
+            "if_none_match": environ.get("HTTP_IF_NONE_MATCH"),
+            "if_match": environ.get("HTTP_IF_MATCH"),
+            "received": received,
+            "sent": sent,
         }
         self.log.write(json.dumps(line) + "\n")
         self.log.flush()
@@ -104,8 +109,12 @@ def main() -> int:
     serving = threading.Thread(target=server.serve_forever, daemon=True)
     serving.start()
     s3 = boto3.client(
-        "s3", endpoint_url=f"http://{args.host}:{server.server_port}", region_name="us-east-1",
-        aws_access_key_id="test", aws_secret_access_key="test", config=Config(s3={"addressing_style": "path"}),
+        "s3",
+        endpoint_url=f"http://{args.host}:{server.server_port}",
+        region_name="us-east-1",
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+        config=Config(s3={"addressing_style": "path"}),
     )
     for bucket in args.bucket:
         s3.create_bucket(Bucket=bucket)

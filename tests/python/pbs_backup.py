@@ -20,8 +20,13 @@ def split_stream(data: bytes, chunk_bytes: int) -> list[bytes]:
 
 
 def _upload(
-    session: BackupSession, kind: str, wid: int, pieces: Iterable[bytes], key: fmt.Key | None,
-    known: set[str], compress: bool,
+    session: BackupSession,
+    kind: str,
+    wid: int,
+    pieces: Iterable[bytes],
+    key: fmt.Key | None,
+    known: set[str],
+    compress: bool,
 ) -> list[tuple[str, int]]:
     """Upload unknown pieces, at most 64 unanswered at once; returns (digest, size) in order."""
     waiting: deque[Stream] = deque()
@@ -41,8 +46,13 @@ def _upload(
 
 
 def upload_dynamic(
-    session: BackupSession, name: str, pieces: Iterable[bytes], *, key: fmt.Key | None = None,
-    known: set[str] | None = None, compress: bool = True,
+    session: BackupSession,
+    name: str,
+    pieces: Iterable[bytes],
+    *,
+    key: fmt.Key | None = None,
+    known: set[str] | None = None,
+    compress: bool = True,
 ) -> dict[str, Any]:
     """Write a dynamic archive; returns its manifest entry."""
     wid = session.create_dynamic(name)
@@ -59,8 +69,13 @@ def upload_dynamic(
 
 
 def upload_image(
-    session: BackupSession, name: str, image: bytes, *, key: fmt.Key | None = None,
-    known: set[str] | None = None, compress: bool = True,
+    session: BackupSession,
+    name: str,
+    image: bytes,
+    *,
+    key: fmt.Key | None = None,
+    known: set[str] | None = None,
+    compress: bool = True,
 ) -> dict[str, Any]:
     """Write a fixed archive; returns its manifest entry."""
     wid = session.create_fixed(name, len(image))
@@ -83,7 +98,9 @@ def _begin(client: PbsClient, store: str, snapshot: Snapshot, name: str) -> tupl
     return session, known
 
 
-def _complete(session: BackupSession, snapshot: Snapshot, files: list[dict[str, Any]], key: fmt.Key | None) -> dict[str, Any]:
+def _complete(
+    session: BackupSession, snapshot: Snapshot, files: list[dict[str, Any]], key: fmt.Key | None
+) -> dict[str, Any]:
     manifest = session.upload_manifest(snapshot, files, key)
     session.finish()
     session.drop()
@@ -91,8 +108,14 @@ def _complete(session: BackupSession, snapshot: Snapshot, files: list[dict[str, 
 
 
 def backup_image(
-    client: PbsClient, store: str, snapshot: Snapshot, name: str, image: bytes, *,
-    key: fmt.Key | None = None, blobs: dict[str, bytes] | None = None,
+    client: PbsClient,
+    store: str,
+    snapshot: Snapshot,
+    name: str,
+    image: bytes,
+    *,
+    key: fmt.Key | None = None,
+    blobs: dict[str, bytes] | None = None,
 ) -> dict[str, Any]:
     """A finished snapshot with one image and optional blobs; returns the manifest."""
     session, known = _begin(client, store, snapshot, name)
@@ -102,8 +125,14 @@ def backup_image(
 
 
 def backup_dynamic(
-    client: PbsClient, store: str, snapshot: Snapshot, name: str, data: bytes, *,
-    key: fmt.Key | None = None, chunk_bytes: int = 64 * 1024,
+    client: PbsClient,
+    store: str,
+    snapshot: Snapshot,
+    name: str,
+    data: bytes,
+    *,
+    key: fmt.Key | None = None,
+    chunk_bytes: int = 64 * 1024,
 ) -> dict[str, Any]:
     """A finished snapshot with one dynamic archive; returns the manifest."""
     session, known = _begin(client, store, snapshot, name)
@@ -111,7 +140,9 @@ def backup_dynamic(
     return _complete(session, snapshot, [upload_dynamic(session, name, pieces, key=key, known=known)], key)
 
 
-def backup_blob(client: PbsClient, store: str, snapshot: Snapshot, name: str = "x.conf.blob", content: bytes = b"x") -> dict[str, Any]:
+def backup_blob(
+    client: PbsClient, store: str, snapshot: Snapshot, name: str = "x.conf.blob", content: bytes = b"x"
+) -> dict[str, Any]:
     """The smallest finished snapshot; returns the manifest."""
     session = client.backup(store, snapshot)
     return _complete(session, snapshot, [session.upload_blob(name, fmt.encode_blob(content))], None)

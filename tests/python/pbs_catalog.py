@@ -55,7 +55,7 @@ class CatalogEntry:
     name: bytes
     size: int = 0
     mtime: int = 0
-    children: tuple["CatalogEntry", ...] = ()
+    children: tuple[CatalogEntry, ...] = ()
 
 
 def encode_catalog(archives: Iterable[CatalogEntry]) -> bytes:

@@ -76,7 +76,7 @@ class Snapshot:
         """Parameters naming the snapshot."""
         return {**self.group(), "backup-time": self.backup_time}
 
-    def later(self, seconds: int = 3600) -> "Snapshot":
+    def later(self, seconds: int = 3600) -> Snapshot:
         """The same group at a later time."""
         return Snapshot(self.backup_type, self.backup_id, self.backup_time + seconds, self.ns)
 
@@ -85,8 +85,14 @@ class PbsClient:
     """One identity at one server.  Safe for use from several threads."""
 
     def __init__(
-        self, url: str, fingerprint: str | None, *, user: str | None = None, password: str | None = None,
-        token: tuple[str, str] | None = None, timeout: float = 120.0,
+        self,
+        url: str,
+        fingerprint: str | None,
+        *,
+        user: str | None = None,
+        password: str | None = None,
+        token: tuple[str, str] | None = None,
+        timeout: float = 120.0,
     ) -> None:
         """`token` is (token id, secret); otherwise `user` and `password` are used to log in on demand."""
         parts = urlsplit(url)
@@ -124,8 +130,15 @@ class PbsClient:
         return headers
 
     def request(
-        self, method: str, path: str, *, query: dict[str, Any] | None = None, form: dict[str, Any] | None = None,
-        body_json: Any = None, body: bytes | None = None, headers: Sequence[tuple[str, str]] | None = None,
+        self,
+        method: str,
+        path: str,
+        *,
+        query: dict[str, Any] | None = None,
+        form: dict[str, Any] | None = None,
+        body_json: Any = None,
+        body: bytes | None = None,
+        headers: Sequence[tuple[str, str]] | None = None,
     ) -> Answer:
         """One REST call below `/api2/json`; `headers` replaces the credentials."""
         sent = [("host", f"{self.host}:{self.port}"), ("user-agent", "holdfast-tests/1.0")]
@@ -166,8 +179,13 @@ class PbsClient:
         raise AssertionError("the second attempt returns or raises")
 
     def upgrade(
-        self, endpoint: str, protocol: str, query: dict[str, Any], *,
-        headers: Sequence[tuple[str, str]] | None = None, **h2_options: Any,
+        self,
+        endpoint: str,
+        protocol: str,
+        query: dict[str, Any],
+        *,
+        headers: Sequence[tuple[str, str]] | None = None,
+        **h2_options: Any,
     ) -> Http2Connection:
         """Upgrade a fresh connection; raises ApiError when the server refuses."""
         connection = self.connect()
@@ -186,14 +204,14 @@ class PbsClient:
 
     def backup(
         self, store: str, snapshot: Snapshot, *, params: dict[str, Any] | None = None, **options: Any
-    ) -> "BackupSession":
+    ) -> BackupSession:
         """Start a backup session; `params` adds query parameters such as `benchmark`."""
         query = {"store": store, **snapshot.query(), **(params or {})}
         return BackupSession(self.upgrade("backup", BACKUP_PROTOCOL, query, **options))
 
     def reader(
         self, store: str, snapshot: Snapshot, *, params: dict[str, Any] | None = None, **options: Any
-    ) -> "ReaderSession":
+    ) -> ReaderSession:
         """Start a reader session."""
         query = {"store": store, **snapshot.query(), **(params or {})}
         return ReaderSession(self.upgrade("reader", READER_PROTOCOL, query, **options))
@@ -216,8 +234,14 @@ class Session:
         self.h2.close()
 
     def start(
-        self, method: str, endpoint: str, query: dict[str, Any] | None = None, *,
-        body: bytes | None = None, body_json: Any = None, frame_bytes: int | None = None,
+        self,
+        method: str,
+        endpoint: str,
+        query: dict[str, Any] | None = None,
+        *,
+        body: bytes | None = None,
+        body_json: Any = None,
+        frame_bytes: int | None = None,
     ) -> Stream:
         """Send a request without waiting."""
         content_type = None
@@ -268,7 +292,9 @@ class BackupSession(Session):
         query = {"wid": wid, "digest": digest, "size": size, "encoded-size": len(blob)}
         return self.start("POST", f"{kind}_chunk", query, body=blob, frame_bytes=frame_bytes)
 
-    def upload_chunk(self, kind: str, wid: int, plain: bytes, *, compress: bool = False, key: fmt.Key | None = None) -> str:
+    def upload_chunk(
+        self, kind: str, wid: int, plain: bytes, *, compress: bool = False, key: fmt.Key | None = None
+    ) -> str:
         """Upload one chunk; returns its digest."""
         digest, blob = fmt.chunk_digest(plain, key), fmt.encode_blob(plain, compress=compress, key=key)
         data = answer_data("chunk", self.start_chunk(kind, wid, digest, len(plain), blob).wait())

@@ -145,9 +145,7 @@ def encode_blob(
     return magic + struct.pack("<I", stored) + extra + payload
 
 
-def decode_blob(
-    blob: bytes, *, key: Key | None = None, limit: int = BLOB_BYTES_MAX, check_crc: bool = True
-) -> bytes:
+def decode_blob(blob: bytes, *, key: Key | None = None, limit: int = BLOB_BYTES_MAX, check_crc: bool = True) -> bytes:
     """Decode a DataBlob, checking CRC, authentication tag and the output limit."""
     header = blob_header(blob)
     payload = blob[header.header_bytes :]
@@ -260,9 +258,7 @@ def decode_index(raw: bytes) -> FixedIndex | DynamicIndex:
     elif raw[:8] == DYNAMIC_INDEX_MAGIC:
         if len(area) % 40:
             raise FormatError("dynamic index ends inside an entry")
-        entries = [
-            (struct.unpack_from("<Q", area, i)[0], area[i + 8 : i + 40].hex()) for i in range(0, len(area), 40)
-        ]
+        entries = [(struct.unpack_from("<Q", area, i)[0], area[i + 8 : i + 40].hex()) for i in range(0, len(area), 40)]
         ends = [0] + [end for end, _ in entries]
         if any(a >= b for a, b in zip(ends, ends[1:])):
             raise FormatError("dynamic index offsets do not increase")

@@ -49,8 +49,13 @@ class Finding:
         """For the report file."""
         d = self.difference
         return {
-            "seq": self.seq, "request": self.title, "field": d.field, "expected": _short(d.expected),
-            "actual": _short(d.actual), "note": d.note, "reason": self.reason,
+            "seq": self.seq,
+            "request": self.title,
+            "field": d.field,
+            "expected": _short(d.expected),
+            "actual": _short(d.actual),
+            "note": d.note,
+            "reason": self.reason,
         }
 
 
@@ -74,10 +79,14 @@ class Result:
     def as_json(self) -> dict[str, Any]:
         """For the report file."""
         return {
-            "scenario": self.scenario, "sent": self.sent, "equal": self.equal, "unanswered": self.unanswered,
+            "scenario": self.scenario,
+            "sent": self.sent,
+            "equal": self.equal,
+            "unanswered": self.unanswered,
             "deliberate": [f.as_json() for f in self.deliberate],
             "unexpected": [f.as_json() for f in self.unexpected],
-            "notes": self.notes, "seconds": round(self.seconds, 3),
+            "notes": self.notes,
+            "seconds": round(self.seconds, 3),
         }
 
 

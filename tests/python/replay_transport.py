@@ -142,7 +142,8 @@ class RecordedTransport:
         found = re.findall(rb'"(?:ticket|CSRFPreventionToken)":"([^"]+)"', b"".join(texts))
         self.secrets = {secret.decode(): secret.decode() + "Disguised" for secret in found}
         self.writers = {
-            (e.conn, str(e.response_body)) for e in recording.exchanges
+            (e.conn, str(e.response_body))
+            for e in recording.exchanges
             if e.is_h2 and e.method == "POST" and e.path in ("/dynamic_index", "/fixed_index") and e.status == 200
         }
 

@@ -95,9 +95,7 @@ def _damaged_json(exchange: Exchange, body: bytes) -> Iterator[tuple[str, bytes]
         yield "order", json.dumps({**document, "data": document["data"][::-1]}).encode()
 
 
-def _damaged_values(
-    document: Any, compared: Any, task_log: bool = False
-) -> Iterator[tuple[str, Any]]:
+def _damaged_values(document: Any, compared: Any, task_log: bool = False) -> Iterator[tuple[str, Any]]:
     for path in _paths(document):
         name = next((part for part in reversed(path) if isinstance(part, str)), "")
         for what, change in (("removed", _remove), ("other type", _retype), ("other value", _alter)):

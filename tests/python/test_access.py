@@ -16,7 +16,11 @@ def test_login_answer(server: Server) -> None:
     data = server.as_user().login()
     assert data["username"] == server.user
     assert data["CSRFPreventionToken"]
-    prefix, stamp, signature = data["ticket"].rsplit(":", 3)[0], data["ticket"].split("::")[0][-8:], data["ticket"].split("::")[1]
+    prefix, stamp, signature = (
+        data["ticket"].rsplit(":", 3)[0],
+        data["ticket"].split("::")[0][-8:],
+        data["ticket"].split("::")[1],
+    )
     assert prefix.startswith("PBS:") and int(stamp, 16) > 0 and signature
     assert not set(data["ticket"]) & set("; \t\r\n") and "!tfa!" not in data["ticket"]
 
@@ -43,8 +47,14 @@ def test_forged_and_expired_tickets(server: Server, client: PbsClient) -> None:
     client.credentials("GET")
     name, signature = client.ticket.split("::")
     forged = [
-        f"{name}::AAAA", f"{name[:-8]}60000000::{signature}", f"{name[:-8]}FFFFFFFF::{signature}",
-        client.ticket[:-2], client.ticket.replace("PBS:", "PVE:"), "", "::", "PBS:" + "A" * 5000,
+        f"{name}::AAAA",
+        f"{name[:-8]}60000000::{signature}",
+        f"{name[:-8]}FFFFFFFF::{signature}",
+        client.ticket[:-2],
+        client.ticket.replace("PBS:", "PVE:"),
+        "",
+        "::",
+        "PBS:" + "A" * 5000,
         client.ticket.replace(server.user, "root@pam"),
     ]
     for ticket in forged:
@@ -56,8 +66,13 @@ def test_forged_and_expired_tickets(server: Server, client: PbsClient) -> None:
 def test_wrong_tokens(server: Server, token_client: PbsClient) -> None:
     token_id, secret = token_client.token
     for header in (
-        f"PBSAPIToken {token_id}:00000000-0000-0000-0000-000000000000", f"PBSAPIToken {token_id}x:{secret}",
-        f"PBSAPIToken {token_id}", f"PBSAPIToken {token_id.split('!')[0]}:{secret}", "PBSAPIToken :", "Bearer x", "PBSAPIToken",
+        f"PBSAPIToken {token_id}:00000000-0000-0000-0000-000000000000",
+        f"PBSAPIToken {token_id}x:{secret}",
+        f"PBSAPIToken {token_id}",
+        f"PBSAPIToken {token_id.split('!')[0]}:{secret}",
+        "PBSAPIToken :",
+        "Bearer x",
+        "PBSAPIToken",
     ):
         assert server.as_nobody().request("GET", "/version", headers=[("authorization", header)]).status == 401, header
 
@@ -67,8 +82,8 @@ def test_nothing_without_credentials(server: Server, store: str, snapshot: Snaps
     for path in ("/version", "/admin/datastore", f"/admin/datastore/{store}/snapshots", "/nodes/localhost/tasks"):
         assert nobody.request("GET", path).status == 401
     assert nobody.call("GET", "/ping") == {"pong": True}
-    assert refusal(lambda: nobody.backup(store, snapshot)).status == 401
-    assert refusal(lambda: nobody.reader(store, snapshot)).status == 401
+    assert refusal(nobody.backup, store, snapshot).status == 401
+    assert refusal(nobody.reader, store, snapshot).status == 401
 
 
 def test_pinned_fingerprint(server: Server) -> None:
@@ -83,27 +98,32 @@ def test_pinned_fingerprint(server: Server) -> None:
     channel.close()
 
 
-def test_token_may_do_what_it_was_granted(token_client: PbsClient, client: PbsClient, store: str, snapshot: Snapshot) -> None:
+def test_token_may_do_what_it_was_granted(
+    token_client: PbsClient, client: PbsClient, store: str, snapshot: Snapshot
+) -> None:
     backup_blob(token_client, store, snapshot)
     (entry,) = listed(client, store, snapshot)
     assert entry["owner"] == token_client.token[0]
     backup_blob(client, store, snapshot.later())  # the token's user owns what the token owns
 
 
-def test_a_token_does_not_own_its_users_groups(token_client: PbsClient, client: PbsClient, store: str, snapshot: Snapshot) -> None:
+def test_a_token_does_not_own_its_users_groups(
+    token_client: PbsClient, client: PbsClient, store: str, snapshot: Snapshot
+) -> None:
     backup_blob(client, store, snapshot)
-    assert refusal(lambda: backup_blob(token_client, store, snapshot.later())).status == 400
+    assert refusal(backup_blob, token_client, store, snapshot.later()).status == 400
 
 
 def test_missing_privileges(client: PbsClient, other_client: PbsClient, store: str, snapshot: Snapshot) -> None:
     backup_blob(client, store, snapshot)
     base = f"/admin/datastore/{store}"
-    assert refusal(lambda: other_client.backup(store, snapshot.later())).status == 400, "not the owner"
-    assert refusal(lambda: other_client.reader(store, snapshot)).status == 400, "not the owner"
+    assert refusal(other_client.backup, store, snapshot.later()).status == 400, "not the owner"
+    assert refusal(other_client.reader, store, snapshot).status == 400, "not the owner"
     assert not listed(other_client, store, snapshot), "lists are filtered, not refused"
     assert listed(client, store, snapshot)
     refused = [
-        ("DELETE", "snapshots", snapshot.query()), ("PUT", "notes", {**snapshot.query(), "notes": "x"}),
+        ("DELETE", "snapshots", snapshot.query()),
+        ("PUT", "notes", {**snapshot.query(), "notes": "x"}),
         ("PUT", "protected", {**snapshot.query(), "protected": True}),
     ]
     for method, call, query in refused:

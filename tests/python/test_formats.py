@@ -116,8 +116,12 @@ def test_index_round_trip_and_damage() -> None:
     assert dynamic.chunks() == [(0, 10, digests[0]), (10, 11, digests[1])]
     unordered = fmt.DynamicIndex([(10, digests[0]), (10, digests[1])])
     for raw in (
-        b"", fixed.encode()[:-1], dynamic.encode()[:-1], unordered.encode(),
-        fixed.encode()[:-1] + b"\0", b"\0" * 8 + fixed.encode()[8:],
+        b"",
+        fixed.encode()[:-1],
+        dynamic.encode()[:-1],
+        unordered.encode(),
+        fixed.encode()[:-1] + b"\0",
+        b"\0" * 8 + fixed.encode()[8:],
     ):
         with pytest.raises(fmt.FormatError):
             fmt.decode_index(raw)
@@ -132,7 +136,9 @@ def test_canonical_json_sorts_and_escapes() -> None:
 
 def test_catalog_round_trip() -> None:
     files = (catalog.CatalogEntry("f", b"x.txt", 300, -300), catalog.CatalogEntry("l", b"link"))
-    root = (catalog.CatalogEntry("d", b"root.pxar.didx", children=(catalog.CatalogEntry("d", b"sub", children=files),)),)
+    root = (
+        catalog.CatalogEntry("d", b"root.pxar.didx", children=(catalog.CatalogEntry("d", b"sub", children=files),)),
+    )
     data = catalog.encode_catalog(root)
     assert catalog.decode_catalog(data) == root
     for broken in (b"", data[:-9], data[:-8] + b"\xff" * 8):

@@ -1,6 +1,7 @@
 """Section 9 of the interface document: behaviours that break stock clients if done differently.
 
-One test per item, named by its number.  Needs a server, see `conftest.py`.
+One test per item, named by its number; 28 and 29 are in `test_streams.py`, those about REST in
+`test_rest.py`.  Needs a server, see `conftest.py`.
 """
 
 from __future__ import annotations
@@ -8,17 +9,15 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-import threading
 import time
 
 import pytest
 
 import pbs_format as fmt
 from comparison import LOG_LINE, UPID
-from conftest import Server, eventually, listed, refusal
-from http1 import Http1Connection
+from conftest import eventually, listed, refusal
 from pbs_backup import backup_blob, backup_dynamic, backup_image, restore, upload_dynamic, upload_image
-from pbs_client import BACKUP_PROTOCOL, ApiError, BackupSession, PbsClient, Snapshot, encode_query
+from pbs_client import BACKUP_PROTOCOL, ApiError, BackupSession, PbsClient, Snapshot
 
 RNG = random.Random(9)
 
@@ -36,21 +35,6 @@ def finish(session: BackupSession, snapshot: Snapshot, files: list, **members: o
     return manifest
 
 
-def test_09_01_success_has_data_and_json_type(client: PbsClient, store: str, snapshot: Snapshot) -> None:
-    backup_blob(client, store, snapshot)
-    calls = [
-        ("GET", "/version", None), ("GET", "/admin/datastore", None), ("GET", admin(store, "status"), None),
-        ("GET", admin(store, "snapshots"), None), ("GET", admin(store, "groups"), None),
-        ("GET", admin(store, "notes"), snapshot.query()),
-        ("PUT", admin(store, "protected"), {**snapshot.query(), "protected": False}),
-    ]
-    for method, path, query in calls:
-        answer = client.request(method, path, query=query)
-        assert answer.status == 200, f"{method} {path}: {answer.text}"
-        assert answer.headers["content-type"].lower().startswith("application/json")
-        assert "data" in answer.json()
-
-
 def test_09_02_writer_ids_are_small_numbers(client: PbsClient, store: str, snapshot: Snapshot) -> None:
     with client.backup(store, snapshot) as session:
         wids = [session.create_dynamic("a.didx"), session.create_fixed("b.fidx", 1), session.create_dynamic("c.didx")]
@@ -61,7 +45,12 @@ def test_09_03_paths_have_no_prefix_and_any_authority(client: PbsClient, store: 
     with client.backup(store, snapshot) as session:
         assert session.previous_time() is None
         assert session.request("GET", "api2/json/previous_backup_time").status == 404
-        head = [(":method", "GET"), (":scheme", "https"), (":authority", "elsewhere:1"), (":path", "/previous_backup_time")]
+        head = [
+            (":method", "GET"),
+            (":scheme", "https"),
+            (":authority", "elsewhere:1"),
+            (":path", "/previous_backup_time"),
+        ]
         assert session.h2.open(head, end=True).wait().status == 200
 
 
@@ -71,6 +60,7 @@ def test_09_04_parameters_in_query_or_body(client: PbsClient, store: str, snapsh
     with client.backup(store, snapshot) as session:
         files = []
         for name, place in (("q.didx", "query"), ("j.didx", "body_json")):
+
             def send(method: str, endpoint: str, values: dict) -> object:
                 return session.call(method, endpoint, **{place: values})
 
@@ -110,7 +100,7 @@ def test_09_06_chunk_crc_is_recomputed_and_blob_crc_checked(client: PbsClient, s
         session.append("dynamic", wid, [digest], [0])
         index = fmt.DynamicIndex([(len(plain), digest)])
         session.close_index("dynamic", wid, 1, len(plain), index.csum())
-        assert refusal(lambda: session.upload_blob("x.conf.blob", fmt.encode_blob(b"x", crc=1))).status == 400
+        assert refusal(session.upload_blob, "x.conf.blob", fmt.encode_blob(b"x", crc=1)).status == 400
         finish(session, snapshot, [fmt.manifest_file("a.didx", len(plain), index.csum())])
     with client.reader(store, snapshot) as reader:
         reader.download("a.didx")
@@ -153,7 +143,7 @@ def test_09_09_previous_registers_chunks(client: PbsClient, store: str, snapshot
     later = snapshot.later()
     with client.backup(store, later) as session:
         wid = session.create_dynamic("root.pxar.didx")
-        old = fmt.decode_index(session.h2.request("GET", "/previous_backup_time").body and session.previous("root.pxar.didx"))
+        old = fmt.decode_index(session.previous("root.pxar.didx"))
         offsets = [start for start, _, _ in old.chunks()]
         session.append("dynamic", wid, old.digests, offsets)
         session.close_index("dynamic", wid, len(offsets), old.size, old.csum())
@@ -161,8 +151,8 @@ def test_09_09_previous_registers_chunks(client: PbsClient, store: str, snapshot
     assert restore(client, store, later) == {"root.pxar.didx": data}
     with client.backup(store, later.later()) as session:
         wid = session.create_dynamic("root.pxar.didx")
-        unread = lambda: session.append("dynamic", wid, old.digests[:1], [0])  # noqa: E731
-        assert refusal(unread).status == 400, "a chunk is known only after `previous` or an upload"
+        unread = refusal(session.append, "dynamic", wid, old.digests[:1], [0])
+        assert unread.status == 400, "a chunk is known only after `previous` or an upload"
 
 
 def test_09_10_previous_stays_the_same_during_a_session(client: PbsClient, store: str, snapshot: Snapshot) -> None:
@@ -178,10 +168,11 @@ def test_09_10_previous_stays_the_same_during_a_session(client: PbsClient, store
 def test_09_11_time_must_be_newer(client: PbsClient, store: str, snapshot: Snapshot) -> None:
     backup_blob(client, store, snapshot)
     for refused in (snapshot, snapshot.later(-1)):
-        assert refusal(lambda: client.backup(store, refused)).status == 400
+        assert refusal(client.backup, store, refused).status == 400
     backup_blob(client, store, snapshot.later(1))
     assert [entry["backup-time"] for entry in listed(client, store, snapshot)] == [
-        snapshot.backup_time, snapshot.backup_time + 1,
+        snapshot.backup_time,
+        snapshot.backup_time + 1,
     ]
 
 
@@ -202,7 +193,11 @@ def test_09_13_aborted_session_leaves_nothing(client: PbsClient, store: str, sna
     session = client.backup(store, snapshot)
     upload_dynamic(session, "a.didx", [b"one", b"two"])
     session.upload_blob("x.conf.blob", fmt.encode_blob(b"x"))
-    {"drop": session.drop, "reset": session.h2.abort, "goaway": lambda: session.h2.close(goaway=True, close_notify=True)}[end]()
+    {
+        "drop": session.drop,
+        "reset": session.h2.abort,
+        "goaway": lambda: session.h2.close(goaway=True, close_notify=True),
+    }[end]()
     assert eventually(lambda: not listed(client, store, snapshot)), "the partial snapshot must go"
 
     def same_time_again() -> bool:
@@ -244,7 +239,11 @@ def test_09_15_to_17_list_members(client: PbsClient, store: str, snapshot: Snaps
 
 def test_09_18_task_log_pages(client: PbsClient, store: str, snapshot: Snapshot) -> None:
     backup_blob(client, store, snapshot)
-    task = client.call("POST", admin(store, "prune"), body_json={**{k: v for k, v in snapshot.group().items() if v}, "keep-last": 1, "use-task": True})
+    task = client.call(
+        "POST",
+        admin(store, "prune"),
+        body_json={**{k: v for k, v in snapshot.group().items() if v}, "keep-last": 1, "use-task": True},
+    )
     assert UPID.match(task)
     path, start, deadline = f"/nodes/localhost/tasks/{task.replace(':', '%3A')}", 1, time.monotonic() + 30
     while True:
@@ -262,46 +261,19 @@ def test_09_18_task_log_pages(client: PbsClient, store: str, snapshot: Snapshot)
     assert (status["status"], status["exitstatus"]) == ("stopped", "OK")
 
 
-def test_09_19_version_is_parsable(client: PbsClient) -> None:
-    version = client.call("GET", "/version")
-    assert re.fullmatch(r"\d+\.\d+", version["version"]) and re.fullmatch(r"\d+", version["release"])
-    parts = [int(part) for part in (version["version"] + "." + version["release"]).split(".")]
-    assert parts >= [2, 2, 0]
-
-
-def test_09_20_both_token_header_forms(server: Server, token_client: PbsClient) -> None:
-    token_id, secret = token_client.token
-    for header in (f"PBSAPIToken {token_id}:{secret}", f"PBSAPIToken={token_id}:{secret}", f"PBSAPIToken={token_id}:{secret.replace('-', '%2D')}"):
-        assert server.as_nobody().request("GET", "/version", headers=[("authorization", header)]).status == 200
-
-
-def test_09_21_cookie_raw_or_encoded(server: Server, client: PbsClient) -> None:
-    client.credentials("GET")
-    for value in (client.ticket, client.ticket.replace(":", "%3A"), client.ticket.replace("@", "%40").replace("/", "%2F")):
-        for name in ("PBSAuthCookie", "__Host-PBSAuthCookie"):
-            headers = [("cookie", f"other=1; {name}={value}")]
-            assert server.as_nobody().request("GET", "/version", headers=headers).status == 200
-
-
-def test_09_22_csrf_only_for_changes_with_tickets(client: PbsClient, token_client: PbsClient, store: str, snapshot: Snapshot) -> None:
-    backup_blob(client, store, snapshot)
-    cookie = [("cookie", f"PBSAuthCookie={client.ticket}")]
-    change = {"query": {**snapshot.query(), "notes": "changed"}}
-    assert client.request("GET", "/version", headers=cookie).status == 200
-    assert client.request("PUT", admin(store, "notes"), headers=cookie, **change).status == 401
-    assert client.request("PUT", admin(store, "notes"), headers=[*cookie, ("csrfpreventiontoken", "0")], **change).status == 401
-    assert token_client.request("PUT", admin(store, "notes"), **change).status == 200
-
-
 def test_09_23_namespace_forms(client: PbsClient, store: str, snapshot: Snapshot) -> None:
     backup_blob(client, store, Snapshot("host", snapshot.backup_id, snapshot.backup_time, ""))
-    assert client.call("GET", admin(store, "snapshots"), query={**snapshot.group(), "ns": ""}) == listed(client, store, snapshot)
+    assert client.call("GET", admin(store, "snapshots"), query={**snapshot.group(), "ns": ""}) == listed(
+        client, store, snapshot
+    )
     for bad in ("/a", "a/", "a//b", "/"):
         assert client.request("GET", admin(store, "snapshots"), query={"ns": bad}).status == 400
 
 
 def test_09_24_upgrade_without_host_header(client: PbsClient, store: str, snapshot: Snapshot) -> None:
-    session = BackupSession(client.upgrade("backup", BACKUP_PROTOCOL, {"store": store, **snapshot.query(), "ns": ""}, headers=[]))
+    session = BackupSession(
+        client.upgrade("backup", BACKUP_PROTOCOL, {"store": store, **snapshot.query(), "ns": ""}, headers=[])
+    )
     assert session.previous_time() is None
     session.drop()
 
@@ -323,47 +295,7 @@ def test_09_26_reading_beside_a_running_backup(client: PbsClient, store: str, sn
         with client.reader(store, snapshot) as one, client.reader(store, snapshot) as two:
             assert one.download("root.mpxar.didx") == two.download("root.mpxar.didx")
         assert restore(client, store, snapshot) == {"root.mpxar.didx": data}
-        assert refusal(lambda: client.reader(store, snapshot.later())).status == 400, "still being written"
-
-
-def test_09_27_datastore_check_is_quick(client: PbsClient, store: str) -> None:
-    started = time.monotonic()
-    assert store in [entry["store"] for entry in client.call("GET", "/admin/datastore")]
-    assert time.monotonic() - started < 7
-
-
-def test_09_28_a_stalled_stream_blocks_no_other(client: PbsClient, store: str, snapshot: Snapshot) -> None:
-    plain = RNG.randbytes(fmt.CHUNK_SIZE)
-    blob = fmt.encode_blob(plain)
-    with client.backup(store, snapshot) as session:
-        wid = session.create_dynamic("a.didx")
-        stalled = []
-        for _ in range(16):
-            query = {"wid": wid, "digest": fmt.chunk_digest(plain), "size": len(plain), "encoded-size": len(blob)}
-            head = [(":method", "POST"), (":scheme", "https"), (":authority", "localhost:8007"),
-                    (":path", "/dynamic_chunk?" + encode_query(query))]
-            stalled.append(session.h2.open(head, end=False))
-            stalled[-1].send(blob[:30_000])
-        for _ in range(8):
-            session.upload_chunk("dynamic", wid, RNG.randbytes(1 << 20))
-        for stream in stalled[1:]:
-            stream.reset()
-        session.upload_chunk("dynamic", wid, RNG.randbytes(1 << 20))
-        stalled[0].send(blob[30_000:], end=True)
-        assert stalled[0].wait().status == 200
-
-
-def test_09_29_the_same_chunk_at_once(client: PbsClient, store: str, snapshot: Snapshot) -> None:
-    plain = RNG.randbytes(300_000)
-    other = Snapshot(snapshot.backup_type, snapshot.backup_id + "-b", snapshot.backup_time)
-    with client.backup(store, snapshot) as one, client.backup(store, other) as two:
-        streams = []
-        for session in (one, two):
-            for wid in (session.create_dynamic("a.didx"), session.create_dynamic("b.didx")):
-                for _ in range(4):
-                    streams.append(session.start_chunk("dynamic", wid, fmt.chunk_digest(plain), len(plain), fmt.encode_blob(plain)))
-        assert [stream.wait().status for stream in streams] == [200] * len(streams)
-    client.request("DELETE", admin(store, "groups"), query=other.group())
+        assert refusal(client.reader, store, snapshot.later()).status == 400, "still being written"
 
 
 def test_09_30_protected_part_of_a_manifest_is_kept(client: PbsClient, store: str, snapshot: Snapshot) -> None:
@@ -383,13 +315,6 @@ def test_09_30_protected_part_of_a_manifest_is_kept(client: PbsClient, store: st
     assert listed(client, store, snapshot)[0]["comment"] == "line one"
 
 
-def test_09_32_no_redirects_for_double_slashes(client: PbsClient) -> None:
-    connection: Http1Connection = client.connect()
-    answer = connection.exchange("GET", "//api2//json/version", [("host", "x"), *client.credentials("GET")])
-    assert answer.status == 200
-    connection.channel.close()
-
-
 def test_09_34_upper_case_digests_are_refused(client: PbsClient, store: str, snapshot: Snapshot) -> None:
     with client.backup(store, snapshot) as session:
         wid = session.create_dynamic("a.didx")
@@ -397,31 +322,7 @@ def test_09_34_upper_case_digests_are_refused(client: PbsClient, store: str, sna
         assert session.start_chunk("dynamic", wid, digest.upper(), 1, blob).wait().status == 400
 
 
-def test_09_35_status_numbers_are_plausible(client: PbsClient, store: str) -> None:
-    status = client.call("GET", admin(store, "status"))
-    assert all(type(status[name]) is int for name in ("total", "used", "avail"))
-    assert status["total"] > 0 and 0 <= status["used"] <= status["total"]
-
-
 def test_09_36_unknown_snapshot_is_400(client: PbsClient, store: str, snapshot: Snapshot) -> None:
     for call, value in (("protected", {"protected": True}), ("notes", {"notes": "x"})):
         answer = client.request("PUT", admin(store, call), query={**snapshot.query(), **value})
         assert answer.status == 400 and answer.text.strip()
-
-
-def test_two_archives_at_once_from_threads(client: PbsClient, store: str, snapshot: Snapshot) -> None:
-    """Section 3.6: two writers on one connection, their chunks and appends interleaved."""
-    data = {f"part{i}.didx": RNG.randbytes(600_000) for i in range(2)}
-    entries: dict[str, dict] = {}
-    with client.backup(store, snapshot) as session:
-        def write(name: str) -> None:
-            pieces = [data[name][i : i + 20_000] for i in range(0, len(data[name]), 20_000)]
-            entries[name] = upload_dynamic(session, name, pieces)
-
-        threads = [threading.Thread(target=write, args=(name,)) for name in data]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        finish(session, snapshot, [entries[name] for name in data])
-    assert restore(client, store, snapshot) == data

@@ -5,7 +5,6 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 import pytest
-import urllib3
 from proxmoxer import ProxmoxAPI
 from proxmoxer.backends.https import AuthenticationError
 from proxmoxer.core import ResourceException
@@ -14,7 +13,7 @@ from conftest import Server
 from pbs_backup import backup_blob
 from pbs_client import PbsClient, Snapshot
 
-urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+pytestmark = pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")
 
 
 def connect(server: Server, **credentials: str) -> ProxmoxAPI:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+import pbs_format as fmt
 import self_check
 import transcript
 from comparison import Difference, compare, outcome
@@ -98,6 +100,8 @@ def test_mapping_rewrites_names_secret_and_host() -> None:
         assert "/datastore/store1/" not in text and "store=store1" not in text
     assert mapping.recorded_name("other:host/x") == "store1:host/x"
     assert mapping.recorded_name("another") == "another"
+    mapping.stores = {"store1": "r-x"}
+    assert mapping.recorded_name(r"UPID:n:1:backup:r\x2dx\x3ahost-g:u:") == r"UPID:n:1:backup:store1\x3ahost-g:u:"
 
 
 def test_deliberate_table_is_used_and_bounded() -> None:
@@ -106,8 +110,11 @@ def test_deliberate_table_is_used_and_bounded() -> None:
     for entry in TABLE:
         field = entry.field.replace("*", "")
         found = [
-            (name, e) for name, e in everything
-            if entry.covers(name, e, Difference(field, None, "s3" if "backend" in field else 200 if field == "status" else "9"))
+            (name, e)
+            for name, e in everything
+            if entry.covers(
+                name, e, Difference(field, None, "s3" if "backend" in field else 200 if field == "status" else "9")
+            )
             or entry.covers(name, e, Difference(field, None, "9.9"))
         ]
         assert found, entry.reason
@@ -123,8 +130,6 @@ def test_uuid_and_time_of_an_index_are_free() -> None:
 
 
 def test_unprotected_part_may_gain_members_only() -> None:
-    import pbs_format as fmt
-
     recording = transcript.load(transcript.find("backup-legacy"))
     exchange = next(e for e in recording.exchanges if e.file_name == fmt.MANIFEST_NAME and e.path == "/previous")
     manifest = fmt.decode_manifest(exchange.response_body)
@@ -137,3 +142,15 @@ def test_unprotected_part_may_gain_members_only() -> None:
 def test_task_ends_compare_by_class() -> None:
     assert outcome("connection error: x") == outcome("backup ended but finished state is not set.") == "error"
     assert len({outcome(t) for t in ("OK", "WARNINGS: 3", "x", "running")}) == 4
+
+
+def test_encoded_size_of_the_manifest_is_free_and_no_other() -> None:
+    recording = transcript.load(transcript.find("backup-image"))
+    exchange = next(e for e in recording.exchanges if e.path.endswith("/snapshots") and b'"size"' in e.response_body)
+    for name, expected in ((fmt.MANIFEST_NAME, False), ("x.conf.blob", True)):
+        document = json.loads(exchange.response_body)
+        snapshot = document["data"][0]
+        next(item for item in snapshot["files"] if item["filename"] == name)["size"] += 3
+        snapshot["size"] += 3
+        answer = Answer(200, exchange.response_headers, json.dumps(document).encode())
+        assert bool(compare(exchange, answer)) is expected
