@@ -12,6 +12,7 @@ mod fault;
 mod key;
 mod model;
 mod precondition;
+pub mod serve;
 mod store;
 
 pub use clock::{Clock, virtual_clock, wall_clock};
