@@ -1,13 +1,20 @@
 //! From the store's outcomes to S3's answers.
 
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::Stream;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use jiff::Timestamp;
-use s3s::dto::{self, TimestampFormat};
-use s3s::{S3Error, S3ErrorCode, S3Response, S3Result};
+use s3s::dto::{self, StreamingBlob, TimestampFormat};
+use s3s::stream::{ByteStream, RemainingLength};
+use s3s::{S3Error, S3ErrorCode, S3Response, S3Result, StdError};
 
 use super::LOST;
 use crate::decide::Code;
-use crate::store::{Answer, PartOutcome};
+use crate::store::{Answer, Body, PartOutcome};
 use crate::{DeleteOutcome, ETag, Error, ErrorKind, ObjectKey, Op, PutOutcome, VersionId};
 
 /// What S3 says of an object under lock.
@@ -159,4 +166,33 @@ pub(super) fn deletion(outcome: DeleteOutcome) -> S3Result<Option<(S3ErrorCode, 
         DeleteOutcome::Unknown => return Err(lost()),
     };
     Ok(Some(refusal))
+}
+
+/// The content of an object as the body of an answer; nothing is copied.
+pub(super) fn content(body: Body) -> StreamingBlob {
+    let left = body.len() as usize;
+    let parts = body.parts().to_vec().into();
+    StreamingBlob::new(Parts { parts, left })
+}
+
+/// Parts on their way out, and how many bytes they are.
+struct Parts {
+    parts: VecDeque<Bytes>,
+    left: usize,
+}
+
+impl Stream for Parts {
+    type Item = Result<Bytes, StdError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let part = self.parts.pop_front();
+        self.left -= part.as_ref().map_or(0, Bytes::len);
+        Poll::Ready(part.map(Ok))
+    }
+}
+
+impl ByteStream for Parts {
+    fn remaining_length(&self) -> RemainingLength {
+        RemainingLength::new_exact(self.left)
+    }
 }

@@ -16,8 +16,7 @@ use s3s::dto::{
     GetObjectLockConfigurationOutput, GetObjectOutput, HeadBucketInput, HeadBucketOutput,
     HeadObjectInput, HeadObjectOutput, ListBucketsInput, ListBucketsOutput, ListObjectsInput,
     ListObjectsOutput, ListObjectsV2Input, ListObjectsV2Output, MetadataDirective,
-    ObjectIdentifier, PutObjectInput, PutObjectOutput, Range, StreamingBlob, UploadPartInput,
-    UploadPartOutput,
+    ObjectIdentifier, PutObjectInput, PutObjectOutput, Range, UploadPartInput, UploadPartOutput,
 };
 use s3s::{S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
 
@@ -27,7 +26,7 @@ use super::listing::{Listed, Names, Question, collect};
 use super::payload::{Bodies, Unread};
 use super::{OperationName, ServeOptions, TagForm, settings};
 use crate::decide::slice;
-use crate::store::{Body, ByteRange, Copy, DeleteRequest, Object, ObjectStore, PAGE_KEYS_MAX, Put};
+use crate::store::{ByteRange, Copy, DeleteRequest, Object, ObjectStore, PAGE_KEYS_MAX, Put};
 use crate::{ETag, ObjectKey, VersionId};
 
 /// The bucket and its bounds.
@@ -116,12 +115,6 @@ fn content_range(range: Option<&Range>, size: u64) -> S3Result<Option<String>> {
         found.start,
         found.end.saturating_sub(1)
     )))
-}
-
-fn stream(body: Body) -> StreamingBlob {
-    let parts: Vec<_> = body.parts().to_vec();
-    let parts = futures_util::stream::iter(parts.into_iter().map(Ok::<_, std::io::Error>));
-    StreamingBlob::wrap(parts)
 }
 
 fn keys_max(asked: Option<i32>) -> S3Result<usize> {
@@ -213,7 +206,7 @@ impl S3 for Bucket {
             metadata: Some(meta.metadata.into_iter().collect()),
             storage_class: meta.storage_class.map(Into::into),
             version_id: version(meta.version),
-            body: Some(stream(body)),
+            body: Some(answers::content(body)),
             ..GetObjectOutput::default()
         };
         Ok(dated(output, answer.date))

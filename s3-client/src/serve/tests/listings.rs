@@ -119,10 +119,7 @@ async fn names_are_encoded_on_request() {
     assert_eq!(reply.all("Key"), ["a%20b%26%3C"]);
     assert_eq!(reply.all("EncodingType"), ["url"]);
     assert_eq!(reply.all("Size"), ["3"]);
-    assert_eq!(
-        reply.all("ETag"),
-        ["&quot;d16fb36f0911f878998c136191af705e&quot;"]
-    );
+    assert_eq!(reply.all("ETag"), ["\"d16fb36f0911f878998c136191af705e\""]);
     let nothing = fixture.get("/bucket?list-type=2&max-keys=0").await;
     assert_eq!(nothing.all("IsTruncated"), ["false"]);
     let strange = fixture
