@@ -1,5 +1,7 @@
 //! Bodies of writes: read whole, within bounds, and compared with what the client says they are.
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use futures_util::StreamExt as _;
@@ -9,9 +11,13 @@ use s3s::checksum::ChecksumHasher;
 use s3s::dto::{Checksum, StreamingBlob};
 use s3s::{S3Error, S3ErrorCode, S3Result, TrailingHeaders};
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::time::timeout;
 
 use super::answers::{invalid, not_implemented};
 use crate::store::Body;
+
+/// How long a client may be silent in the middle of a body; it holds a share of the budget meanwhile.
+const IDLE_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// One permit of the budget stands for so many bytes.
 const PERMIT_BYTES: u64 = 1024;
@@ -64,9 +70,10 @@ impl Bodies {
         let mut received = 0;
         let mut stream = unread.stream;
         while let Some(stream) = &mut stream {
-            let Some(part) = stream.next().await else {
-                break;
+            let Ok(next) = timeout(IDLE_TIME_MAX, stream.next()).await else {
+                return Err(S3Error::new(S3ErrorCode::RequestTimeout));
             };
+            let Some(part) = next else { break };
             let part = part.map_err(|error| {
                 let message = format!("the body could not be read: {error}");
                 S3Error::with_message(S3ErrorCode::IncompleteBody, message)
