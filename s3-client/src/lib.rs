@@ -14,6 +14,7 @@ mod fault;
 mod key;
 mod model;
 mod precondition;
+pub mod serve;
 mod store;
 
 pub use aws::{AwsConfig, AwsStore, Credentials, Secret, WallClock};
