@@ -7,14 +7,22 @@ mod aws;
 mod connector;
 mod error;
 mod key;
+mod limit;
+mod meter;
 mod precondition;
+mod retry;
+#[cfg(test)]
+mod scripted;
 mod store;
 
 pub use aws::{AwsConfig, AwsStore, Credentials, Secret, WallClock};
 pub use connector::Traffic;
 pub use error::{Error, ErrorKind, Op, Optional};
 pub use key::{KEY_BYTES_MAX, KeyError, KeyPrefix, ObjectKey};
+pub use limit::{Limited, Limits};
+pub use meter::{LATENCY_BOUNDS_MS, Meter, MeterSnapshot, Metered, OpSnapshot};
 pub use precondition::{DeleteOutcome, ETag, Precondition, PutId, PutOutcome, VersionId};
+pub use retry::{InsistOutcome, Overwrite, Retry, RetryPolicy};
 pub use store::{
     Answer, Body, BucketSettings, ByteRange, Copy, DeleteRequest, LifecycleRule, ListEntry,
     ListPage, ListRequest, Metadata, Object, ObjectMeta, ObjectStore, PAGE_KEYS_MAX,
