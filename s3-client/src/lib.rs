@@ -4,10 +4,12 @@
 //! bucket; retries, limits, metering and injected faults are decorators around any of them.
 
 mod aws;
+mod batch;
 mod connector;
 mod error;
 mod key;
 mod limit;
+mod listing;
 mod meter;
 mod precondition;
 mod retry;
@@ -16,10 +18,12 @@ mod scripted;
 mod store;
 
 pub use aws::{AwsConfig, AwsStore, Credentials, Secret, WallClock};
+pub use batch::{Deleted, delete_all};
 pub use connector::Traffic;
 pub use error::{Error, ErrorKind, Op, Optional};
 pub use key::{KEY_BYTES_MAX, KeyError, KeyPrefix, ObjectKey};
 pub use limit::{Limited, Limits};
+pub use listing::{KeyRange, Listed, ListedPage, list_all};
 pub use meter::{LATENCY_BOUNDS_MS, Meter, MeterSnapshot, Metered, OpSnapshot};
 pub use precondition::{DeleteOutcome, ETag, Precondition, PutId, PutOutcome, VersionId};
 pub use retry::{InsistOutcome, Overwrite, Retry, RetryPolicy};
