@@ -12,6 +12,7 @@ mod limit;
 mod listing;
 mod meter;
 mod precondition;
+mod probe;
 mod retry;
 #[cfg(test)]
 mod scripted;
@@ -26,6 +27,7 @@ pub use limit::{Limited, Limits};
 pub use listing::{KeyRange, Listed, ListedPage, list_all};
 pub use meter::{LATENCY_BOUNDS_MS, Meter, MeterSnapshot, Metered, OpSnapshot};
 pub use precondition::{DeleteOutcome, ETag, Precondition, PutId, PutOutcome, VersionId};
+pub use probe::{Capabilities, Check, Finding, IfMatch, ProbeOptions, Report, State, probe};
 pub use retry::{InsistOutcome, Overwrite, Retry, RetryPolicy};
 pub use store::{
     Answer, Body, BucketSettings, ByteRange, Copy, DeleteRequest, LifecycleRule, ListEntry,

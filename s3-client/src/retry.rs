@@ -282,11 +282,16 @@ impl Attempts<'_> {
             "again"
         );
         sleep(wait).await;
+        self.count();
+        true
+    }
+
+    /// Counts a further attempt.
+    fn count(&mut self) {
         self.made += 1;
         if let Some(meter) = self.meter {
             meter.count_retry(self.op);
         }
-        true
     }
 
     /// The last result with the memory of all attempts.

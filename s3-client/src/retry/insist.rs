@@ -1,6 +1,6 @@
 //! A put that insists, for content that its key determines.
 //!
-//! 1. Attempts with `If-None-Match: *`, as many as the policy allows but one.
+//! 1. Attempts with `If-None-Match: *`, as many as the policy allows but one, or until its deadline.
 //! 2. Where overwriting is not harmless: HEAD, and go on only if nothing is there.
 //! 3. The last attempt without a condition: a backup must not fail because a stranger holds a conditional write of the
 //!    key open (409) for as long as we are ready to wait.
@@ -73,7 +73,11 @@ impl<S: ObjectStore + ?Sized> Retry<S> {
                 let result = self.settle_put(&put, &attempts, result).await;
                 return result.map(|answer| insisted(answer, false));
             };
-            if attempts.made + 1 >= self.policy.attempts_max || !attempts.again(kind).await {
+            let waited = attempts.again(kind).await;
+            if !waited {
+                attempts.count();
+            }
+            if !waited || attempts.made >= self.policy.attempts_max {
                 break;
             }
         }
@@ -93,10 +97,6 @@ impl<S: ObjectStore + ?Sized> Retry<S> {
         }
         // 3.
         put.precondition = Precondition::None;
-        attempts.made += 1;
-        if let Some(meter) = attempts.meter {
-            meter.count_retry(Op::Put);
-        }
         let result = self.inner.put(put).await;
         attempts.note_write(&result);
         attempts

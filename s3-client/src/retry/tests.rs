@@ -328,6 +328,22 @@ async fn retries_are_counted() {
 }
 
 #[test]
+fn requests_can_be_made_from_any_thread() {
+    fn is_send<T: Send>(_: &T) {}
+    let (store, retry) = retrying(1);
+    is_send(&retry.put_insisting(absent("a"), Overwrite::Harmless));
+    let prefix = crate::KeyPrefix::root();
+    let store: Arc<dyn ObjectStore> = store;
+    let ranges = vec![crate::KeyRange::all()];
+    is_send(&crate::list_all(&*store, &prefix, ranges, 1, |_| {
+        std::future::ready(Ok::<_, Error>(()))
+    }));
+    is_send(&crate::delete_all(&*store, &[], None));
+    let erased: Retry<dyn ObjectStore> = Retry::new(store, RetryPolicy::default(), 1);
+    is_send(&erased.head_bucket());
+}
+
+#[test]
 fn all_faults_are_told() {
     assert!(RetryPolicy::default().validate().is_empty());
     let policy = RetryPolicy {
