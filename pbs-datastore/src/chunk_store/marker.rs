@@ -218,10 +218,47 @@ impl Markers {
         marker: Marker,
         unique: &str,
     ) -> io::Result<()> {
+        self.place(files, guard, parts, marker, unique, false)
+    }
+
+    /// Puts a chunk file of a directory datastore in place; with `sync` durably.
+    pub(crate) fn put_chunk_file(
+        &self,
+        files: &dyn Files,
+        guard: &Guard,
+        parts: &[Bytes],
+        now: Timestamp,
+        unique: &str,
+        sync: bool,
+    ) -> io::Result<()> {
+        // Its content tells its nature; other programs expect the usual permissions.
+        let marker = Marker {
+            size: 0,
+            used: now,
+            born: now,
+            nature: Nature::Plain,
+        };
+        self.place(files, guard, parts, marker, unique, sync)?;
+        if sync {
+            files.sync_dir(&self.chunks.join(guard.digest().folder()))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn place(
+        &self,
+        files: &dyn Files,
+        guard: &Guard,
+        parts: &[Bytes],
+        marker: Marker,
+        unique: &str,
+        sync: bool,
+    ) -> io::Result<()> {
         let digest = guard.digest();
         let temporary = self.temporary_path(&digest, unique);
         creating_dir(files, &temporary, || {
-            files.create(&temporary, marker.nature.mode(), parts, false)
+            files.create(&temporary, marker.nature.mode(), parts, sync)
         })?;
         let target = self.path(&digest);
         files
@@ -330,6 +367,17 @@ impl Markers {
     /// Removes the using marker.
     pub(crate) fn remove_using(&self, files: &dyn Files, digest: &Digest) -> io::Result<()> {
         optional(files.unlink(&self.using_path(digest))).map(|_| ())
+    }
+
+    /// What mark would do if it took an index for evidence.
+    #[cfg(feature = "sabotage")]
+    pub(crate) fn create_unproven(
+        &self,
+        files: &dyn Files,
+        digest: &Digest,
+        now: Timestamp,
+    ) -> io::Result<()> {
+        touch_or_create(files, &self.path(digest), now)
     }
 
     /// Makes removals durable: a marker that a power loss brings back would vouch for a deleted chunk.
