@@ -6,6 +6,7 @@ mod blob;
 mod chunk_store;
 mod chunker;
 mod config;
+mod contents;
 mod crypt;
 mod digest;
 mod env;
@@ -14,6 +15,7 @@ pub mod files;
 pub mod index;
 pub mod layout;
 mod manifest;
+mod mirror;
 mod namespace;
 mod owner;
 #[cfg(feature = "sabotage")]
@@ -21,6 +23,7 @@ pub mod sabotage;
 mod safe_id;
 mod session;
 mod snapshot;
+mod snapshots;
 mod zstd_frame;
 
 pub use archive_name::{ArchiveKind, ArchiveName};
@@ -28,6 +31,7 @@ pub use auth_id::{AuthId, TOKEN_NAME_BYTES_MAX, TokenId, UserId};
 pub use blob::{BlobError, BlobKind, CHUNK_BYTES_MAX, CHUNK_ENCODED_BYTES_MAX, DataBlob};
 pub use chunker::{AVERAGE_BYTES, AVERAGE_BYTES_MIN, AverageError, Chunker};
 pub use config::{DatastoreConfig, Place, SyncLevel};
+pub use contents::Contents;
 pub use crypt::{CryptKey, CryptMode, Fingerprint, IV_BYTES, TAG_BYTES, WrongKey};
 pub use digest::{Digest, DigestError};
 pub use env::Env;
@@ -37,6 +41,7 @@ pub use manifest::{
     ChunkUploadStats, MANIFEST_BYTES_MAX, Manifest, ManifestError, ManifestFile, SignatureCheck,
     VerifyOutcome, VerifyState,
 };
+pub use mirror::RefreshStats;
 pub use namespace::{
     NAMESPACE_BYTES_MAX, NAMESPACE_COMPONENT_BYTES_MAX, NAMESPACE_DEPTH_MAX, Namespace,
 };
@@ -46,3 +51,7 @@ pub use session::{
     Lease, SessionEnded, SessionId, SessionInfo, SessionState, Sessions, Told, WriterSession,
 };
 pub use snapshot::{BackupGroup, BackupTime, BackupType, Snapshot};
+pub use snapshots::{
+    DeleteOptions, DeleteStats, FileInfo, GroupInfo, GroupLock, GroupRef, Lock, SnapshotFilter,
+    SnapshotInfo, SnapshotRef, SnapshotState, Snapshots, UnsealedStats,
+};
