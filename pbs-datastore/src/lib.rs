@@ -21,6 +21,7 @@ mod owner;
 #[cfg(feature = "sabotage")]
 pub mod sabotage;
 mod safe_id;
+mod seal;
 mod session;
 mod snapshot;
 mod snapshots;
@@ -47,6 +48,7 @@ pub use namespace::{
 };
 pub use owner::{Capabilities, Fence, FencePass, Owner, OwnerConfig, StartReport};
 pub use safe_id::{BackupId, DatastoreName, NameError, SAFE_ID_BYTES_MAX};
+pub use seal::SnapshotWriter;
 pub use session::{
     Lease, SessionEnded, SessionId, SessionInfo, SessionState, Sessions, Told, WriterSession,
 };

@@ -77,7 +77,7 @@ pub(crate) struct Locks {
 pub struct Lock {
     locks: Arc<Locks>,
     name: String,
-    mode: Mode,
+    mode: Mutex<Mode>,
     lost: Mutex<Option<Instant>>,
 }
 
@@ -131,7 +131,7 @@ impl Locks {
         Ok(Lock {
             locks: Arc::clone(self),
             name: name.to_owned(),
-            mode,
+            mode: Mutex::new(mode),
             lost: Mutex::new(None),
         })
     }
@@ -184,17 +184,15 @@ impl Lock {
     }
 
     /// Turns an exclusive lock into a shared one.
-    pub(crate) fn downgrade(mut self) -> Self {
-        if self.mode == Mode::Exclusive {
-            let mut table = self.locks.table();
-            if let Some(holders) = table.held.get_mut(&self.name) {
+    pub(crate) fn downgrade(&self) {
+        let mut mode = self.mode.lock().unwrap_or_else(PoisonError::into_inner);
+        if *mode == Mode::Exclusive {
+            if let Some(holders) = self.locks.table().held.get_mut(&self.name) {
                 holders.exclusive = false;
                 holders.shared += 1;
             }
-            drop(table);
-            self.mode = Mode::Shared;
+            *mode = Mode::Shared;
         }
-        self
     }
 
     /// Until when a request below the locked name may still take effect.
@@ -219,9 +217,10 @@ impl Drop for Lock {
     fn drop(&mut self) {
         let now = self.locks.env.instant();
         let until = self.settles_at().filter(|until| *until > now);
+        let mode = *self.mode.lock().unwrap_or_else(PoisonError::into_inner);
         let mut table = self.locks.table();
         if let Some(holders) = table.held.get_mut(&self.name) {
-            match self.mode {
+            match mode {
                 Mode::Exclusive => {
                     holders.exclusive = false;
                     holders.exclusive_until = holders.exclusive_until.max(until);
