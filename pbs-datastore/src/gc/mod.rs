@@ -126,6 +126,11 @@ impl Collector {
         })
     }
 
+    /// Whether a run is under way.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.running.try_lock().is_err()
+    }
+
     fn cache_forget(&self, digest: &Digest) {
         if let Some(cache) = &self.cache {
             cache.forget_condemned(digest);
