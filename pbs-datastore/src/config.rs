@@ -18,7 +18,7 @@ pub enum SyncLevel {
 
 /// Where the chunks are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Backend {
     /// A directory of chunk files, laid out as interface 6.5 and 6.6.
     Directory(PathBuf),
     /// A bucket behind a cache.
@@ -38,7 +38,7 @@ pub struct DatastoreConfig {
     /// Its name, 3 to 32 characters.
     pub name: String,
     /// Where its chunks are.
-    pub place: Place,
+    pub backend: Backend,
     /// Durability of a filesystem datastore.
     pub sync_level: SyncLevel,
     /// Unused chunks are kept at least this long: 0 to 48 h, default 24 h 5 min.
@@ -62,10 +62,10 @@ pub struct DatastoreConfig {
 
 impl DatastoreConfig {
     /// The defaults for a datastore.
-    pub fn new(name: impl Into<String>, place: Place) -> Self {
+    pub fn new(name: impl Into<String>, backend: Backend) -> Self {
         Self {
             name: name.into(),
-            place,
+            backend,
             sync_level: SyncLevel::default(),
             gc_atime_cutoff: Duration::from_secs(24 * 3600 + 300),
             late_request_max: Duration::from_secs(15 * 60),

@@ -3,8 +3,10 @@
 //! [`ObjectStore`] is the one trait. Its implementations are the AWS SDK, an in-memory model and a directory used as a
 //! bucket; retries, limits, metering and injected faults are decorators around any of them.
 
+mod aws;
 mod clock;
 pub mod conformance;
+mod connector;
 mod decide;
 mod directory;
 mod error;
@@ -14,9 +16,10 @@ mod model;
 mod precondition;
 mod store;
 
+pub use aws::{AwsConfig, AwsStore, Credentials, Secret, WallClock};
 pub use clock::{Clock, virtual_clock, wall_clock};
+pub use connector::Traffic;
 pub use decide::{Decision, Page, clip, decide, decide_delete, page};
-
 pub use directory::{DirectoryOptions, DirectoryStore};
 pub use error::{Error, ErrorKind, Op, Optional};
 pub use fault::{

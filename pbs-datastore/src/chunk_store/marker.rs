@@ -9,10 +9,15 @@
 //! An upload marker and a using marker protect a chunk and prove nothing. A marker's permission bits tell the nature of
 //! the chunk (I11) even when it is empty: 0644 unencrypted, 0640 encrypted, 0600 not known (found by a listing).
 //!
+//! **A use is never undone.** Marking touches without the guard, so a touch can come between the moment at which somebody
+//! reads a marker's times and the moment at which he puts a new file with these times in place. [`Markers::replace`] and
+//! [`Markers::touch`] therefore exclude each other, by a lock that is held for two or three calls to the file system.
+//!
 //! All functions are file work for [`Env::io`](crate::Env::io); those that create or remove belief take the guard.
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -77,13 +82,17 @@ pub(crate) struct Marker {
     pub(crate) nature: Nature,
 }
 
-/// The marker files of one cache directory.
+/// Locks for touches against replacements; enough that two digests rarely share one.
+const TOUCH_LOCKS: usize = 64;
+
+/// The marker files of one cache directory; clones share the locks.
 #[derive(Clone, Debug)]
 pub(crate) struct Markers {
     chunks: PathBuf,
     uploads: PathBuf,
     using: PathBuf,
     temporary: PathBuf,
+    touching: Arc<[Mutex<()>]>,
 }
 
 /// Runs `create`, and again after creating the directory if that was missing.
@@ -110,7 +119,14 @@ impl Markers {
             uploads: ours.join("uploads"),
             using: ours.join("using"),
             temporary: ours.join("tmp"),
+            touching: (0..TOUCH_LOCKS).map(|_| Mutex::default()).collect(),
         }
+    }
+
+    fn touching(&self, digest: &Digest) -> MutexGuard<'_, ()> {
+        self.touching[usize::from(digest.0[30]) % TOUCH_LOCKS]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Creates the directories.
@@ -177,6 +193,7 @@ impl Markers {
         digest: &Digest,
         now: Timestamp,
     ) -> io::Result<bool> {
+        let _touching = self.touching(digest);
         Ok(optional(files.touch(&self.path(digest), now))?.is_some())
     }
 
@@ -185,9 +202,14 @@ impl Markers {
         Ok(optional(files.read(&self.path(digest)))?.filter(|data| !data.is_empty()))
     }
 
+    /// Where [`Markers::put`] and [`Markers::replace`] write before they rename.
+    pub(crate) fn temporary_path(&self, digest: &Digest, unique: &str) -> PathBuf {
+        self.temporary.join(format!("{digest}.{unique}"))
+    }
+
     /// Puts a marker with `parts` (perhaps none) as content in place, replacing any, through a temporary file and
-    /// rename, so that who reads the old one is not disturbed. Times are given: an eviction or fill hands on those of
-    /// the marker it replaces.
+    /// rename, so that who reads the old one is not disturbed. Times are given; who wants to keep those of the marker
+    /// that is there calls [`Markers::replace`].
     pub(crate) fn put(
         &self,
         files: &dyn Files,
@@ -196,10 +218,47 @@ impl Markers {
         marker: Marker,
         unique: &str,
     ) -> io::Result<()> {
+        self.place(files, guard, parts, marker, unique, false)
+    }
+
+    /// Puts a chunk file of a directory datastore in place; with `sync` durably.
+    pub(crate) fn put_chunk_file(
+        &self,
+        files: &dyn Files,
+        guard: &Guard,
+        parts: &[Bytes],
+        now: Timestamp,
+        unique: &str,
+        sync: bool,
+    ) -> io::Result<()> {
+        // Its content tells its nature; other programs expect the usual permissions.
+        let marker = Marker {
+            size: 0,
+            used: now,
+            born: now,
+            nature: Nature::Plain,
+        };
+        self.place(files, guard, parts, marker, unique, sync)?;
+        if sync {
+            files.sync_dir(&self.chunks.join(guard.digest().folder()))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn place(
+        &self,
+        files: &dyn Files,
+        guard: &Guard,
+        parts: &[Bytes],
+        marker: Marker,
+        unique: &str,
+        sync: bool,
+    ) -> io::Result<()> {
         let digest = guard.digest();
-        let temporary = self.temporary.join(format!("{digest}.{unique}"));
+        let temporary = self.temporary_path(&digest, unique);
         creating_dir(files, &temporary, || {
-            files.create(&temporary, marker.nature.mode(), parts, false)
+            files.create(&temporary, marker.nature.mode(), parts, sync)
         })?;
         let target = self.path(&digest);
         files
@@ -208,6 +267,48 @@ impl Markers {
             .inspect_err(|_| {
                 files.unlink(&temporary).ok();
             })
+    }
+
+    /// Gives the marker that is there other content (none evicts it), keeping its times and, unless it was not known, its
+    /// nature. Tells what the marker says now; `None`, and nothing done, if there is none. No touch is lost.
+    pub(crate) fn replace(
+        &self,
+        files: &dyn Files,
+        guard: &Guard,
+        parts: &[Bytes],
+        nature: Nature,
+        unique: &str,
+    ) -> io::Result<Option<Marker>> {
+        let digest = guard.digest();
+        let Some(old) = self.get(files, &digest)? else {
+            return Ok(None);
+        };
+        let nature = match old.nature {
+            Nature::Unknown => nature,
+            known => known,
+        };
+        let temporary = self.temporary_path(&digest, unique);
+        creating_dir(files, &temporary, || {
+            files.create(&temporary, nature.mode(), parts, false)
+        })?;
+        let discard = || {
+            files.unlink(&temporary).ok();
+        };
+        let _touching = self.touching(&digest);
+        let Some(old) = self.get(files, &digest).inspect_err(|_| discard())? else {
+            discard();
+            return Ok(None);
+        };
+        files
+            .set_times(&temporary, old.used, old.born)
+            .and_then(|()| files.rename(&temporary, &self.path(&digest)))
+            .inspect_err(|_| discard())?;
+        let size = parts.iter().map(|part| part.len() as u64).sum();
+        Ok(Some(Marker {
+            size,
+            nature,
+            ..old
+        }))
     }
 
     /// Removes the marker; not durable before [`Markers::sync`].
@@ -266,6 +367,17 @@ impl Markers {
     /// Removes the using marker.
     pub(crate) fn remove_using(&self, files: &dyn Files, digest: &Digest) -> io::Result<()> {
         optional(files.unlink(&self.using_path(digest))).map(|_| ())
+    }
+
+    /// What mark would do if it took an index for evidence.
+    #[cfg(feature = "sabotage")]
+    pub(crate) fn create_unproven(
+        &self,
+        files: &dyn Files,
+        digest: &Digest,
+        now: Timestamp,
+    ) -> io::Result<()> {
+        touch_or_create(files, &self.path(digest), now)
     }
 
     /// Makes removals durable: a marker that a power loss brings back would vouch for a deleted chunk.

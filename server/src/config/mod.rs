@@ -1,0 +1,27 @@
+//! The daemon's settings: one TOML file with everything but secrets, a second one, mode 0600, with the secrets.
+//!
+//! Both are edited by the daemon, by the command line and by hand. Comments survive every edit; what is wrong with a
+//! file is reported all at once, with lines.
+
+mod edit;
+mod fault;
+mod model;
+mod parse;
+mod secrets;
+mod size;
+mod store;
+#[cfg(test)]
+mod tests;
+
+#[expect(unused_imports, reason = "the surface for the rest of the daemon")]
+pub(crate) use self::{
+    edit::{add_acl, has_section, remove, remove_acl, remove_acl_of, section, set},
+    fault::Fault,
+    model::{
+        Account, Backend, Config, CredentialsKind, Datastore, Expiry, LogFormat, LogLevel,
+        S3Backend, S3Endpoint, Server, SyncLevel,
+    },
+    secrets::{S3Keys, Secrets},
+    size::{ByteCount, ByteCountError},
+    store::{ConfigError, ConfigStore, SecretsStore},
+};

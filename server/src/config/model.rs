@@ -1,0 +1,337 @@
+//! What the configuration says, checked. Every setting is documented with its default, unit and bounds; the names in the
+//! file are those of the fields, in kebab-case.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer};
+
+use super::size::ByteCount;
+use crate::auth::{Acl, AclEntry, TokenId, UserId};
+use crate::tls::Fingerprint;
+
+/// The whole configuration at one moment.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Config {
+    /// SHA-256 of the file's bytes, 64 hex digits: whoever edits says which content was seen.
+    pub(crate) digest: String,
+    /// `[server]`
+    pub(crate) server: Server,
+    /// `[datastore.NAME]`
+    pub(crate) datastores: BTreeMap<String, Datastore>,
+    /// `[s3.ID]`
+    pub(crate) s3: BTreeMap<String, S3Endpoint>,
+    /// `[user."NAME@REALM"]`
+    pub(crate) users: BTreeMap<UserId, Account>,
+    /// `[token."NAME@REALM!TOKEN"]`
+    pub(crate) tokens: BTreeMap<TokenId, Account>,
+    /// `[[acl]]`, in the order of the file.
+    pub(crate) acl_entries: Vec<AclEntry>,
+    /// The same, arranged for lookups.
+    pub(crate) acl: Acl,
+}
+
+/// `[server]`: the daemon as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Server {
+    /// Addresses and ports to listen on, 1 to 16. Default: `["[::]:8007"]`, all addresses of both kinds.
+    pub(crate) listen: Vec<SocketAddr>,
+    /// The name in the certificate made at the first start and in task ids. Default: the machine's host name.
+    pub(crate) hostname: Option<String>,
+    /// Certificate chain in PEM, absolute path; with `key-file`. Default: a self-signed one made at the first start.
+    pub(crate) certificate_file: Option<PathBuf>,
+    /// Private key in PEM, absolute path, readable by its owner only; with `certificate-file`.
+    pub(crate) key_file: Option<PathBuf>,
+    /// `error`, `warn`, `info`, `debug` or `trace`. Default: `info`.
+    pub(crate) log_level: LogLevel,
+    /// `text` or `json`. Default: `text`.
+    pub(crate) log_format: LogFormat,
+    /// How long a stop waits for running sessions and jobs, 1 to 3600 s. Default: 60.
+    pub(crate) shutdown_seconds: u64,
+    /// Memory for bodies in flight, all sessions together, 64 MiB to 64 GiB. Default: 256 MiB.
+    pub(crate) memory_budget_bytes: ByteCount,
+    /// Open connections, 8 to 65536. Default: 512.
+    pub(crate) connections_max: u64,
+    /// Backup sessions at once, 1 to 4096. Default: 64.
+    pub(crate) backup_sessions_max: u64,
+    /// Reader sessions at once, 1 to 4096. Default: 128.
+    pub(crate) reader_sessions_max: u64,
+    /// How long a session may be silent before it is ended and its locks are freed, 60 to 86400 s. Default: 3600.
+    pub(crate) session_idle_seconds: u64,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            listen: vec![SocketAddr::from(([0_u16; 8], 8007))],
+            hostname: None,
+            certificate_file: None,
+            key_file: None,
+            log_level: LogLevel::Info,
+            log_format: LogFormat::Text,
+            shutdown_seconds: 60,
+            memory_budget_bytes: ByteCount::mib(256),
+            connections_max: 512,
+            backup_sessions_max: 64,
+            reader_sessions_max: 128,
+            session_idle_seconds: 3600,
+        }
+    }
+}
+
+/// How much is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum LogLevel {
+    /// A human must look.
+    Error,
+    /// Something is not as it should be.
+    Warn,
+    /// What happens.
+    Info,
+    /// Retries and decisions.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// The name, as log filters know it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// `[datastore.NAME]`, the name a safe id of 3 to 32 characters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Datastore {
+    /// Where the chunks are: `backend` and the settings that belong to it.
+    pub(crate) backend: Backend,
+    /// One line. Default: none.
+    pub(crate) comment: Option<String>,
+    /// `gc-atime-cutoff-minutes`: how long an unused chunk is kept at least, 0 to 2880 min. Default: 1445 (24 h 5 min).
+    pub(crate) gc_atime_cutoff_minutes: u64,
+    /// `late-request-max-seconds`: how long a request that was given up may still take effect in the network or the
+    /// server, 0 to 86400 s. Default: 900.
+    pub(crate) late_request_max_seconds: u64,
+    /// `sync-level`: `none`, `file` or `filesystem`. Default: `filesystem`.
+    pub(crate) sync_level: SyncLevel,
+    /// `verify-new`: verify each snapshot right after its backup. Default: false.
+    pub(crate) verify_new: bool,
+}
+
+/// Where a datastore's chunks are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Backend {
+    /// `backend = "filesystem"`
+    Filesystem {
+        /// The datastore's directory, an absolute path. Required.
+        path: PathBuf,
+    },
+    /// `backend = "s3"`
+    S3(S3Backend),
+}
+
+impl Backend {
+    /// The name on the wire.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Filesystem { .. } => "filesystem",
+            Self::S3(_) => "s3",
+        }
+    }
+
+    /// The local directory: of the datastore itself, or of its cache.
+    pub(crate) fn directory(&self) -> &PathBuf {
+        match self {
+            Self::Filesystem { path } => path,
+            Self::S3(s3) => &s3.cache_dir,
+        }
+    }
+}
+
+/// The settings of `backend = "s3"`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct S3Backend {
+    /// `s3`: which `[s3.ID]`. Required.
+    pub(crate) endpoint: String,
+    /// `bucket`, 3 to 63 characters. Required.
+    pub(crate) bucket: String,
+    /// `prefix`: where in the bucket, without slashes at the ends. Default: the datastore's name.
+    pub(crate) prefix: String,
+    /// `cache-dir`: directory of the cache, an absolute path of this datastore alone. Required.
+    pub(crate) cache_dir: PathBuf,
+    /// `cache-bytes-max`: bound of the cache, at least 1 GiB. Required.
+    pub(crate) cache_bytes_max: ByteCount,
+}
+
+/// What is flushed to disk before a backup counts as finished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum SyncLevel {
+    /// Nothing.
+    None,
+    /// Each chunk file.
+    File,
+    /// The whole file system, once at the end.
+    #[default]
+    Filesystem,
+}
+
+/// `[s3.ID]`: an S3 server and how to talk to it. The ID is a safe id of 3 to 32 characters.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct S3Endpoint {
+    /// `http://` or `https://`, host and maybe port. Required.
+    pub(crate) endpoint: String,
+    /// Region to sign for. Default: `us-east-1`.
+    pub(crate) region: String,
+    /// Whether the bucket is part of the path rather than of the host name. Default: true.
+    pub(crate) path_style: bool,
+    /// `static` (keys in the secrets file), `environment` or `profile`. Default: `static`.
+    pub(crate) credentials: CredentialsKind,
+    /// Which profile of the AWS configuration files. Required with `credentials = "profile"`.
+    pub(crate) profile: Option<String>,
+    /// Certificates to trust instead of the system's, PEM, absolute path. Default: none.
+    pub(crate) ca_file: Option<PathBuf>,
+    /// SHA-256 of the only certificate to accept, 32 hex pairs joined by `:`. Default: none.
+    pub(crate) fingerprint: Option<Fingerprint>,
+    /// Requests in flight, 1 to 1024. Default: 64.
+    pub(crate) requests_in_flight_max: u64,
+    /// Requests per second, all methods, 0 for no limit, up to 100000. Default: 0.
+    pub(crate) requests_per_second_max: u64,
+    /// Bytes sent per second, 0 for no limit. Default: 0.
+    pub(crate) upload_bytes_per_second_max: ByteCount,
+    /// Bytes received per second, 0 for no limit. Default: 0.
+    pub(crate) download_bytes_per_second_max: ByteCount,
+    /// Time to connect, 1 to 300 s. Default: 10.
+    pub(crate) connect_timeout_seconds: u64,
+    /// Time without progress after which a request is given up, 1 to 900 s. Default: 60.
+    pub(crate) request_timeout_seconds: u64,
+    /// Attempts of one request, 1 to 20. Default: 8.
+    pub(crate) attempts_max: u64,
+    /// One line. Default: none.
+    pub(crate) comment: Option<String>,
+}
+
+impl Default for S3Endpoint {
+    fn default() -> Self {
+        Self {
+            endpoint: String::new(),
+            region: "us-east-1".into(),
+            path_style: true,
+            credentials: CredentialsKind::Static,
+            profile: None,
+            ca_file: None,
+            fingerprint: None,
+            requests_in_flight_max: 64,
+            requests_per_second_max: 0,
+            upload_bytes_per_second_max: ByteCount(0),
+            download_bytes_per_second_max: ByteCount(0),
+            connect_timeout_seconds: 10,
+            request_timeout_seconds: 60,
+            attempts_max: 8,
+            comment: None,
+        }
+    }
+}
+
+/// Where the keys for an S3 server come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum CredentialsKind {
+    /// `[s3.ID]` of the secrets file.
+    Static,
+    /// Environment variables.
+    Environment,
+    /// A profile of the AWS configuration files.
+    Profile,
+}
+
+/// A user or an API token.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct Account {
+    /// Whether it may do anything at all. Default: true.
+    pub(crate) enable: bool,
+    /// From when on it may not: Unix seconds or an RFC 3339 text; 0 is never. Default: 0.
+    pub(crate) expire: Expiry,
+    /// One line. Default: none.
+    pub(crate) comment: Option<String>,
+}
+
+impl Default for Account {
+    fn default() -> Self {
+        Self {
+            enable: true,
+            expire: Expiry::NEVER,
+            comment: None,
+        }
+    }
+}
+
+impl Account {
+    /// Whether it may act at `now` (Unix seconds).
+    pub(crate) fn is_active(&self, now: i64) -> bool {
+        self.enable && (self.expire == Expiry::NEVER || now < self.expire.0)
+    }
+}
+
+/// A moment in Unix seconds; 0 is never.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Expiry(pub(crate) i64);
+
+impl Expiry {
+    /// Does not expire.
+    pub(crate) const NEVER: Self = Self(0);
+}
+
+struct ExpiryVisitor;
+
+impl serde::de::Visitor<'_> for ExpiryVisitor {
+    type Value = Expiry;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Unix seconds, or a time such as \"2030-01-01T00:00:00Z\"")
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, seconds: i64) -> Result<Expiry, E> {
+        if seconds < 0 {
+            return Err(E::custom("a time is not negative"));
+        }
+        Ok(Expiry(seconds))
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Expiry, E> {
+        let time: Timestamp = text.parse().map_err(|_| {
+            E::custom("write the time in Unix seconds, or as \"2030-01-01T00:00:00Z\"")
+        })?;
+        self.visit_i64(time.as_second())
+    }
+}
+
+impl<'de> Deserialize<'de> for Expiry {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ExpiryVisitor)
+    }
+}

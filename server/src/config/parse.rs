@@ -1,0 +1,480 @@
+//! From the text of the configuration file to the checked [`Config`], or to everything that is wrong with it.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+use toml_edit::{Document, Item};
+
+use super::fault::{Fault, Faults, Section, place};
+use super::model::{
+    Account, Backend, Config, CredentialsKind, Datastore, S3Backend, S3Endpoint, Server, SyncLevel,
+};
+use super::size::ByteCount;
+use crate::auth::{Acl, AclEntry, AuthId, UserId, is_safe_id};
+
+/// Length of datastore names and endpoint ids.
+const NAME_BYTES: std::ops::RangeInclusive<usize> = 3..=32;
+
+/// SHA-256 of `content` in hex.
+pub(super) fn digest_of(content: &str) -> String {
+    hex::encode(Sha256::digest(content))
+}
+
+/// Reads and checks `text`; on failure all faults, in the order of their lines.
+pub(crate) fn parse(text: &str) -> Result<Config, Vec<Fault>> {
+    let mut faults = Faults::of(text);
+    let mut config = Config {
+        digest: digest_of(text),
+        ..Config::default()
+    };
+    let document = match Document::parse(text) {
+        Ok(document) => document,
+        Err(error) => {
+            faults.add("", error.span(), error.message());
+            return faults.or(config);
+        }
+    };
+    for (name, item) in document.as_table() {
+        if name == "acl" {
+            read_acl(&mut faults, &mut config, item);
+            continue;
+        }
+        let Some(mut section) = Section::of(&mut faults, place("", name), item) else {
+            continue;
+        };
+        match name {
+            "server" => read_server(&mut faults, &mut config, &mut section),
+            "datastore" => each(&mut faults, &section, &mut config, read_datastore),
+            "s3" => each(&mut faults, &section, &mut config, read_s3),
+            "user" => each(&mut faults, &section, &mut config, read_user),
+            "token" => each(&mut faults, &section, &mut config, read_token),
+            _ => section.fault_here(
+                &mut faults,
+                "unknown section; there are server, datastore, s3, user, token and acl",
+            ),
+        }
+    }
+    check_references(&mut faults, &config, document.as_table());
+    config.acl = Acl::new(&config.acl_entries);
+    faults.or(config)
+}
+
+fn each(
+    faults: &mut Faults<'_>,
+    section: &Section,
+    config: &mut Config,
+    read: fn(&mut Faults<'_>, &mut Config, String, &mut Section),
+) {
+    for (name, mut child) in section.children(faults) {
+        read(faults, config, name, &mut child);
+    }
+}
+
+fn read_server(faults: &mut Faults<'_>, config: &mut Config, section: &mut Section) {
+    let Some(server) = section.read::<Server>(faults) else {
+        return;
+    };
+    if !(1..=16).contains(&server.listen.len()) {
+        section.fault(faults, "listen", "must name 1 to 16 addresses");
+    }
+    if let Some(name) = &server.hostname {
+        let label = |part: &str| {
+            (1..=63).contains(&part.len())
+                && part
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        };
+        if name.len() > 253 || !name.split('.').all(label) {
+            section.fault(faults, "hostname", "must be a host name");
+        }
+    }
+    for (key, file) in [
+        ("certificate-file", &server.certificate_file),
+        ("key-file", &server.key_file),
+    ] {
+        absolute(faults, section, key, file.as_deref());
+    }
+    if server.certificate_file.is_some() != server.key_file.is_some() {
+        let missing = if server.key_file.is_none() {
+            "key-file"
+        } else {
+            "certificate-file"
+        };
+        section.fault(
+            faults,
+            missing,
+            "certificate-file and key-file are set together or not at all",
+        );
+    }
+    let memory = ByteCount::mib(64)..=ByteCount::gib(64);
+    section.bounded(
+        faults,
+        "memory-budget-bytes",
+        &server.memory_budget_bytes,
+        &memory,
+    );
+    for (key, value, bounds) in [
+        ("shutdown-seconds", server.shutdown_seconds, 1..=3600),
+        ("connections-max", server.connections_max, 8..=65536),
+        ("backup-sessions-max", server.backup_sessions_max, 1..=4096),
+        ("reader-sessions-max", server.reader_sessions_max, 1..=4096),
+        (
+            "session-idle-seconds",
+            server.session_idle_seconds,
+            60..=86400,
+        ),
+    ] {
+        section.bounded(faults, key, &value, &bounds);
+    }
+    config.server = server;
+}
+
+/// `[datastore.NAME]` as written; which settings are required depends on `backend`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+struct RawDatastore {
+    backend: Option<BackendKind>,
+    path: Option<PathBuf>,
+    s3: Option<String>,
+    bucket: Option<String>,
+    prefix: Option<String>,
+    cache_dir: Option<PathBuf>,
+    cache_bytes_max: Option<ByteCount>,
+    comment: Option<String>,
+    gc_atime_cutoff_minutes: Option<u64>,
+    late_request_max_seconds: Option<u64>,
+    sync_level: SyncLevel,
+    verify_new: bool,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum BackendKind {
+    Filesystem,
+    S3,
+}
+
+fn read_datastore(
+    faults: &mut Faults<'_>,
+    config: &mut Config,
+    name: String,
+    section: &mut Section,
+) {
+    check_name(faults, section, &name);
+    let Some(raw) = section.read::<RawDatastore>(faults) else {
+        return;
+    };
+    check_comment(faults, section, raw.comment.as_deref());
+    let gc_atime_cutoff_minutes = raw.gc_atime_cutoff_minutes.unwrap_or(1445);
+    let late_request_max_seconds = raw.late_request_max_seconds.unwrap_or(900);
+    section.bounded(
+        faults,
+        "gc-atime-cutoff-minutes",
+        &gc_atime_cutoff_minutes,
+        &(0..=2880),
+    );
+    section.bounded(
+        faults,
+        "late-request-max-seconds",
+        &late_request_max_seconds,
+        &(0..=86400),
+    );
+    let (comment, sync_level, verify_new) = (raw.comment.clone(), raw.sync_level, raw.verify_new);
+    if let Some(backend) = read_backend(faults, &name, section, raw) {
+        let datastore = Datastore {
+            backend,
+            comment,
+            gc_atime_cutoff_minutes,
+            late_request_max_seconds,
+            sync_level,
+            verify_new,
+        };
+        config.datastores.insert(name, datastore);
+    }
+}
+
+fn read_backend(
+    faults: &mut Faults<'_>,
+    name: &str,
+    section: &mut Section,
+    raw: RawDatastore,
+) -> Option<Backend> {
+    let kind = section.required(faults, "backend", raw.backend)?;
+    let belongs = |kind: &str| format!("belongs to backend = \"{kind}\" and does nothing here");
+    if let BackendKind::Filesystem = kind {
+        for (key, present) in [
+            ("s3", raw.s3.is_some()),
+            ("bucket", raw.bucket.is_some()),
+            ("prefix", raw.prefix.is_some()),
+            ("cache-dir", raw.cache_dir.is_some()),
+            ("cache-bytes-max", raw.cache_bytes_max.is_some()),
+        ] {
+            if present {
+                section.fault(faults, key, belongs("s3"));
+            }
+        }
+        let path = section.required(faults, "path", raw.path)?;
+        absolute(faults, section, "path", Some(&path));
+        return Some(Backend::Filesystem { path });
+    }
+    if raw.path.is_some() {
+        section.fault(faults, "path", belongs("filesystem"));
+    }
+    let endpoint = section.required(faults, "s3", raw.s3);
+    let bucket = section.required(faults, "bucket", raw.bucket);
+    let cache_dir = section.required(faults, "cache-dir", raw.cache_dir);
+    let cache_bytes_max = section.required(faults, "cache-bytes-max", raw.cache_bytes_max);
+    if let Some(size) = cache_bytes_max {
+        let bounds = ByteCount::gib(1)..=ByteCount(i64::MAX as u64);
+        section.bounded(faults, "cache-bytes-max", &size, &bounds);
+    }
+    absolute(faults, section, "cache-dir", cache_dir.as_deref());
+    if let Some(bucket) = &bucket {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+        if !(3..=63).contains(&bucket.len()) || !bucket.bytes().all(plain) {
+            section.fault(
+                faults,
+                "bucket",
+                "must be a bucket name of 3 to 63 letters, digits, '.', '-' and '_'",
+            );
+        }
+    }
+    let prefix = raw.prefix.unwrap_or_else(|| name.to_owned());
+    if prefix.len() > 256 || !prefix.split('/').all(is_safe_id) {
+        section.fault(
+            faults,
+            "prefix",
+            "must be names joined by '/', without '/' at the ends, at most 256 characters",
+        );
+    }
+    Some(Backend::S3(S3Backend {
+        endpoint: endpoint?,
+        bucket: bucket?,
+        prefix,
+        cache_dir: cache_dir?,
+        cache_bytes_max: cache_bytes_max?,
+    }))
+}
+
+fn read_s3(faults: &mut Faults<'_>, config: &mut Config, name: String, section: &mut Section) {
+    check_name(faults, section, &name);
+    let Some(s3) = section.read::<S3Endpoint>(faults) else {
+        return;
+    };
+    let given = (!s3.endpoint.is_empty()).then_some(&s3.endpoint);
+    if let Some(endpoint) = section.required(faults, "endpoint", given) {
+        let valid = endpoint.parse::<http::Uri>().is_ok_and(|uri| {
+            matches!(uri.scheme_str(), Some("http" | "https"))
+                && uri.host().is_some_and(|host| !host.is_empty())
+                && matches!(
+                    uri.path_and_query().map(http::uri::PathAndQuery::as_str),
+                    None | Some("/")
+                )
+        });
+        if !valid {
+            let message = "must be http:// or https://, a host and maybe a port, without a path";
+            section.fault(faults, "endpoint", message);
+        }
+    }
+    if s3.credentials == CredentialsKind::Profile {
+        section.required(faults, "profile", s3.profile.as_ref());
+    } else if s3.profile.is_some() {
+        section.fault(
+            faults,
+            "profile",
+            "belongs to credentials = \"profile\" and does nothing here",
+        );
+    }
+    if s3.ca_file.is_some() && s3.fingerprint.is_some() {
+        section.fault(
+            faults,
+            "ca-file",
+            "has no effect besides a fingerprint; set one of them",
+        );
+    }
+    absolute(faults, section, "ca-file", s3.ca_file.as_deref());
+    check_comment(faults, section, s3.comment.as_deref());
+    for (key, value, bounds) in [
+        (
+            "requests-in-flight-max",
+            s3.requests_in_flight_max,
+            1..=1024,
+        ),
+        (
+            "requests-per-second-max",
+            s3.requests_per_second_max,
+            0..=100_000,
+        ),
+        (
+            "connect-timeout-seconds",
+            s3.connect_timeout_seconds,
+            1..=300,
+        ),
+        (
+            "request-timeout-seconds",
+            s3.request_timeout_seconds,
+            1..=900,
+        ),
+        ("attempts-max", s3.attempts_max, 1..=20),
+    ] {
+        section.bounded(faults, key, &value, &bounds);
+    }
+    config.s3.insert(name, s3);
+}
+
+fn read_user(faults: &mut Faults<'_>, config: &mut Config, name: String, section: &mut Section) {
+    let id = match name.parse::<UserId>() {
+        // These would be taken apart in cookies.
+        Ok(id) if !id.name().contains([';', '%', '"', ',']) => Some(id),
+        Ok(_) => {
+            section.fault_here(
+                faults,
+                "a user's name must not contain ';', ',', '%' or '\"'",
+            );
+            None
+        }
+        Err(error) => {
+            section.fault_here(faults, error);
+            None
+        }
+    };
+    let account = section.read::<Account>(faults);
+    if let (Some(id), Some(account)) = (id, account) {
+        check_comment(faults, section, account.comment.as_deref());
+        config.users.insert(id, account);
+    }
+}
+
+fn read_token(faults: &mut Faults<'_>, config: &mut Config, name: String, section: &mut Section) {
+    let id = name.parse();
+    if let Err(error) = &id {
+        section.fault_here(faults, error);
+    }
+    let account = section.read::<Account>(faults);
+    if let (Ok(id), Some(account)) = (id, account) {
+        check_comment(faults, section, account.comment.as_deref());
+        config.tokens.insert(id, account);
+    }
+}
+
+fn read_acl(faults: &mut Faults<'_>, config: &mut Config, item: &Item) {
+    let tables = match item.clone().into_array_of_tables() {
+        Ok(tables) => tables,
+        Err(item) => {
+            faults.add("acl", item.span(), "must be a list of tables, [[acl]]");
+            return;
+        }
+    };
+    for (index, table) in tables.iter().enumerate() {
+        let item = Item::Table(table.clone());
+        let Some(mut section) = Section::of(faults, format!("acl[{index}]"), &item) else {
+            continue;
+        };
+        let Some(raw) = section.read::<RawAclEntry>(faults) else {
+            continue;
+        };
+        let path = section.required(faults, "path", raw.path);
+        let id = section.required(faults, "id", raw.id);
+        let role = section.required(faults, "role", raw.role);
+        if let (Some(path), Some(id), Some(role)) = (path, id, role) {
+            config.acl_entries.push(AclEntry {
+                path,
+                id,
+                role,
+                propagate: raw.propagate.unwrap_or(true),
+            });
+        }
+    }
+}
+
+/// `[[acl]]` as written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+struct RawAclEntry {
+    path: Option<crate::auth::AclPath>,
+    id: Option<AuthId>,
+    role: Option<crate::auth::Role>,
+    propagate: Option<bool>,
+}
+
+fn check_name(faults: &mut Faults<'_>, section: &Section, name: &str) {
+    if !NAME_BYTES.contains(&name.len()) || !is_safe_id(name) {
+        section.fault_here(
+            faults,
+            "the name must be 3 to 32 letters, digits, '_', '.' and '-', and begin with a letter, a digit or '_'",
+        );
+    }
+}
+
+fn check_comment(faults: &mut Faults<'_>, section: &mut Section, comment: Option<&str>) {
+    if comment.is_some_and(|text| text.chars().any(char::is_control)) {
+        section.fault(faults, "comment", "must be a single line");
+    }
+}
+
+fn absolute(faults: &mut Faults<'_>, section: &mut Section, key: &str, path: Option<&Path>) {
+    if path.is_some_and(|path| !path.is_absolute()) {
+        section.fault(faults, key, "must be an absolute path");
+    }
+}
+
+/// What only shows when several tables are looked at together.
+fn check_references(faults: &mut Faults<'_>, config: &Config, root: &toml_edit::Table) {
+    let span = |path: &[&str]| {
+        let first = root.get(path[0]);
+        path[1..]
+            .iter()
+            .try_fold(first?, |item, key| item.get(key))
+            .and_then(Item::span)
+    };
+    let mut seen: Vec<(&String, &Datastore)> = Vec::new();
+    for (name, datastore) in &config.datastores {
+        let here = place("datastore", name);
+        if let Backend::S3(s3) = &datastore.backend
+            && !config.s3.contains_key(&s3.endpoint)
+            && root
+                .get("s3")
+                .and_then(|all| all.get(&s3.endpoint))
+                .is_none()
+        {
+            let message = format!("there is no [s3.{}]", s3.endpoint);
+            faults.add(
+                place(&here, "s3"),
+                span(&["datastore", name, "s3"]),
+                message,
+            );
+        }
+        for (other_name, other) in &seen {
+            if let Some(message) = overlap(datastore, other) {
+                let message = format!("{message} '{other_name}'");
+                faults.add(&here, span(&["datastore", name]), message);
+            }
+        }
+        seen.push((name, datastore));
+    }
+    for id in config.tokens.keys() {
+        if !config.users.contains_key(id.user()) {
+            let text = id.to_string();
+            let message = format!("there is no user '{}'", id.user());
+            faults.add(place("token", &text), span(&["token", &text]), message);
+        }
+    }
+}
+
+/// How two datastores get into each other's way.
+fn overlap(a: &Datastore, b: &Datastore) -> Option<&'static str> {
+    let (left, right) = (a.backend.directory(), b.backend.directory());
+    if left.starts_with(right) || right.starts_with(left) {
+        return Some("its directory is, contains or lies in that of datastore");
+    }
+    if let (Backend::S3(left), Backend::S3(right)) = (&a.backend, &b.backend) {
+        let below =
+            |inner: &str, outer: &str| inner == outer || inner.starts_with(&format!("{outer}/"));
+        let same = left.endpoint == right.endpoint && left.bucket == right.bucket;
+        if same && (below(&left.prefix, &right.prefix) || below(&right.prefix, &left.prefix)) {
+            return Some("its prefix in the bucket is, contains or lies in that of datastore");
+        }
+    }
+    None
+}
