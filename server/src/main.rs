@@ -1,2 +1,3 @@
 //! Placeholder.
+mod client;
 fn main() {}
