@@ -1,5 +1,24 @@
 //! Formats, chunk store, cache, garbage collection and seals. Knows no HTTP.
 
+mod archive_name;
+mod auth_id;
+mod blob;
+mod crypt;
 mod digest;
+pub mod index;
+mod namespace;
+mod safe_id;
+mod snapshot;
+mod zstd_frame;
 
+pub use archive_name::{ArchiveKind, ArchiveName};
+pub use auth_id::{AuthId, TOKEN_NAME_BYTES_MAX, TokenId, UserId};
+pub use blob::{BlobError, BlobKind, CHUNK_BYTES_MAX, CHUNK_ENCODED_BYTES_MAX, DataBlob};
+pub use crypt::{CryptKey, CryptMode, Fingerprint, IV_BYTES, TAG_BYTES, WrongKey};
 pub use digest::{Digest, DigestError};
+pub use index::{DynamicIndex, FixedIndex, Index, IndexChecksum, IndexChunk, IndexError};
+pub use namespace::{
+    NAMESPACE_BYTES_MAX, NAMESPACE_COMPONENT_BYTES_MAX, NAMESPACE_DEPTH_MAX, Namespace,
+};
+pub use safe_id::{BackupId, DatastoreName, NameError, SAFE_ID_BYTES_MAX};
+pub use snapshot::{BackupGroup, BackupTime, BackupType, Snapshot};
