@@ -3,9 +3,12 @@
 mod archive_name;
 mod auth_id;
 mod blob;
+mod chunker;
 mod crypt;
 mod digest;
 pub mod index;
+mod layout;
+mod manifest;
 mod namespace;
 mod safe_id;
 mod snapshot;
@@ -14,9 +17,17 @@ mod zstd_frame;
 pub use archive_name::{ArchiveKind, ArchiveName};
 pub use auth_id::{AuthId, TOKEN_NAME_BYTES_MAX, TokenId, UserId};
 pub use blob::{BlobError, BlobKind, CHUNK_BYTES_MAX, CHUNK_ENCODED_BYTES_MAX, DataBlob};
+pub use chunker::{AVERAGE_BYTES, AVERAGE_BYTES_MIN, AverageError, Chunker};
 pub use crypt::{CryptKey, CryptMode, Fingerprint, IV_BYTES, TAG_BYTES, WrongKey};
 pub use digest::{Digest, DigestError};
 pub use index::{DynamicIndex, FixedIndex, Index, IndexChecksum, IndexChunk, IndexError};
+pub use layout::{
+    AREAS, BadNumber, BucketLayout, Folder, HoldfastFile, LocalLayout, Place, SnapshotFile,
+};
+pub use manifest::{
+    ChunkUploadStats, MANIFEST_BYTES_MAX, Manifest, ManifestError, ManifestFile, SignatureCheck,
+    VerifyOutcome, VerifyState,
+};
 pub use namespace::{
     NAMESPACE_BYTES_MAX, NAMESPACE_COMPONENT_BYTES_MAX, NAMESPACE_DEPTH_MAX, Namespace,
 };
