@@ -104,7 +104,8 @@ impl Chunker {
     }
 
     /// Takes from the front of `input` what belongs to the current chunk and returns the chunk if that completes it.
-    /// `None` means that `input` is empty now and more is needed. A chunk that lies in one piece of input is not copied.
+    /// `None` means that `input` is empty now and more is needed. A chunk that lies in one piece of input is not copied; it
+    /// keeps that piece in memory.
     pub fn next_chunk(&mut self, input: &mut Bytes) -> Option<Bytes> {
         let before = self.begun.len();
         let (taken, complete) = match &mut self.rule {

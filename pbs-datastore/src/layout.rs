@@ -290,6 +290,7 @@ impl Folder {
 }
 
 /// The storage areas that housekeeping walks; there is nothing of a datastore outside them but single files at the root.
+/// In a directory datastore the contents are the root itself, and hold the other two.
 pub const AREAS: [Folder; 3] = [Folder::Chunks, Folder::Contents, Folder::Holdfast];
 
 /// The keys of one datastore in its bucket.

@@ -92,7 +92,11 @@ impl Namespace {
 
     /// `ns/a/ns/b/`, or nothing for the root: what a key or path starts with.
     pub fn path_prefix(&self) -> String {
-        self.0.iter().map(|name| format!("ns/{name}/")).collect()
+        let mut path = String::new();
+        for name in &self.0 {
+            path.extend(["ns/", name, "/"]);
+        }
+        path
     }
 
     /// Checks the components one by one and all together.

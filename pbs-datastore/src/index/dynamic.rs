@@ -28,7 +28,7 @@ pub const ENTRY_BYTES: usize = 40;
 
 /// The first 4096 bytes of a dynamic index. `ctime` is in Unix seconds.
 pub fn header(uuid: &Uuid, ctime: i64, csum: &Digest) -> [u8; INDEX_HEADER_BYTES] {
-    common_header(&MAGIC, uuid, ctime, csum)
+    common_header(MAGIC, uuid, ctime, csum)
 }
 
 /// One entry: the chunk `digest` ends at byte `end` of the stream.
@@ -61,9 +61,9 @@ pub struct DynamicIndex {
 impl DynamicIndex {
     /// Checks the bytes, every end among them, and computes their checksum.
     pub fn parse(bytes: Bytes) -> Result<Self, IndexError> {
-        check_header(&bytes, &MAGIC)?;
+        check_header(&bytes, MAGIC)?;
         let entries = &bytes[INDEX_HEADER_BYTES..];
-        if entries.len() % ENTRY_BYTES != 0 {
+        if !entries.len().is_multiple_of(ENTRY_BYTES) {
             return Err(IndexError::WrongLength {
                 expected: (INDEX_HEADER_BYTES + entries.len().next_multiple_of(ENTRY_BYTES)) as u64,
                 actual: bytes.len() as u64,

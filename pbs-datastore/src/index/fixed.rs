@@ -38,7 +38,7 @@ pub fn header(
     size: u64,
     chunk_size: u64,
 ) -> [u8; INDEX_HEADER_BYTES] {
-    let mut header = common_header(&MAGIC, uuid, ctime, csum);
+    let mut header = common_header(MAGIC, uuid, ctime, csum);
     header[64..72].copy_from_slice(&size.to_le_bytes());
     header[72..80].copy_from_slice(&chunk_size.to_le_bytes());
     header
@@ -68,7 +68,7 @@ pub struct FixedIndex {
 impl FixedIndex {
     /// Checks the bytes and computes their checksum.
     pub fn parse(bytes: Bytes) -> Result<Self, IndexError> {
-        let header = check_header(&bytes, &MAGIC)?;
+        let header = check_header(&bytes, MAGIC)?;
         let size = u64::from_le_bytes(field(header, 64));
         let chunk_size = u64::from_le_bytes(field(header, 72));
         let needed = u128::from(entries(size, chunk_size)?) * ENTRY_BYTES as u128;

@@ -216,17 +216,26 @@ impl Index {
     }
 }
 
-/// Splits a file into header and entries after checking magic and bounds.
-fn check_header<'a>(
-    bytes: &'a Bytes,
-    magic: &[u8; 8],
-) -> Result<&'a [u8; INDEX_HEADER_BYTES], IndexError> {
+impl From<FixedIndex> for Index {
+    fn from(index: FixedIndex) -> Self {
+        Self::Fixed(index)
+    }
+}
+
+impl From<DynamicIndex> for Index {
+    fn from(index: DynamicIndex) -> Self {
+        Self::Dynamic(index)
+    }
+}
+
+/// The header of a file, after checking magic and bounds.
+fn check_header(bytes: &Bytes, magic: [u8; 8]) -> Result<&[u8; INDEX_HEADER_BYTES], IndexError> {
     if bytes.len() > INDEX_BYTES_MAX {
         return Err(IndexError::TooLong(bytes.len()));
     }
     let header = bytes.first_chunk::<INDEX_HEADER_BYTES>();
     let header = header.ok_or(IndexError::TooShort(bytes.len()))?;
-    if header[..8] == magic[..] {
+    if header[..8] == magic {
         Ok(header)
     } else {
         Err(IndexError::WrongMagic)
@@ -241,13 +250,13 @@ fn field<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 
 /// What both headers start with: magic, UUID, creation time in Unix seconds, checksum.
 fn common_header(
-    magic: &[u8; 8],
+    magic: [u8; 8],
     uuid: &uuid::Uuid,
     ctime: i64,
     csum: &Digest,
 ) -> [u8; INDEX_HEADER_BYTES] {
     let mut header = [0; INDEX_HEADER_BYTES];
-    header[..8].copy_from_slice(magic);
+    header[..8].copy_from_slice(&magic);
     header[8..24].copy_from_slice(uuid.as_bytes());
     header[24..32].copy_from_slice(&ctime.to_le_bytes());
     header[32..64].copy_from_slice(csum.as_bytes());

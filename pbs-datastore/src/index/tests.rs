@@ -134,8 +134,9 @@ fn dynamic_ends_must_ascend() {
     };
     let parse = |ends: &[u64]| {
         let mut bytes = dynamic::header(&UUID, 1, &digest).to_vec();
-        ends.iter()
-            .for_each(|end| bytes.extend(dynamic::entry(*end, &digest)));
+        for end in ends {
+            bytes.extend(dynamic::entry(*end, &digest));
+        }
         DynamicIndex::parse(bytes.into()).map(|_| ())
     };
     let (long, far) = (16 << 20, u64::MAX);
