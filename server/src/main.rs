@@ -1,3 +1,12 @@
 //! Placeholder.
 mod client;
-fn main() {}
+#[tokio::main]
+async fn main() -> std::process::ExitCode {
+    #[derive(clap::Parser)]
+    struct Cli {
+        #[command(subcommand)]
+        command: client::ClientCommand,
+    }
+    let cli = <Cli as clap::Parser>::parse();
+    client::run(cli.command).await
+}

@@ -3,7 +3,10 @@
 use jiff::Timestamp;
 
 /// Now.
-#[expect(clippy::disallowed_methods, reason = "the one place where the client asks for the time")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place where the client asks for the time"
+)]
 pub(super) fn now() -> Timestamp {
     Timestamp::now()
 }

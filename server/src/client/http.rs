@@ -105,8 +105,10 @@ fn causes(error: &dyn std::error::Error) -> String {
 
 /// `a=b&c=d` with everything but letters and digits escaped, sorted by name; empty without parameters.
 pub(crate) fn query(parameters: &[(&str, String)]) -> String {
-    let mut parts: Vec<_> =
-        parameters.iter().map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC))).collect();
+    let mut parts: Vec<_> = parameters
+        .iter()
+        .map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC)))
+        .collect();
     parts.sort();
     parts.join("&")
 }
@@ -124,31 +126,52 @@ impl Http1 {
     pub(super) async fn connect(access: &Access) -> Result<Self, RequestError> {
         let repository = &access.repository;
         let server = format!("{}:{}", repository.shown_host(), repository.port);
-        let failed = |reason: String| RequestError::Connection { server: server.clone(), reason };
-        let (config, verifier) = trust::client_config(access.fingerprint).map_err(RequestError::Untrusted)?;
+        let failed = |reason: String| RequestError::Connection {
+            server: server.clone(),
+            reason,
+        };
+        let (config, verifier) =
+            trust::client_config(access.fingerprint).map_err(RequestError::Untrusted)?;
         let name = ServerName::try_from(repository.host.clone())
             .map_err(|_| failed(format!("'{}' is no host name", repository.host)))?;
         let connect = async {
             let address = (repository.host.as_str(), repository.port);
-            let stream = TcpStream::connect(address).await.map_err(|error| failed(error.to_string()))?;
-            stream.set_nodelay(true).map_err(|error| failed(error.to_string()))?;
+            let stream = TcpStream::connect(address)
+                .await
+                .map_err(|error| failed(error.to_string()))?;
+            stream
+                .set_nodelay(true)
+                .map_err(|error| failed(error.to_string()))?;
             let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-            connector.connect(name, stream).await.map_err(|error| match verifier.refusal() {
-                Some(refusal) if is_about_certificate(&error) => RequestError::Untrusted(refusal),
-                _ => failed(causes(&error)),
-            })
+            connector
+                .connect(name, stream)
+                .await
+                .map_err(|error| match verifier.refusal() {
+                    Some(refusal) if is_about_certificate(&error) => {
+                        RequestError::Untrusted(refusal)
+                    }
+                    _ => failed(causes(&error)),
+                })
         };
         let waited = timeout(CONNECT_TIMEOUT, connect).await;
         let seconds = CONNECT_TIMEOUT.as_secs();
-        let stream = waited.map_err(|_| RequestError::Timeout { server: server.clone(), seconds })??;
-        let (sender, connection) =
-            http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(causes(&error)))?;
+        let stream = waited.map_err(|_| RequestError::Timeout {
+            server: server.clone(),
+            seconds,
+        })??;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| failed(causes(&error)))?;
         let mut driver = JoinSet::new();
         driver.spawn(async move {
             // Whoever waits for an answer is told of an error; nobody else needs to know.
             drop(connection.with_upgrades().await);
         });
-        Ok(Self { server, sender, driver })
+        Ok(Self {
+            server,
+            sender,
+            driver,
+        })
     }
 
     /// Whether the server has closed the connection.
@@ -157,26 +180,44 @@ impl Http1 {
     }
 
     /// Sends one request and waits for the head of its answer.
-    pub(super) async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, RequestError> {
-        let failed = |error: hyper::Error| RequestError::Connection { server: self.server.clone(), reason: causes(&error) };
+    pub(super) async fn send(
+        &mut self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, RequestError> {
+        let failed = |error: hyper::Error| RequestError::Connection {
+            server: self.server.clone(),
+            reason: causes(&error),
+        };
         let exchange = async {
             self.sender.ready().await?;
             self.sender.send_request(request).await
         };
         let seconds = ANSWER_TIMEOUT.as_secs();
         let answer = timeout(ANSWER_TIMEOUT, exchange).await;
-        answer.map_err(|_| RequestError::Timeout { server: self.server.clone(), seconds })?.map_err(failed)
+        answer
+            .map_err(|_| RequestError::Timeout {
+                server: self.server.clone(),
+                seconds,
+            })?
+            .map_err(failed)
     }
 
     /// The body of a successful answer, or the server's refusal.
-    pub(super) async fn body(&self, answer: Response<Incoming>, bytes_max: usize) -> Result<Bytes, RequestError> {
+    pub(super) async fn body(
+        &self,
+        answer: Response<Incoming>,
+        bytes_max: usize,
+    ) -> Result<Bytes, RequestError> {
         read(&self.server, answer, bytes_max).await
     }
 
     /// Turns the connection into HTTP/2, after an upgrade that was answered with 101.
     pub(super) async fn into_h2(self, answer: Response<Incoming>) -> Result<H2, RequestError> {
         let Self { server, driver, .. } = self;
-        let failed = |error: hyper::Error| RequestError::Connection { server: server.clone(), reason: causes(&error) };
+        let failed = |error: hyper::Error| RequestError::Connection {
+            server: server.clone(),
+            reason: causes(&error),
+        };
         let upgraded = hyper::upgrade::on(answer).await.map_err(failed)?;
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -193,12 +234,18 @@ impl Http1 {
         driver.spawn(async move {
             drop(connection.await);
         });
-        Ok(H2 { server, sender, _driver: driver })
+        Ok(H2 {
+            server,
+            sender,
+            _driver: driver,
+        })
     }
 }
 
 fn is_about_certificate(error: &std::io::Error) -> bool {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let inner = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
     matches!(inner, Some(rustls::Error::InvalidCertificate(_)))
 }
 
@@ -215,7 +262,13 @@ pub(crate) type Answer = Pin<Box<dyn Future<Output = Result<Bytes, RequestError>
 impl H2 {
     /// Sends a request at once, without waiting for earlier ones; the answer is awaited separately and holds at most
     /// `bytes_max` bytes. `json` bodies are announced as such.
-    pub(crate) fn send(&self, method: Method, target: &str, body: Parts, bytes_max: usize) -> Answer {
+    pub(crate) fn send(
+        &self,
+        method: Method,
+        target: &str,
+        body: Parts,
+        bytes_max: usize,
+    ) -> Answer {
         let content_type = match body.kind {
             BodyKind::Json => "application/json",
             BodyKind::Raw => "application/octet-stream",
@@ -235,13 +288,21 @@ impl H2 {
                 Ok(sent) => sent.await.map_err(|error| causes(&error)),
                 Err(error) => Err(error.to_string()),
             };
-            let answer = answer.map_err(|reason| RequestError::Connection { server: server.clone(), reason })?;
+            let answer = answer.map_err(|reason| RequestError::Connection {
+                server: server.clone(),
+                reason,
+            })?;
             read(&server, answer, bytes_max).await
         })
     }
 
     /// Like [`H2::send`] for calls that answer with JSON: its member `data`.
-    pub(crate) async fn call(&self, method: Method, target: &str, body: Parts) -> Result<serde_json::Value, RequestError> {
+    pub(crate) async fn call(
+        &self,
+        method: Method,
+        target: &str,
+        body: Parts,
+    ) -> Result<serde_json::Value, RequestError> {
         let answer = self.send(method, target, body, ERROR_BYTES_MAX).await?;
         self.data(&answer)
     }
@@ -249,33 +310,52 @@ impl H2 {
     /// The member `data` of an answer.
     pub(crate) fn data(&self, answer: &[u8]) -> Result<serde_json::Value, RequestError> {
         let mut envelope = json(&self.server, answer)?;
-        envelope.get_mut("data").map(serde_json::Value::take).ok_or_else(|| self.misunderstood("it has no member 'data'"))
+        envelope
+            .get_mut("data")
+            .map(serde_json::Value::take)
+            .ok_or_else(|| self.misunderstood("it has no member 'data'"))
     }
 
     /// An answer that makes no sense.
     pub(crate) fn misunderstood(&self, reason: &str) -> RequestError {
-        RequestError::Answer { server: self.server.clone(), reason: reason.to_owned() }
+        RequestError::Answer {
+            server: self.server.clone(),
+            reason: reason.to_owned(),
+        }
     }
 }
 
 /// How we name ourselves.
-pub(super) const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!("holdfast/", env!("CARGO_PKG_VERSION")));
+pub(super) const USER_AGENT: HeaderValue =
+    HeaderValue::from_static(concat!("holdfast/", env!("CARGO_PKG_VERSION")));
 
 /// Reads JSON.
 pub(super) fn json(server: &str, text: &[u8]) -> Result<serde_json::Value, RequestError> {
-    serde_json::from_slice(text)
-        .map_err(|error| RequestError::Answer { server: server.to_owned(), reason: error.to_string() })
+    serde_json::from_slice(text).map_err(|error| RequestError::Answer {
+        server: server.to_owned(),
+        reason: error.to_string(),
+    })
 }
 
 /// The body of a successful answer of at most `bytes_max` bytes; anything else is a refusal with the server's text.
-async fn read(server: &str, answer: Response<Incoming>, bytes_max: usize) -> Result<Bytes, RequestError> {
+async fn read(
+    server: &str,
+    answer: Response<Incoming>,
+    bytes_max: usize,
+) -> Result<Bytes, RequestError> {
     let status = answer.status();
-    let bytes_max = if status.is_success() { bytes_max } else { ERROR_BYTES_MAX };
+    let bytes_max = if status.is_success() {
+        bytes_max
+    } else {
+        ERROR_BYTES_MAX
+    };
     let body = Limited::new(answer.into_body(), bytes_max).collect().await;
-    let body = body.map(http_body_util::Collected::to_bytes).map_err(|error| RequestError::Connection {
-        server: server.to_owned(),
-        reason: causes(&*error),
-    });
+    let body = body
+        .map(http_body_util::Collected::to_bytes)
+        .map_err(|error| RequestError::Connection {
+            server: server.to_owned(),
+            reason: causes(&*error),
+        });
     if status.is_success() {
         return body;
     }
@@ -305,17 +385,26 @@ pub(crate) struct Parts {
 impl Parts {
     /// No body.
     pub(crate) fn empty() -> Self {
-        Self { kind: BodyKind::Empty, parts: VecDeque::new() }
+        Self {
+            kind: BodyKind::Empty,
+            parts: VecDeque::new(),
+        }
     }
 
     /// JSON.
     pub(crate) fn json(value: &serde_json::Value) -> Self {
-        Self { kind: BodyKind::Json, parts: VecDeque::from([Bytes::from(value.to_string())]) }
+        Self {
+            kind: BodyKind::Json,
+            parts: VecDeque::from([Bytes::from(value.to_string())]),
+        }
     }
 
     /// Bytes as they are.
     pub(crate) fn raw(parts: impl IntoIterator<Item = Bytes>) -> Self {
-        Self { kind: BodyKind::Raw, parts: parts.into_iter().filter(|part| !part.is_empty()).collect() }
+        Self {
+            kind: BodyKind::Raw,
+            parts: parts.into_iter().filter(|part| !part.is_empty()).collect(),
+        }
     }
 }
 
@@ -323,7 +412,10 @@ impl Body for Parts {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         Poll::Ready(self.parts.pop_front().map(|part| Ok(Frame::data(part))))
     }
 

@@ -25,7 +25,10 @@ pub(crate) struct Protection {
 impl Protection {
     /// No key: contents and manifest in the clear.
     pub(crate) fn none() -> Self {
-        Self { mode: CryptMode::None, key: None }
+        Self {
+            mode: CryptMode::None,
+            key: None,
+        }
     }
 
     /// With a key, everything is encrypted unless `mode` says otherwise; without one, nothing.
@@ -36,14 +39,21 @@ impl Protection {
         match (mode, key) {
             (None | Some(CryptMode::None), None) => Ok(Self::none()),
             (Some(_), None) => bail!("this --crypt-mode needs a key: give --keyfile"),
-            (Some(CryptMode::None), Some(_)) => bail!("--crypt-mode none makes no use of a key: leave --keyfile out"),
-            (mode, Some(key)) => Ok(Self { mode: mode.unwrap_or(CryptMode::Encrypt), key: Some(Arc::new(key)) }),
+            (Some(CryptMode::None), Some(_)) => {
+                bail!("--crypt-mode none makes no use of a key: leave --keyfile out")
+            }
+            (mode, Some(key)) => Ok(Self {
+                mode: mode.unwrap_or(CryptMode::Encrypt),
+                key: Some(Arc::new(key)),
+            }),
         }
     }
 
     /// The key, if contents are to be encrypted with it.
     pub(super) fn encrypting_key(&self) -> Option<&CryptKey> {
-        self.key.as_deref().filter(|_| self.mode == CryptMode::Encrypt)
+        self.key
+            .as_deref()
+            .filter(|_| self.mode == CryptMode::Encrypt)
     }
 }
 
@@ -75,7 +85,12 @@ pub(crate) enum KeyCommand {
 
 pub(super) fn run(command: &KeyCommand) -> anyhow::Result<()> {
     match command {
-        KeyCommand::Create { path, locked, hint, output } => {
+        KeyCommand::Create {
+            path,
+            locked,
+            hint,
+            output,
+        } => {
             let file = create(path, *locked, hint.clone())?;
             show(&file, path, &output.output())
         }
@@ -90,20 +105,29 @@ fn create(path: &Path, locked: bool, hint: Option<String>) -> anyhow::Result<Key
         salt: rand::random(),
         iv: rand::random(),
     });
-    let file = KeyFile::new(&CryptKey::new(rand::random()), lock.as_ref(), hint, clock::now())?;
+    let file = KeyFile::new(
+        &CryptKey::new(rand::random()),
+        lock.as_ref(),
+        hint,
+        clock::now(),
+    )?;
     let mut target = OpenOptions::new()
         .write(true)
         .create_new(true)
         .mode(0o600)
         .open(path)
         .with_context(|| format!("the key file {} cannot be created", path.display()))?;
-    target.write_all(file.to_json().as_bytes()).and_then(|()| target.sync_all())?;
+    target
+        .write_all(file.to_json().as_bytes())
+        .and_then(|()| target.sync_all())?;
     Ok(file)
 }
 
 fn show(file: &KeyFile, path: &Path, output: &Output) -> anyhow::Result<()> {
     let path = path.display().to_string();
-    let fingerprint = file.fingerprint().map(|fingerprint| fingerprint.to_string());
+    let fingerprint = file
+        .fingerprint()
+        .map(|fingerprint| fingerprint.to_string());
     output.object(&[
         ("path", json!(path)),
         ("fingerprint", json!(fingerprint)),
@@ -114,8 +138,10 @@ fn show(file: &KeyFile, path: &Path, output: &Output) -> anyhow::Result<()> {
 
 fn read(path: &Path) -> anyhow::Result<KeyFile> {
     let mut text = Vec::new();
-    let file = std::fs::File::open(path).with_context(|| format!("the key file {} cannot be read", path.display()))?;
-    file.take(KEY_FILE_BYTES_MAX as u64 + 1).read_to_end(&mut text)?;
+    let file = std::fs::File::open(path)
+        .with_context(|| format!("the key file {} cannot be read", path.display()))?;
+    file.take(KEY_FILE_BYTES_MAX as u64 + 1)
+        .read_to_end(&mut text)?;
     KeyFile::parse(&text).with_context(|| path.display().to_string())
 }
 
@@ -125,12 +151,19 @@ fn read(path: &Path) -> anyhow::Result<KeyFile> {
 /// A file that cannot be read or unlocked.
 pub(crate) fn load(path: &Path) -> anyhow::Result<CryptKey> {
     let file = read(path)?;
-    let passphrase = if file.is_locked() { Some(passphrase()?) } else { None };
-    file.unlock(passphrase.as_deref()).with_context(|| format!("the key file {} cannot be used", path.display()))
+    let passphrase = if file.is_locked() {
+        Some(passphrase()?)
+    } else {
+        None
+    };
+    file.unlock(passphrase.as_deref())
+        .with_context(|| format!("the key file {} cannot be used", path.display()))
 }
 
 fn passphrase() -> anyhow::Result<String> {
-    let passphrase = std::env::var("PBS_ENCRYPTION_PASSWORD").ok().filter(|text| !text.is_empty());
+    let passphrase = std::env::var("PBS_ENCRYPTION_PASSWORD")
+        .ok()
+        .filter(|text| !text.is_empty());
     passphrase.context("the key needs a passphrase: set PBS_ENCRYPTION_PASSWORD")
 }
 
@@ -145,9 +178,17 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("key.json");
         let made = create(&path, false, None).unwrap();
-        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         assert_eq!(Some(load(&path).unwrap().fingerprint()), made.fingerprint());
-        assert!(create(&path, false, None).unwrap_err().to_string().contains("cannot be created"));
+        assert!(
+            create(&path, false, None)
+                .unwrap_err()
+                .to_string()
+                .contains("cannot be created")
+        );
         assert_eq!(Some(load(&path).unwrap().fingerprint()), made.fingerprint());
     }
 
@@ -155,7 +196,10 @@ mod tests {
     fn modes_and_keys_must_fit() {
         let key = || Some(CryptKey::new([1; 32]));
         assert_eq!(Protection::new(None, None).unwrap().mode, CryptMode::None);
-        assert_eq!(Protection::new(None, key()).unwrap().mode, CryptMode::Encrypt);
+        assert_eq!(
+            Protection::new(None, key()).unwrap().mode,
+            CryptMode::Encrypt
+        );
         let signed = Protection::new(Some(CryptMode::SignOnly), key()).unwrap();
         assert!(signed.encrypting_key().is_none() && signed.key.is_some());
         assert!(Protection::new(Some(CryptMode::Encrypt), None).is_err());

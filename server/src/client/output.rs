@@ -25,13 +25,15 @@ pub(crate) enum OutputFormat {
 impl OutputArgs {
     /// Standard output in the chosen format.
     pub(super) fn output(&self) -> Output {
-        Output { format: self.output_format }
+        Output {
+            format: self.output_format,
+        }
     }
 }
 
 /// Where results go.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Output {
+pub(crate) struct Output {
     format: OutputFormat,
 }
 
@@ -44,7 +46,9 @@ impl Output {
         let members = members.iter().filter(|(_, value)| !value.is_null());
         match self.format {
             OutputFormat::Json => {
-                let object: Map<_, _> = members.map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+                let object: Map<_, _> = members
+                    .map(|(name, value)| ((*name).to_owned(), value.clone()))
+                    .collect();
                 print(&Value::from(object).to_string())
             }
             OutputFormat::Text => {
@@ -64,6 +68,24 @@ impl Output {
         }
     }
 
+    /// A line for a person; nothing in JSON.
+    pub(super) fn text(&self, line: &str) -> anyhow::Result<()> {
+        if self.format == OutputFormat::Text {
+            print(line)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// A value for a program; nothing in text.
+    pub(super) fn json(&self, value: &Value) -> anyhow::Result<()> {
+        if self.format == OutputFormat::Json {
+            print(&value.to_string())
+        } else {
+            Ok(())
+        }
+    }
+
     /// A value that stands for itself: as JSON, or as `text`.
     pub(super) fn value(&self, value: &Value, text: &str) -> anyhow::Result<()> {
         match self.format {
@@ -75,13 +97,29 @@ impl Output {
 }
 
 fn print_table(rows: &[Value], columns: &[Column]) -> anyhow::Result<()> {
-    let lines: Vec<Vec<String>> = rows.iter().map(|row| columns.iter().map(|(_, cell)| cell(row)).collect()).collect();
-    let titles: Vec<String> = columns.iter().map(|(title, _)| (*title).to_owned()).collect();
+    let lines: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| columns.iter().map(|(_, cell)| cell(row)).collect())
+        .collect();
+    let titles: Vec<String> = columns
+        .iter()
+        .map(|(title, _)| (*title).to_owned())
+        .collect();
     let widths: Vec<usize> = (0..columns.len())
-        .map(|at| std::iter::once(&titles).chain(&lines).map(|line| line[at].chars().count()).max().unwrap_or(0))
+        .map(|at| {
+            std::iter::once(&titles)
+                .chain(&lines)
+                .map(|line| line[at].chars().count())
+                .max()
+                .unwrap_or(0)
+        })
         .collect();
     for line in std::iter::once(&titles).chain(&lines) {
-        let cells: Vec<_> = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        let cells: Vec<_> = line
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"))
+            .collect();
         print(cells.join("  ").trim_end())?;
     }
     Ok(())
@@ -117,6 +155,8 @@ pub(super) fn bytes_of(value: &Value) -> String {
 
 /// Unix seconds in a row as a UTC time, or nothing.
 pub(super) fn time_of(value: &Value) -> String {
-    let time = value.as_i64().and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
+    let time = value
+        .as_i64()
+        .and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
     time.map(|time| time.to_string()).unwrap_or_default()
 }

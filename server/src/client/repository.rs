@@ -53,7 +53,9 @@ impl FromStr for Repository {
 
     fn from_str(text: &str) -> Result<Self, RepositoryError> {
         let fault = |what: &dyn fmt::Display| {
-            RepositoryError(format!("'{text}' is no repository ([[user@realm[!token]@]host[:port]:]datastore): {what}"))
+            RepositoryError(format!(
+                "'{text}' is no repository ([[user@realm[!token]@]host[:port]:]datastore): {what}"
+            ))
         };
         let (auth_id, place) = match text.rsplit_once('@') {
             Some((auth_id, place)) => (auth_id, place),
@@ -61,8 +63,12 @@ impl FromStr for Repository {
         };
         let (host, port, datastore) = match place.strip_prefix('[') {
             Some(rest) => {
-                let (host, rest) = rest.split_once(']').ok_or_else(|| fault(&"the bracket is not closed"))?;
-                let rest = rest.strip_prefix(':').ok_or_else(|| fault(&"the datastore is missing"))?;
+                let (host, rest) = rest
+                    .split_once(']')
+                    .ok_or_else(|| fault(&"the bracket is not closed"))?;
+                let rest = rest
+                    .strip_prefix(':')
+                    .ok_or_else(|| fault(&"the datastore is missing"))?;
                 match rest.split_once(':') {
                     Some((port, datastore)) => (host, Some(port), datastore),
                     None => (host, None, rest),
@@ -76,7 +82,8 @@ impl FromStr for Repository {
                 _ => return Err(fault(&"an IPv6 address needs brackets, like [::1]:store")),
             },
         };
-        let host_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '%');
+        let host_char =
+            |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '%');
         if host.is_empty() || !host.chars().all(host_char) {
             return Err(fault(&"the host is no name or address"));
         }
@@ -96,14 +103,25 @@ impl FromStr for Repository {
 
 impl fmt::Display for Repository {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}:{}:{}", self.auth_id, self.shown_host(), self.port, self.datastore)
+        write!(
+            f,
+            "{}@{}:{}:{}",
+            self.auth_id,
+            self.shown_host(),
+            self.port,
+            self.datastore
+        )
     }
 }
 
 impl Repository {
     /// The host as it stands in addresses: IPv6 in brackets.
     pub(crate) fn shown_host(&self) -> String {
-        if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() }
+        if self.host.contains(':') {
+            format!("[{}]", self.host)
+        } else {
+            self.host.clone()
+        }
     }
 }
 
@@ -111,7 +129,9 @@ impl Access {
     /// Takes the repository from the argument or `PBS_REPOSITORY`, the secret from `PBS_PASSWORD` or the first line of
     /// the file `PBS_PASSWORD_FILE`, the fingerprint from `PBS_FINGERPRINT`.
     pub(crate) fn from_environment(repository: Option<&str>) -> Result<Self, RepositoryError> {
-        Self::from_variables(repository, &|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+        Self::from_variables(repository, &|name| {
+            std::env::var(name).ok().filter(|value| !value.is_empty())
+        })
     }
 
     fn from_variables(
@@ -131,19 +151,32 @@ impl Access {
         };
         let fingerprint = variable("PBS_FINGERPRINT").map(|text| {
             text.trim().parse().map_err(|_| {
-                RepositoryError(format!("PBS_FINGERPRINT is '{text}', not 32 pairs of hex digits joined by ':'"))
+                RepositoryError(format!(
+                    "PBS_FINGERPRINT is '{text}', not 32 pairs of hex digits joined by ':'"
+                ))
             })
         });
-        Ok(Self { repository: repository.parse()?, secret, fingerprint: fingerprint.transpose()? })
+        Ok(Self {
+            repository: repository.parse()?,
+            secret,
+            fingerprint: fingerprint.transpose()?,
+        })
     }
 }
 
 fn first_line(path: &Path) -> Result<String, RepositoryError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| RepositoryError(format!("the password file {} cannot be read: {error}", path.display())))?;
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        RepositoryError(format!(
+            "the password file {} cannot be read: {error}",
+            path.display()
+        ))
+    })?;
     match text.lines().next() {
         Some(line) if !line.is_empty() => Ok(line.to_owned()),
-        _ => Err(RepositoryError(format!("the password file {} is empty", path.display()))),
+        _ => Err(RepositoryError(format!(
+            "the password file {} is empty",
+            path.display()
+        ))),
     }
 }
 
@@ -153,8 +186,17 @@ mod tests {
 
     fn parts(text: &str) -> (String, String, u16, String) {
         let repository: Repository = text.parse().unwrap_or_else(|error| panic!("{error}"));
-        assert_eq!(repository.to_string().parse(), Ok(repository.clone()), "{text} does not survive its own text");
-        let Repository { auth_id, host, port, datastore } = repository;
+        assert_eq!(
+            repository.to_string().parse(),
+            Ok(repository.clone()),
+            "{text} does not survive its own text"
+        );
+        let Repository {
+            auth_id,
+            host,
+            port,
+            datastore,
+        } = repository;
         (auth_id.to_string(), host, port, datastore.to_string())
     }
 
@@ -165,12 +207,31 @@ mod tests {
             ("backup.lan:store", "root@pam", "backup.lan", 8007),
             ("10.0.0.1:8008:store", "root@pam", "10.0.0.1", 8008),
             ("me@pbs@backup:store", "me@pbs", "backup", 8007),
-            ("me@pbs!token-1@backup:9000:store", "me@pbs!token-1", "backup", 9000),
-            ("me@example.org@ldap@backup:store", "me@example.org@ldap", "backup", 8007),
+            (
+                "me@pbs!token-1@backup:9000:store",
+                "me@pbs!token-1",
+                "backup",
+                9000,
+            ),
+            (
+                "me@example.org@ldap@backup:store",
+                "me@example.org@ldap",
+                "backup",
+                8007,
+            ),
             ("[::1]:store", "root@pam", "::1", 8007),
-            ("me@pbs@[fe80::1%eth0]:8008:store", "me@pbs", "fe80::1%eth0", 8008),
+            (
+                "me@pbs@[fe80::1%eth0]:8008:store",
+                "me@pbs",
+                "fe80::1%eth0",
+                8008,
+            ),
         ] {
-            assert_eq!(parts(text), (auth_id.into(), host.into(), port, "store".into()), "{text}");
+            assert_eq!(
+                parts(text),
+                (auth_id.into(), host.into(), port, "store".into()),
+                "{text}"
+            );
         }
     }
 
@@ -197,7 +258,10 @@ mod tests {
 
     fn access(variables: &[(&str, &str)]) -> Result<Access, RepositoryError> {
         Access::from_variables(None, &|name| {
-            variables.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+            variables
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, value)| (*value).to_owned())
         })
     }
 
@@ -217,8 +281,15 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "from a file\nsecond line").unwrap();
         let path = file.path().to_str().unwrap();
-        let found = access(&[("PBS_REPOSITORY", "host:store"), ("PBS_PASSWORD_FILE", path)]).unwrap();
-        assert_eq!((found.secret.as_str(), found.fingerprint), ("from a file", None));
+        let found = access(&[
+            ("PBS_REPOSITORY", "host:store"),
+            ("PBS_PASSWORD_FILE", path),
+        ])
+        .unwrap();
+        assert_eq!(
+            (found.secret.as_str(), found.fingerprint),
+            ("from a file", None)
+        );
     }
 
     #[test]
@@ -227,8 +298,18 @@ mod tests {
         for (variables, part) in [
             (&[][..], "PBS_REPOSITORY"),
             (&[repository], "PBS_PASSWORD"),
-            (&[repository, ("PBS_PASSWORD", "x"), ("PBS_FINGERPRINT", "ab:cd")], "PBS_FINGERPRINT"),
-            (&[repository, ("PBS_PASSWORD_FILE", "/nowhere/at/all")], "/nowhere/at/all"),
+            (
+                &[
+                    repository,
+                    ("PBS_PASSWORD", "x"),
+                    ("PBS_FINGERPRINT", "ab:cd"),
+                ],
+                "PBS_FINGERPRINT",
+            ),
+            (
+                &[repository, ("PBS_PASSWORD_FILE", "/nowhere/at/all")],
+                "/nowhere/at/all",
+            ),
         ] {
             let error = access(variables).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");

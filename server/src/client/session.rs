@@ -22,7 +22,10 @@ pub(crate) struct Session {
 
 enum Credentials {
     Token(HeaderValue),
-    Ticket { cookie: HeaderValue, csrf: HeaderValue },
+    Ticket {
+        cookie: HeaderValue,
+        csrf: HeaderValue,
+    },
 }
 
 /// What a session is opened for.
@@ -52,7 +55,11 @@ impl Session {
                 csrf: HeaderValue::from_static(""),
             },
         };
-        let mut session = Self { access: access.clone(), connection, credentials };
+        let mut session = Self {
+            access: access.clone(),
+            connection,
+            credentials,
+        };
         if matches!(session.credentials, Credentials::Ticket { .. }) {
             session.login().await?;
         }
@@ -75,7 +82,10 @@ impl Session {
         let ticket = member("ticket")?;
         if ticket.contains("!tfa!") {
             let message = "this account asks for a second factor: use an API token".to_owned();
-            return Err(RequestError::Refused { status: StatusCode::UNAUTHORIZED, message });
+            return Err(RequestError::Refused {
+                status: StatusCode::UNAUTHORIZED,
+                message,
+            });
         }
         let ticket = utf8_percent_encode(ticket, NON_ALPHANUMERIC);
         let cookie = secret_header(&format!("PBSAuthCookie={ticket}"))?;
@@ -91,27 +101,44 @@ impl Session {
 
     /// A path below the datastore: `/admin/datastore/NAME/what`.
     pub(crate) fn datastore(&self, what: &str) -> String {
-        format!("/admin/datastore/{}/{what}", self.access.repository.datastore)
+        format!(
+            "/admin/datastore/{}/{what}",
+            self.access.repository.datastore
+        )
     }
 
     /// GET; the whole envelope.
-    pub(crate) async fn get(&mut self, path: &str, parameters: &[(&str, String)]) -> Result<Value, RequestError> {
+    pub(crate) async fn get(
+        &mut self,
+        path: &str,
+        parameters: &[(&str, String)],
+    ) -> Result<Value, RequestError> {
         self.exchange(Method::GET, path, parameters, None).await
     }
 
-    /// PUT with the parameters in the query; `data` of the answer.
-    pub(crate) async fn put(&mut self, path: &str, parameters: &[(&str, String)]) -> Result<Value, RequestError> {
-        self.exchange(Method::PUT, path, parameters, None).await.map(data)
+    /// PUT of a JSON object, as a query would be too short for notes; `data` of the answer.
+    pub(crate) async fn put(&mut self, path: &str, body: &Value) -> Result<Value, RequestError> {
+        self.exchange(Method::PUT, path, &[], Some(body))
+            .await
+            .map(data)
     }
 
     /// DELETE; `data` of the answer.
-    pub(crate) async fn delete(&mut self, path: &str, parameters: &[(&str, String)]) -> Result<Value, RequestError> {
-        self.exchange(Method::DELETE, path, parameters, None).await.map(data)
+    pub(crate) async fn delete(
+        &mut self,
+        path: &str,
+        parameters: &[(&str, String)],
+    ) -> Result<Value, RequestError> {
+        self.exchange(Method::DELETE, path, parameters, None)
+            .await
+            .map(data)
     }
 
     /// POST of a JSON object; `data` of the answer.
     pub(crate) async fn post(&mut self, path: &str, body: &Value) -> Result<Value, RequestError> {
-        self.exchange(Method::POST, path, &[], Some(body)).await.map(data)
+        self.exchange(Method::POST, path, &[], Some(body))
+            .await
+            .map(data)
     }
 
     async fn exchange(
@@ -170,9 +197,18 @@ impl Session {
         if self.connection.is_closed() {
             self.connection = Http1::connect(&self.access).await?;
         }
-        let mut request = self.request(Method::GET, &format!("{path}?{}", query(&parameters)), None, true)?;
-        request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        request.headers_mut().insert(header::UPGRADE, HeaderValue::from_static(protocol));
+        let mut request = self.request(
+            Method::GET,
+            &format!("{path}?{}", query(&parameters)),
+            None,
+            true,
+        )?;
+        request
+            .headers_mut()
+            .insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        request
+            .headers_mut()
+            .insert(header::UPGRADE, HeaderValue::from_static(protocol));
         let answer = self.connection.send(request).await?;
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             let server = self.server();
@@ -191,7 +227,11 @@ impl Session {
         authenticated: bool,
     ) -> Result<Request<Full<Bytes>>, RequestError> {
         let server = self.server();
-        let content_type = if body.is_some() { "application/json" } else { "application/x-www-form-urlencoded" };
+        let content_type = if body.is_some() {
+            "application/json"
+        } else {
+            "application/x-www-form-urlencoded"
+        };
         let mut request = Request::builder()
             .uri(format!("/api2/json{target}"))
             .header(header::HOST, &server)
@@ -203,29 +243,44 @@ impl Session {
                 Credentials::Ticket { cookie, .. } if method == Method::GET => {
                     request.header(header::COOKIE, cookie)
                 }
-                Credentials::Ticket { cookie, csrf } => {
-                    request.header(header::COOKIE, cookie).header("CSRFPreventionToken", csrf)
-                }
+                Credentials::Ticket { cookie, csrf } => request
+                    .header(header::COOKIE, cookie)
+                    .header("CSRFPreventionToken", csrf),
             };
         }
-        let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
-        request.method(method).body(Full::new(body)).map_err(|error| RequestError::Connection {
-            server,
-            reason: error.to_string(),
-        })
+        let body = body
+            .map(|body| Bytes::from(body.to_string()))
+            .unwrap_or_default();
+        request
+            .method(method)
+            .body(Full::new(body))
+            .map_err(|error| RequestError::Connection {
+                server,
+                reason: error.to_string(),
+            })
     }
 
     fn server(&self) -> String {
-        format!("{}:{}", self.access.repository.shown_host(), self.access.repository.port)
+        format!(
+            "{}:{}",
+            self.access.repository.shown_host(),
+            self.access.repository.port
+        )
     }
 
     fn misunderstood(&self, reason: &str) -> RequestError {
-        RequestError::Answer { server: self.server(), reason: reason.to_owned() }
+        RequestError::Answer {
+            server: self.server(),
+            reason: reason.to_owned(),
+        }
     }
 }
 
 fn data(mut envelope: Value) -> Value {
-    envelope.get_mut("data").map(Value::take).unwrap_or_default()
+    envelope
+        .get_mut("data")
+        .map(Value::take)
+        .unwrap_or_default()
 }
 
 /// A header value that is kept out of logs and header compression.
@@ -240,11 +295,18 @@ fn secret_header(text: &str) -> Result<HeaderValue, RequestError> {
 
 /// `ns`, unless it is the root, as older servers know no namespaces.
 pub(crate) fn namespace_parameters(namespace: &Namespace) -> Vec<(&'static str, String)> {
-    if namespace.is_root() { Vec::new() } else { vec![("ns", namespace.to_string())] }
+    if namespace.is_root() {
+        Vec::new()
+    } else {
+        vec![("ns", namespace.to_string())]
+    }
 }
 
 /// `ns`, `backup-type` and `backup-id`.
-pub(crate) fn group_parameters(namespace: &Namespace, group: &BackupGroup) -> Vec<(&'static str, String)> {
+pub(crate) fn group_parameters(
+    namespace: &Namespace,
+    group: &BackupGroup,
+) -> Vec<(&'static str, String)> {
     let mut parameters = namespace_parameters(namespace);
     parameters.push(("backup-type", group.kind.to_string()));
     parameters.push(("backup-id", group.id.to_string()));
@@ -252,7 +314,10 @@ pub(crate) fn group_parameters(namespace: &Namespace, group: &BackupGroup) -> Ve
 }
 
 /// `ns`, `backup-type`, `backup-id` and `backup-time`.
-pub(crate) fn snapshot_parameters(namespace: &Namespace, snapshot: &Snapshot) -> Vec<(&'static str, String)> {
+pub(crate) fn snapshot_parameters(
+    namespace: &Namespace,
+    snapshot: &Snapshot,
+) -> Vec<(&'static str, String)> {
     let mut parameters = group_parameters(namespace, &snapshot.group);
     parameters.push(("backup-time", snapshot.time.seconds().to_string()));
     parameters

@@ -8,8 +8,13 @@ use std::sync::{Arc, Mutex};
 use pbs_datastore::Fingerprint;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
-use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::crypto::{
+    CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature,
+    verify_tls13_signature,
+};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use sha2::{Digest as _, Sha256};
 
@@ -17,14 +22,21 @@ use sha2::{Digest as _, Sha256};
 ///
 /// # Errors
 /// A sentence when nothing is pinned and the system trusts nobody.
-pub(super) fn client_config(pin: Option<Fingerprint>) -> Result<(ClientConfig, Arc<Verifier>), String> {
+pub(super) fn client_config(
+    pin: Option<Fingerprint>,
+) -> Result<(ClientConfig, Arc<Verifier>), String> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let authorities = match pin {
         Some(_) => None,
         None => Some(authorities(provider.clone())?),
     };
     let algorithms = provider.signature_verification_algorithms;
-    let verifier = Arc::new(Verifier { pin, authorities, algorithms, seen: Mutex::default() });
+    let verifier = Arc::new(Verifier {
+        pin,
+        authorities,
+        algorithms,
+        seen: Mutex::default(),
+    });
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| format!("TLS cannot be set up: {error}"))?
@@ -64,7 +76,9 @@ impl Verifier {
     pub(super) fn refusal(&self) -> Option<String> {
         let seen = (*self.seen.lock().ok()?)?;
         Some(match self.pin {
-            Some(pin) => format!("the server's certificate has the fingerprint {seen}, not {pin} as PBS_FINGERPRINT says"),
+            Some(pin) => format!(
+                "the server's certificate has the fingerprint {seen}, not {pin} as PBS_FINGERPRINT says"
+            ),
             None => format!(
                 "the server's certificate is not signed by an authority that this system trusts; if its fingerprint {seen} \
                  is the one that the server's administrator names, set PBS_FINGERPRINT to it"
@@ -87,9 +101,13 @@ impl ServerCertVerifier for Verifier {
             *seen = Some(shown);
         }
         match (&self.authorities, self.pin) {
-            (Some(authorities), _) => {
-                authorities.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-            }
+            (Some(authorities), _) => authorities.verify_server_cert(
+                end_entity,
+                intermediates,
+                server_name,
+                ocsp_response,
+                now,
+            ),
             (None, Some(pin)) if pin == shown => Ok(ServerCertVerified::assertion()),
             (None, _) => Err(CertificateError::ApplicationVerificationFailure.into()),
         }

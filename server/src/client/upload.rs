@@ -24,8 +24,8 @@ use futures_util::{StreamExt, TryStreamExt};
 use http::Method;
 use pbs_datastore::index::{INDEX_BYTES_MAX, fixed::CHUNK_SIZE};
 use pbs_datastore::{
-    ArchiveKind, ArchiveName, BlobError, CHUNK_ENCODED_BYTES_MAX, CryptKey, CryptMode, DataBlob, Digest, Index,
-    IndexChecksum, Manifest, ManifestFile, Namespace, SignatureCheck, Snapshot,
+    ArchiveKind, ArchiveName, BlobError, CHUNK_ENCODED_BYTES_MAX, CryptKey, DataBlob, Digest,
+    Index, IndexChecksum, Manifest, ManifestFile, Namespace, SignatureCheck, Snapshot,
 };
 use serde::Serialize;
 use serde_json::json;
@@ -91,12 +91,18 @@ struct Known(Mutex<HashSet<Digest>>);
 
 impl Known {
     fn contains(&self, digest: &Digest) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(digest)
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(digest)
     }
 
     /// Whether the digest is new.
     fn insert(&self, digest: Digest) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(digest)
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(digest)
     }
 }
 
@@ -127,11 +133,22 @@ impl BackupWriter {
         protection: Protection,
         progress: &Progress,
     ) -> anyhow::Result<Self> {
-        let h2 = session.upgrade(Upgrade::Backup { benchmark: false }, namespace, &snapshot).await?;
-        let mut writer =
-            Self { h2, snapshot, protection, previous: None, known: Arc::default(), files: Vec::new() };
+        let h2 = session
+            .upgrade(Upgrade::Backup { benchmark: false }, namespace, &snapshot)
+            .await?;
+        let mut writer = Self {
+            h2,
+            snapshot,
+            protection,
+            previous: None,
+            known: Arc::default(),
+            files: Vec::new(),
+        };
         // Servers that do not know this call are asked for the manifest all the same.
-        let time = writer.h2.call(Method::GET, "/previous_backup_time", Parts::empty()).await;
+        let time = writer
+            .h2
+            .call(Method::GET, "/previous_backup_time", Parts::empty())
+            .await;
         if time.is_err() || time.is_ok_and(|time| !time.is_null()) {
             match writer.previous_manifest().await {
                 Ok(previous) => writer.previous = Some(previous),
@@ -142,13 +159,20 @@ impl BackupWriter {
     }
 
     async fn previous_manifest(&self) -> anyhow::Result<Manifest> {
-        let encoded = self.previous(&ArchiveName::manifest(), CHUNK_ENCODED_BYTES_MAX).await?;
+        let encoded = self
+            .previous(&ArchiveName::manifest(), CHUNK_ENCODED_BYTES_MAX)
+            .await?;
         let manifest = Manifest::parse(&DataBlob::parse(encoded)?)?;
-        let Some(key) = &self.protection.key else { return Ok(manifest) };
-        if manifest.key_fingerprint().is_some_and(|fingerprint| fingerprint != key.fingerprint()) {
+        let Some(key) = &self.protection.key else {
+            return Ok(manifest);
+        };
+        if manifest
+            .key_fingerprint()
+            .is_some_and(|fingerprint| fingerprint != key.fingerprint())
+        {
             bail!("it was made with another key");
         }
-        if manifest.verify_signature(key) == SignatureCheck::Wrong {
+        if manifest.verify_signature(key) == SignatureCheck::Invalid {
             bail!("its manifest has a wrong signature");
         }
         Ok(manifest)
@@ -156,12 +180,21 @@ impl BackupWriter {
 
     async fn previous(&self, name: &ArchiveName, bytes_max: usize) -> anyhow::Result<Bytes> {
         let target = format!("/previous?{}", query(&[("archive-name", name.to_string())]));
-        Ok(self.h2.send(Method::GET, &target, Parts::empty(), bytes_max).await?)
+        Ok(self
+            .h2
+            .send(Method::GET, &target, Parts::empty(), bytes_max)
+            .await?)
     }
 
     /// Learns the chunks of the previous archive of the same name, if there is one that fits.
     async fn learn_previous(&self, name: &ArchiveName, progress: &Progress) {
-        let Some(file) = self.previous.as_ref().and_then(|manifest| manifest.file(name)) else { return };
+        let Some(file) = self
+            .previous
+            .as_ref()
+            .and_then(|manifest| manifest.file(name))
+        else {
+            return;
+        };
         if file.crypt_mode != self.protection.mode {
             return;
         }
@@ -176,13 +209,20 @@ impl BackupWriter {
             Ok(())
         };
         if let Err(error) = learn.await {
-            progress.note(&format!("{name}: the previous one is not used, so all of it is sent: {error:#}"));
+            progress.note(&format!(
+                "{name}: the previous one is not used, so all of it is sent: {error:#}"
+            ));
         }
     }
 
     /// Uploads a small file as a blob. `data` is at most 16 MiB long.
-    pub(crate) async fn upload_blob(&mut self, name: ArchiveName, data: Bytes) -> anyhow::Result<ArchiveSummary> {
-        let blob = encode(data, &self.protection).with_context(|| format!("{name} cannot be stored"))?;
+    pub(crate) async fn upload_blob(
+        &mut self,
+        name: ArchiveName,
+        data: Bytes,
+    ) -> anyhow::Result<ArchiveSummary> {
+        let blob =
+            encode(data, &self.protection).with_context(|| format!("{name} cannot be stored"))?;
         let size = self.send_blob(&name, &blob).await?;
         let csum = Some(Digest::of(&blob.encoded()));
         let summary = ArchiveSummary {
@@ -193,15 +233,29 @@ impl BackupWriter {
             duplicates: 0,
             uploaded_bytes: size,
         };
-        self.files.push(ManifestFile { name, crypt_mode: self.protection.mode, size, csum });
+        self.files.push(ManifestFile {
+            name,
+            crypt_mode: self.protection.mode,
+            size,
+            csum,
+        });
         Ok(summary)
     }
 
     async fn send_blob(&self, name: &ArchiveName, blob: &DataBlob) -> anyhow::Result<u64> {
         let size = blob.encoded_len() as u64;
-        let parameters = query(&[("file-name", name.to_string()), ("encoded-size", size.to_string())]);
+        let parameters = query(&[
+            ("file-name", name.to_string()),
+            ("encoded-size", size.to_string()),
+        ]);
         let (header, payload) = blob.parts();
-        self.h2.call(Method::POST, &format!("/blob?{parameters}"), Parts::raw([header, payload])).await?;
+        self.h2
+            .call(
+                Method::POST,
+                &format!("/blob?{parameters}"),
+                Parts::raw([header, payload]),
+            )
+            .await?;
         Ok(size)
     }
 
@@ -215,14 +269,25 @@ impl BackupWriter {
         progress: &Progress,
     ) -> anyhow::Result<ArchiveSummary> {
         self.learn_previous(&name, progress).await;
-        let kind = if name.kind() == ArchiveKind::Fixed { "fixed" } else { "dynamic" };
+        let kind = if name.kind() == ArchiveKind::Fixed {
+            "fixed"
+        } else {
+            "dynamic"
+        };
         let mut parameters = vec![("archive-name", name.to_string())];
         parameters.extend(image_bytes.map(|bytes| ("size", bytes.to_string())));
         let target = format!("/{kind}_index?{}", query(&parameters));
         let wid = self.h2.call(Method::POST, &target, Parts::empty()).await?;
-        let wid = wid.as_u64().ok_or_else(|| self.h2.misunderstood("the writer id is no number"))?;
+        let wid = wid
+            .as_u64()
+            .ok_or_else(|| self.h2.misunderstood("the writer id is no number"))?;
 
-        let index = IndexUpload { writer: self, name: &name, kind, wid };
+        let index = IndexUpload {
+            writer: self,
+            name: &name,
+            kind,
+            wid,
+        };
         let (queue, appends) = mpsc::channel(CHUNKS_IN_FLIGHT_MAX);
         let (uploaded, ()) = tokio::try_join!(index.send(feed, queue), index.append(appends))?;
         let (summary, csum) = uploaded;
@@ -235,9 +300,20 @@ impl BackupWriter {
             ("size", summary.bytes.to_string()),
             ("csum", csum.to_string()),
         ]);
-        self.h2.call(Method::POST, &format!("/{kind}_close?{parameters}"), Parts::empty()).await?;
+        self.h2
+            .call(
+                Method::POST,
+                &format!("/{kind}_close?{parameters}"),
+                Parts::empty(),
+            )
+            .await?;
         let (crypt_mode, size) = (self.protection.mode, summary.bytes);
-        self.files.push(ManifestFile { name, crypt_mode, size, csum: Some(csum) });
+        self.files.push(ManifestFile {
+            name,
+            crypt_mode,
+            size,
+            csum: Some(csum),
+        });
         Ok(summary)
     }
 
@@ -247,8 +323,11 @@ impl BackupWriter {
         if let Some(key) = &self.protection.key {
             manifest.sign(key);
         }
-        self.send_blob(&ArchiveName::manifest(), &manifest.to_blob()?).await?;
-        self.h2.call(Method::POST, "/finish", Parts::empty()).await?;
+        self.send_blob(&ArchiveName::manifest(), &manifest.to_blob()?)
+            .await?;
+        self.h2
+            .call(Method::POST, "/finish", Parts::empty())
+            .await?;
         Ok(())
     }
 }
@@ -263,10 +342,19 @@ struct IndexUpload<'a> {
 
 impl IndexUpload<'_> {
     /// Hashes, encodes and sends chunks; hands each over to `queue` in order, with the answer that is awaited.
-    async fn send(&self, feed: Feed, queue: mpsc::Sender<Pending>) -> anyhow::Result<(ArchiveSummary, Digest)> {
-        let encoders = std::thread::available_parallelism().map_or(1, usize::from).min(ENCODERS_MAX);
+    async fn send(
+        &self,
+        feed: Feed,
+        queue: mpsc::Sender<Pending>,
+    ) -> anyhow::Result<(ArchiveSummary, Digest)> {
+        let encoders = std::thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(ENCODERS_MAX);
         let room = Arc::new(Semaphore::new(BYTES_IN_FLIGHT_MAX));
-        let Feed { mut chunks, producer } = feed;
+        let Feed {
+            mut chunks,
+            producer,
+        } = feed;
         let prepared = futures_util::stream::poll_fn(|context| chunks.poll_recv(context));
         let prepared = prepared.map(|chunk| self.prepare(chunk)).buffered(encoders);
         let mut prepared = std::pin::pin!(prepared);
@@ -301,12 +389,21 @@ impl IndexUpload<'_> {
                     None
                 }
             };
-            if queue.send(Pending { digest, offset, upload }).await.is_err() {
-                // The other half has failed and tells why.
-                break;
+            if queue
+                .send(Pending {
+                    digest,
+                    offset,
+                    upload,
+                })
+                .await
+                .is_err()
+            {
+                bail!("{} is not uploaded any further", self.name);
             }
         }
-        producer.await?.with_context(|| format!("{} cannot be read", self.name))?;
+        producer
+            .await?
+            .with_context(|| format!("{} cannot be read", self.name))?;
         Ok((summary, csum.finish()))
     }
 
@@ -318,7 +415,11 @@ impl IndexUpload<'_> {
                 Some(key) => key.chunk_digest(&chunk),
                 None => Digest::of(&chunk),
             };
-            let blob = if known.contains(&digest) { None } else { Some(encode(chunk, &protection)?) };
+            let blob = if known.contains(&digest) {
+                None
+            } else {
+                Some(encode(chunk, &protection)?)
+            };
             Ok::<_, BlobError>(Prepared { digest, size, blob })
         });
         Ok(prepared.await??)
@@ -333,18 +434,32 @@ impl IndexUpload<'_> {
         ]);
         let (header, payload) = blob.parts();
         let target = format!("/{}_chunk?{parameters}", self.kind);
-        self.writer.h2.send(Method::POST, &target, Parts::raw([header, payload]), SMALL_ANSWER_BYTES_MAX)
+        self.writer.h2.send(
+            Method::POST,
+            &target,
+            Parts::raw([header, payload]),
+            SMALL_ANSWER_BYTES_MAX,
+        )
     }
 
     /// Awaits the uploads in order and appends what is there.
     async fn append(&self, mut queue: mpsc::Receiver<Pending>) -> anyhow::Result<()> {
         let (mut digests, mut offsets) = (Vec::new(), Vec::new());
-        while let Some(Pending { digest, offset, upload }) = queue.recv().await {
+        while let Some(Pending {
+            digest,
+            offset,
+            upload,
+        }) = queue.recv().await
+        {
             if let Some((answer, permit)) = upload {
                 let stored = self.writer.h2.data(&answer.await?)?;
                 drop(permit);
                 if stored.as_str() != Some(&*digest.to_string()) {
-                    return Err(self.writer.h2.misunderstood("it stored another chunk than the one sent").into());
+                    return Err(self
+                        .writer
+                        .h2
+                        .misunderstood("it stored another chunk than the one sent")
+                        .into());
                 }
             }
             digests.push(digest);
@@ -361,7 +476,14 @@ impl IndexUpload<'_> {
             return Ok(());
         }
         let body = json!({"wid": self.wid, "digest-list": digests, "offset-list": offsets});
-        self.writer.h2.call(Method::PUT, &format!("/{}_index", self.kind), Parts::json(&body)).await?;
+        self.writer
+            .h2
+            .call(
+                Method::PUT,
+                &format!("/{}_index", self.kind),
+                Parts::json(&body),
+            )
+            .await?;
         digests.clear();
         offsets.clear();
         Ok(())
@@ -376,4 +498,7 @@ fn encode(data: Bytes, protection: &Protection) -> Result<DataBlob, BlobError> {
 /// The bytes of one chunk of an image.
 pub(super) const IMAGE_CHUNK_BYTES: u64 = CHUNK_SIZE;
 
-const _: () = assert!(CHUNK_ENCODED_BYTES_MAX <= BYTES_IN_FLIGHT_MAX, "the largest chunk must find room");
+const _: () = assert!(
+    CHUNK_ENCODED_BYTES_MAX <= BYTES_IN_FLIGHT_MAX,
+    "the largest chunk must find room"
+);
