@@ -1,4 +1,9 @@
 //! Placeholder.
+#![allow(
+    dead_code,
+    reason = "the modules are wired together by the command line"
+)]
+
 mod client;
 #[tokio::main]
 async fn main() -> std::process::ExitCode {

@@ -195,7 +195,7 @@ impl BackupArgs {
         let output = self.repository.output();
         let options = self.options()?;
         let summary = run(&options, progress).await?;
-        print(&summary, &output)
+        print(&summary, output)
     }
 
     fn options(self) -> anyhow::Result<BackupOptions> {
@@ -234,7 +234,7 @@ fn host_name() -> anyhow::Result<BackupId> {
     })
 }
 
-fn print(summary: &BackupSummary, output: &Output) -> anyhow::Result<()> {
+fn print(summary: &BackupSummary, output: Output) -> anyhow::Result<()> {
     let mut lines = vec![summary.snapshot.clone()];
     for archive in &summary.archives {
         lines.push(match archive.chunks {

@@ -321,9 +321,9 @@ impl H2Session {
         let method = head.method.as_str();
         let result = match head.uri.path() {
             "/dynamic_chunk" | "/fixed_chunk" => self.chunk(&parameters, body.to_bytes()).await,
-            "/dynamic_index" | "/fixed_index" if method == "POST" => self.create(&parameters),
+            "/dynamic_index" | "/fixed_index" if method == "POST" => Ok(self.create(&parameters)),
             "/dynamic_index" | "/fixed_index" => self.append(&body.to_bytes()),
-            "/dynamic_close" | "/fixed_close" => self.close(&parameters),
+            "/dynamic_close" | "/fixed_close" => Ok(self.close(&parameters)),
             "/blob" => {
                 let blob = body.to_bytes();
                 assert_eq!(parameters["encoded-size"], blob.len().to_string());
@@ -394,7 +394,7 @@ impl H2Session {
         Response::new(Full::new(file))
     }
 
-    fn create(&self, parameters: &HashMap<String, String>) -> Answer {
+    fn create(&self, parameters: &HashMap<String, String>) -> Value {
         let mut parts = self.parts.lock().unwrap();
         let wid = parts.writers.len() as u64 + 1;
         let size = parameters.get("size").map(|size| size.parse().unwrap());
@@ -406,7 +406,7 @@ impl H2Session {
                 entries: Vec::new(),
             },
         );
-        Ok(json!(wid))
+        json!(wid)
     }
 
     async fn chunk(&self, parameters: &HashMap<String, String>, body: Bytes) -> Answer {
@@ -457,7 +457,7 @@ impl H2Session {
         Ok(Value::Null)
     }
 
-    fn close(&self, parameters: &HashMap<String, String>) -> Answer {
+    fn close(&self, parameters: &HashMap<String, String>) -> Value {
         let mut parts = self.parts.lock().unwrap();
         let writer = parts
             .writers
@@ -468,20 +468,21 @@ impl H2Session {
         assert_eq!(parameters["size"], end.to_string());
         let mut csum = IndexChecksum::new();
         let uuid = uuid::Uuid::nil();
-        let file = if writer.name.ends_with(".fidx") {
+        let file = if ArchiveKind::of(&writer.name) == Some(ArchiveKind::Fixed) {
             assert!(writer.size.is_none_or(|size| size == end));
             let digests: Vec<_> = writer.entries.iter().map(|(_, digest)| *digest).collect();
-            digests.iter().for_each(|digest| csum.push_fixed(digest));
+            for digest in &digests {
+                csum.push_fixed(digest);
+            }
             FixedIndex::encode(&uuid, 1, end, CHUNK_SIZE, &digests).unwrap()
         } else {
-            writer
-                .entries
-                .iter()
-                .for_each(|(end, digest)| csum.push_dynamic(*end, digest));
+            for (end, digest) in &writer.entries {
+                csum.push_dynamic(*end, digest);
+            }
             DynamicIndex::encode(&uuid, 1, &writer.entries).unwrap()
         };
         assert_eq!(parameters["csum"], csum.finish().to_string());
         parts.files.insert(writer.name, file);
-        Ok(Value::Null)
+        Value::Null
     }
 }

@@ -28,9 +28,9 @@ use super::repository::Access;
 use super::trust;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(120);
+const ANSWER_TIMEOUT: Duration = Duration::from_mins(2);
 /// Time between pings, and how long one may stay unanswered.
-const PING: Duration = Duration::from_secs(60);
+const PING: Duration = Duration::from_mins(1);
 /// Receive window of a stream: more than the largest chunk, so that none waits for a round trip.
 const STREAM_WINDOW_BYTES: u32 = 18 << 20;
 /// Receive window of the connection: what parallel chunk reads may have on the way.
@@ -77,16 +77,6 @@ pub(crate) enum RequestError {
         /// What is wrong with it.
         reason: String,
     },
-}
-
-impl RequestError {
-    /// The status of a refusal.
-    pub(crate) fn status(&self) -> Option<StatusCode> {
-        match self {
-            Self::Refused { status, .. } => Some(*status),
-            _ => None,
-        }
-    }
 }
 
 /// An error with all its causes, each once.

@@ -92,9 +92,9 @@ pub(super) fn run(command: &KeyCommand) -> anyhow::Result<()> {
             output,
         } => {
             let file = create(path, *locked, hint.clone())?;
-            show(&file, path, &output.output())
+            show(&file, path, output.output())
         }
-        KeyCommand::Show { path, output } => show(&read(path)?, path, &output.output()),
+        KeyCommand::Show { path, output } => show(&read(path)?, path, output.output()),
     }
 }
 
@@ -123,7 +123,7 @@ fn create(path: &Path, locked: bool, hint: Option<String>) -> anyhow::Result<Key
     Ok(file)
 }
 
-fn show(file: &KeyFile, path: &Path, output: &Output) -> anyhow::Result<()> {
+fn show(file: &KeyFile, path: &Path, output: Output) -> anyhow::Result<()> {
     let path = path.display().to_string();
     let fingerprint = file
         .fingerprint()

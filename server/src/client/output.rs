@@ -42,7 +42,7 @@ pub(super) type Column = (&'static str, fn(&Value) -> String);
 
 impl Output {
     /// One value with members, in this order.
-    pub(super) fn object(&self, members: &[(&str, Value)]) -> anyhow::Result<()> {
+    pub(super) fn object(self, members: &[(&str, Value)]) -> anyhow::Result<()> {
         let members = members.iter().filter(|(_, value)| !value.is_null());
         match self.format {
             OutputFormat::Json => {
@@ -61,7 +61,7 @@ impl Output {
     }
 
     /// A list of rows: as it came in JSON, as a table otherwise.
-    pub(super) fn table(&self, rows: &[Value], columns: &[Column]) -> anyhow::Result<()> {
+    pub(super) fn table(self, rows: &[Value], columns: &[Column]) -> anyhow::Result<()> {
         match self.format {
             OutputFormat::Json => print(&Value::from(rows.to_vec()).to_string()),
             OutputFormat::Text => print_table(rows, columns),
@@ -69,7 +69,7 @@ impl Output {
     }
 
     /// A line for a person; nothing in JSON.
-    pub(super) fn text(&self, line: &str) -> anyhow::Result<()> {
+    pub(super) fn text(self, line: &str) -> anyhow::Result<()> {
         if self.format == OutputFormat::Text {
             print(line)
         } else {
@@ -78,7 +78,7 @@ impl Output {
     }
 
     /// A value for a program; nothing in text.
-    pub(super) fn json(&self, value: &Value) -> anyhow::Result<()> {
+    pub(super) fn json(self, value: &Value) -> anyhow::Result<()> {
         if self.format == OutputFormat::Json {
             print(&value.to_string())
         } else {
@@ -87,7 +87,7 @@ impl Output {
     }
 
     /// A value that stands for itself: as JSON, or as `text`.
-    pub(super) fn value(&self, value: &Value, text: &str) -> anyhow::Result<()> {
+    pub(super) fn value(self, value: &Value, text: &str) -> anyhow::Result<()> {
         match self.format {
             OutputFormat::Json => print(&value.to_string()),
             OutputFormat::Text if text.is_empty() => Ok(()),

@@ -94,10 +94,7 @@ impl Progress {
     }
 
     /// The first messages of a silent run.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "read where a run is not shown to a person")
-    )]
+    #[cfg(test)]
     pub(crate) fn kept(&self) -> Vec<String> {
         self.kept
             .lock()

@@ -177,7 +177,7 @@ impl Source {
             };
             match (&source.input, source.kind) {
                 (Input::Path(path), SourceKind::Tar) => {
-                    archive(path, &options, &mut cutter, &progress)?
+                    archive(path, &options, &mut cutter, &progress)?;
                 }
                 (input, _) => cutter.copy(input.open()?, bytes)?,
             }

@@ -376,18 +376,15 @@ impl IndexUpload<'_> {
                 _ => csum.push_dynamic(summary.bytes, &digest),
             }
             // A chunk that was unknown when it was encoded may have been sent since, for the same content further ahead.
-            let upload = match blob.filter(|_| self.writer.known.insert(digest)) {
-                Some(blob) => {
-                    let bytes = blob.encoded_len() as u32;
-                    let permit = room.clone().acquire_many_owned(bytes).await?;
-                    summary.new += 1;
-                    summary.uploaded_bytes += u64::from(bytes);
-                    Some((self.send_chunk(&digest, size, &blob), permit))
-                }
-                None => {
-                    summary.duplicates += 1;
-                    None
-                }
+            let upload = if let Some(blob) = blob.filter(|_| self.writer.known.insert(digest)) {
+                let bytes = blob.encoded_len() as u32;
+                let permit = room.clone().acquire_many_owned(bytes).await?;
+                summary.new += 1;
+                summary.uploaded_bytes += u64::from(bytes);
+                Some((self.send_chunk(&digest, size, &blob), permit))
+            } else {
+                summary.duplicates += 1;
+                None
             };
             if queue
                 .send(Pending {

@@ -178,7 +178,10 @@ impl Walk<'_> {
         path.extend_from_slice(name.as_bytes());
         let stat = match fstatat(directory, name.as_c_str(), AtFlags::AT_SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
-            Err(error) => return self.skip(&path, error),
+            Err(error) => {
+                self.skip(&path, error);
+                return Ok(());
+            }
         };
         let format = SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits());
         let is_directory = format == SFlag::S_IFDIR;
@@ -277,7 +280,10 @@ impl Walk<'_> {
             .map(|directory| open(directory, name, OFlag::O_NONBLOCK));
         let file = match opened {
             Some(Ok(fd)) => File::from(fd),
-            Some(Err(error)) => return self.skip(path, error).map(|()| false),
+            Some(Err(error)) => {
+                self.skip(path, error);
+                return Ok(false);
+            }
             None => return Ok(false),
         };
         let now = match fstat(&file) {
@@ -286,7 +292,10 @@ impl Walk<'_> {
                 self.warn(path, "replaced while it was read, left out");
                 return Ok(false);
             }
-            Err(error) => return self.skip(path, error).map(|()| false),
+            Err(error) => {
+                self.skip(path, error);
+                return Ok(false);
+            }
         };
         let size = now.st_size.unsigned_abs();
         let extents = sparse::extents(
@@ -380,7 +389,10 @@ impl Walk<'_> {
         let kind = match format {
             SFlag::S_IFLNK => match readlinkat(directory, name.as_c_str()) {
                 Ok(text) => Kind::Symlink(text.into_vec()),
-                Err(error) => return self.skip(path, error).map(|()| false),
+                Err(error) => {
+                    self.skip(path, error);
+                    return Ok(false);
+                }
             },
             SFlag::S_IFIFO => Kind::Fifo,
             SFlag::S_IFCHR | SFlag::S_IFBLK => Kind::Device {
@@ -444,9 +456,8 @@ impl Walk<'_> {
         self.output.write_all(&header::encode(member)?)
     }
 
-    fn skip(&self, path: &[u8], error: Errno) -> io::Result<()> {
+    fn skip(&self, path: &[u8], error: Errno) {
         self.warn(path, &format!("left out: {}", error.desc()));
-        Ok(())
     }
 
     fn warn(&self, path: &[u8], what: &str) {

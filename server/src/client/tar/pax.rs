@@ -20,11 +20,14 @@ fn digits(number: usize) -> usize {
     number.to_string().len()
 }
 
+/// Key and value.
+pub(super) type Record<'a> = (&'a [u8], &'a [u8]);
+
 /// Splits an extended header into key and value.
 ///
 /// # Errors
 /// A sentence when a record does not have the form above.
-pub(super) fn parse(mut records: &[u8]) -> Result<Vec<(&[u8], &[u8])>, &'static str> {
+pub(super) fn parse(mut records: &[u8]) -> Result<Vec<Record<'_>>, &'static str> {
     const BROKEN: &str = "an extended header of the archive is damaged";
     let mut found = Vec::new();
     while !records.is_empty() {

@@ -50,5 +50,5 @@ pub(super) fn extents(file: &File, size: u64, allocated: u64) -> Option<Vec<Exte
 
 fn seek(file: &File, from: u64, whence: Whence) -> Result<u64, Errno> {
     let from = i64::try_from(from).map_err(|_| Errno::EOVERFLOW)?;
-    lseek(file, from, whence).map(|at| at.unsigned_abs())
+    lseek(file, from, whence).map(i64::unsigned_abs)
 }

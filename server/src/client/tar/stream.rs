@@ -90,75 +90,34 @@ impl<R: Read> Members<R> {
         }
     }
 
-    fn member(&mut self, header: &Header, size: u64, extended: Extended) -> io::Result<Next> {
-        let entry_type = header.entry_type();
-        let has_content =
-            entry_type.is_file() || entry_type.is_contiguous() || entry_type.is_gnu_sparse();
-        let stored = extended.size.unwrap_or(size);
-        // Links of other writers may state the size of what they point to, without content.
-        self.expect_content(if has_content || !is_known(entry_type) {
-            stored
-        } else {
-            0
-        });
-        let mut path = extended
-            .path
-            .unwrap_or_else(|| header.path_bytes().into_owned());
+    /// The entry of `header`, whose content has `size` bytes unless an extended header says otherwise.
+    fn member(&mut self, header: &Header, size: u64, mut extended: Extended) -> io::Result<Next> {
+        let path = extended.path.take();
+        let mut path = path.unwrap_or_else(|| header.path_bytes().into_owned());
         // Before POSIX a directory was a file whose name ends in a slash.
-        let is_directory = entry_type.is_dir() || (entry_type.is_file() && path.ends_with(b"/"));
-        let link = extended
-            .link
-            .or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned))
-            .unwrap_or_default();
-        let kind = match entry_type {
-            _ if is_directory => Kind::Directory,
-            EntryType::GNUSparse => self.old_gnu_sparse(header)?,
-            EntryType::Regular | EntryType::Continuous if extended.sparse_major == Some(1) => {
-                path = extended.sparse_name.unwrap_or(path);
-                let size = extended
-                    .sparse_size
-                    .ok_or_else(|| damaged("a sparse file has no size"))?;
-                let extents = self.sparse_map()?;
-                Kind::File {
-                    size,
-                    extents: Some(self.checked(size, extents)?),
-                }
-            }
-            EntryType::Regular | EntryType::Continuous if !extended.sparse_old => Kind::File {
-                size: stored,
-                extents: None,
-            },
-            EntryType::Symlink => Kind::Symlink(link),
-            EntryType::Link => Kind::HardLink(link),
-            EntryType::Fifo => Kind::Fifo,
-            EntryType::Char | EntryType::Block => Kind::Device {
-                block: entry_type.is_block_special(),
-                major: header.device_major()?.unwrap_or(0),
-                minor: header.device_minor()?.unwrap_or(0),
-            },
-            EntryType::Regular => {
-                return Ok(Next::Unusable(format!(
-                    "{}: the sparse formats 0.0 and 0.1 are not supported",
-                    super::shown(&path)
-                )));
-            }
-            other => {
-                let kind = char::from(other.as_byte());
-                return Ok(Next::Unusable(format!(
-                    "{}: entries of the kind '{kind}' are not supported",
-                    super::shown(&path)
-                )));
-            }
-        };
+        let is_file = header.entry_type().is_file();
+        let is_directory = header.entry_type().is_dir() || (is_file && path.ends_with(b"/"));
+        let kind = self.kind(header, extended.size.unwrap_or(size), &mut extended)?;
+        if is_file && extended.sparse_major == Some(1) {
+            path = extended.sparse_name.unwrap_or(path);
+        }
         while path.len() > 1 && path.ends_with(b"/") {
             path.pop();
         }
-        let header_mtime = || {
-            header.mtime().map(|seconds| Mtime {
-                seconds: seconds.cast_signed(),
-                nanos: 0,
-            })
+        let kind = match kind {
+            _ if is_directory => Kind::Directory,
+            Ok(kind) => kind,
+            Err(what) => return Ok(Next::Unusable(format!("{}: {what}", super::shown(&path)))),
         };
+        let whole_seconds = |seconds: u64| Mtime {
+            seconds: seconds.cast_signed(),
+            nanos: 0,
+        };
+        let mtime = extended
+            .mtime
+            .map_or_else(|| header.mtime().map(whole_seconds), Ok);
+        let uid = extended.uid.map_or_else(|| header.uid(), Ok);
+        let gid = extended.gid.map_or_else(|| header.gid(), Ok);
         Ok(Next::Member(Member {
             path,
             kind,
@@ -166,19 +125,67 @@ impl<R: Read> Members<R> {
                 .mode()
                 .map_err(|_| damaged("a header holds no mode"))?
                 & 0o7777,
-            uid: extended
-                .uid
-                .map_or_else(|| header.uid(), Ok)
-                .map_err(|_| damaged("a header holds no owner"))?,
-            gid: extended
-                .gid
-                .map_or_else(|| header.gid(), Ok)
-                .map_err(|_| damaged("a header holds no group"))?,
-            mtime: extended
-                .mtime
-                .map_or_else(header_mtime, Ok)
-                .map_err(|_| damaged("a header holds no time"))?,
+            uid: uid.map_err(|_| damaged("a header holds no owner"))?,
+            gid: gid.map_err(|_| damaged("a header holds no group"))?,
+            mtime: mtime.map_err(|_| damaged("a header holds no time"))?,
             xattrs: extended.xattrs,
+        }))
+    }
+
+    /// What the entry is, or why it cannot be used. Afterwards the packed content comes next in the stream.
+    fn kind(
+        &mut self,
+        header: &Header,
+        stored: u64,
+        extended: &mut Extended,
+    ) -> io::Result<Result<Kind, String>> {
+        let entry_type = header.entry_type();
+        // Links of other writers may state the size of what they point to, without content.
+        self.expect_content(if is_without_content(entry_type) {
+            0
+        } else {
+            stored
+        });
+        let link = extended.link.take();
+        let link = || {
+            let link = link.or_else(|| header.link_name_bytes().map(std::borrow::Cow::into_owned));
+            link.unwrap_or_default()
+        };
+        Ok(Ok(match entry_type {
+            EntryType::Directory => Kind::Directory,
+            EntryType::Symlink => Kind::Symlink(link()),
+            EntryType::Link => Kind::HardLink(link()),
+            EntryType::Fifo => Kind::Fifo,
+            EntryType::Char | EntryType::Block => Kind::Device {
+                block: entry_type.is_block_special(),
+                major: header.device_major()?.unwrap_or(0),
+                minor: header.device_minor()?.unwrap_or(0),
+            },
+            EntryType::GNUSparse => self.old_gnu_sparse(header)?,
+            EntryType::Regular if extended.sparse_major == Some(1) => {
+                let size = extended.sparse_size;
+                let size = size.ok_or_else(|| damaged("a sparse file has no size"))?;
+                let extents = self.sparse_map()?;
+                Kind::File {
+                    size,
+                    extents: Some(self.checked(size, extents)?),
+                }
+            }
+            EntryType::Regular if extended.sparse_old => {
+                return Ok(Err(
+                    "the sparse formats 0.0 and 0.1 are not supported".to_owned()
+                ));
+            }
+            EntryType::Regular | EntryType::Continuous => Kind::File {
+                size: stored,
+                extents: None,
+            },
+            other => {
+                let kind = char::from(other.as_byte());
+                return Ok(Err(format!(
+                    "entries of the kind '{kind}' are not supported"
+                )));
+            }
         }))
     }
 
@@ -386,14 +393,14 @@ impl<R: Read> Read for Members<R> {
     }
 }
 
-/// Kinds whose content is known to be there or not.
-fn is_known(entry_type: EntryType) -> bool {
-    entry_type.is_dir()
-        || entry_type.is_symlink()
+/// Kinds that never have content, whatever size their header states.
+fn is_without_content(entry_type: EntryType) -> bool {
+    entry_type.is_symlink()
         || entry_type.is_hard_link()
         || entry_type.is_fifo()
         || entry_type.is_character_special()
         || entry_type.is_block_special()
+        || entry_type.is_dir()
 }
 
 impl Extended {
@@ -411,7 +418,7 @@ impl Extended {
             b"gid" => self.gid = Some(number()?),
             b"mtime" => {
                 self.mtime =
-                    Some(mtime(value).ok_or_else(|| damaged("an extended header holds no time"))?)
+                    Some(mtime(value).ok_or_else(|| damaged("an extended header holds no time"))?);
             }
             b"GNU.sparse.name" => self.sparse_name = Some(value.to_vec()),
             b"GNU.sparse.major" => self.sparse_major = Some(number()?),

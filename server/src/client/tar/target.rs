@@ -56,7 +56,7 @@ impl Inside {
     pub(super) fn joined(&self) -> Vec<u8> {
         self.0
             .iter()
-            .map(|name| name.as_bytes())
+            .map(CString::as_bytes)
             .collect::<Vec<_>>()
             .join(&b'/')
     }
@@ -207,12 +207,11 @@ impl Target {
             // Set-id bits would now lend the rights of somebody else.
             mode &= 0o1777;
         }
-        if !is_link {
-            if let Err(error) =
-                std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
-            {
-                faults.push(format!("its mode {mode:o} cannot be set: {error}"));
-            }
+        // Links have no mode of their own.
+        if !is_link
+            && let Err(error) = std::fs::set_permissions(path, PermissionsExt::from_mode(mode))
+        {
+            faults.push(format!("its mode {mode:o} cannot be set: {error}"));
         }
         for (name, value) in &member.xattrs {
             let name = std::ffi::OsStr::from_bytes(name);
@@ -259,7 +258,7 @@ impl Target {
         }
         let path = components
             .iter()
-            .map(|name| name.as_bytes())
+            .map(CString::as_bytes)
             .collect::<Vec<_>>()
             .join(&b'/');
         if self.parent.as_ref().is_none_or(|(known, _)| *known != path) {
