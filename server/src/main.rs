@@ -1,17 +1,29 @@
-//! Placeholder.
+//! The one binary of Holdfast.
+
 #![allow(
     dead_code,
     reason = "the modules are wired together by the command line"
 )]
 
 mod client;
-#[tokio::main]
-async fn main() -> std::process::ExitCode {
-    #[derive(clap::Parser)]
-    struct Cli {
-        #[command(subcommand)]
-        command: client::ClientCommand,
-    }
-    let cli = <Cli as clap::Parser>::parse();
-    client::run(cli.command).await
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Backup chunk store that speaks the Proxmox Backup protocol.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: client::ClientCommand,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Runtime::new()?;
+    let code = runtime.block_on(client::run(cli.command));
+    // A failed backup may have left a thread behind that waits for standard input.
+    runtime.shutdown_background();
+    Ok(code)
 }

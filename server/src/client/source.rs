@@ -66,6 +66,11 @@ impl Source {
         };
         let name = std::str::from_utf8(&bytes[..colon])
             .map_err(|_| format!("the archive name in '{shown}' is no text"))?;
+        if name == "client.log" {
+            return Err(
+                "the archive name 'client.log' is reserved for the log of a backup".to_owned(),
+            );
+        }
         let (kind, extension) = match name.rsplit_once('.') {
             Some((stem, "img")) if !stem.is_empty() => (SourceKind::Image, "fidx"),
             Some((stem, "tar")) if !stem.is_empty() => (SourceKind::Tar, "didx"),
@@ -300,6 +305,7 @@ mod tests {
             ("root.pxar:/", "must end in"),
             (".img:/x", "must end in"),
             ("a/b.img:/x", "a/b.img"),
+            ("client.log:/x", "reserved"),
         ] {
             let fault = parsed(text).unwrap_err();
             assert!(fault.contains(part), "{text}: {fault}");
