@@ -74,8 +74,11 @@ pub(crate) enum ClientCommand {
 /// Which server and account, for commands that concern no namespace.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ServerArgs {
-    /// [[user@realm[!token]@]host[:port]:]datastore; PBS_REPOSITORY if not given.
-    #[arg(long, value_name = "REPOSITORY")]
+    /// Server, account and datastore.
+    #[arg(
+        long,
+        help = "[[user@realm[!token]@]host[:port]:]datastore; PBS_REPOSITORY if not given"
+    )]
     repository: Option<String>,
     #[command(flatten)]
     output: OutputArgs,

@@ -165,7 +165,9 @@ fn tree_of_everything(root: &Path) {
         xattr::set(root.join("link"), "trusted.on-link", b"1").unwrap();
     }
     fs::set_permissions(root.join("block"), fs::Permissions::from_mode(0o4751)).unwrap();
-    fs::set_permissions(root.join("a/empty"), fs::Permissions::from_mode(0o000)).unwrap();
+    // Others than root could not read it.
+    let mode = if is_root { 0o000 } else { 0o400 };
+    fs::set_permissions(root.join("a/empty"), fs::Permissions::from_mode(mode)).unwrap();
     fs::set_permissions(root.join("fifo"), fs::Permissions::from_mode(0o666)).unwrap();
     set_time(&root.join("a/plain"), 1_700_000_000, 123_456_789);
     set_time(&root.join("link"), 1_500_000_000, 1);

@@ -13,7 +13,11 @@ fn made_of(entries: &[Entry]) -> Vec<u8> {
         let member = Member {
             path: path.as_bytes().to_vec(),
             kind: kind.clone(),
-            mode: 0o644,
+            mode: if *kind == Kind::Directory {
+                0o755
+            } else {
+                0o644
+            },
             uid: u64::from(nix::unistd::geteuid().as_raw()),
             gid: u64::from(nix::unistd::getegid().as_raw()),
             mtime: Mtime {
