@@ -20,10 +20,10 @@ mod cutoff;
 mod journal;
 mod mark;
 mod reconcile;
+mod set_aside;
 mod status;
 mod sweep;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -77,6 +77,8 @@ pub(crate) struct Collector {
     pub(crate) cache: Option<Arc<crate::cache::Cache>>,
     journal: Journal,
     running: tokio::sync::Mutex<Option<Instant>>,
+    /// Held by whoever has digests in the journal: one batch, or one chunk that is set aside.
+    batch: tokio::sync::Mutex<()>,
 }
 
 /// The parts a collector is made of.
@@ -111,6 +113,7 @@ impl Collector {
             not_before,
         } = parts;
         let running = tokio::sync::Mutex::new(not_before);
+        let batch = tokio::sync::Mutex::default();
         Arc::new(Self {
             env,
             config,
@@ -123,6 +126,7 @@ impl Collector {
             cache,
             journal,
             running,
+            batch,
         })
     }
 
@@ -374,11 +378,6 @@ impl Collector {
             move |files: &dyn Files| crate::files::replace(files, &path, &[text.into()], &unique)
         };
         self.env.io(write).await.about(path)
-    }
-
-    /// Adds the requests of a run to its status.
-    pub(crate) fn count_requests(status: &mut GcStatus, requests: BTreeMap<String, u64>) {
-        status.requests = requests;
     }
 }
 
