@@ -219,7 +219,11 @@ impl Collector {
     }
 
     /// Step 4.
-    pub(super) async fn delete(&self, bucket: &Bucket, confirmed: Confirmed) -> (Deleted, BatchResult) {
+    pub(super) async fn delete(
+        &self,
+        bucket: &Bucket,
+        confirmed: Confirmed,
+    ) -> (Deleted, BatchResult) {
         let Confirmed {
             chunks,
             condemnation,
