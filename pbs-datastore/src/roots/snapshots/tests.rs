@@ -91,14 +91,17 @@ async fn a_base_that_vanishes_while_a_newer_one_is_sealed_costs_no_chunk() {
     let daemon = world.start("a", false).await;
     daemon.backup(&id(A1), &["a"]).await;
     daemon.backup(&id(A2), &["base"]).await;
-    let mut sink = Sink::default();
     // After the group was listed and its first snapshot read, the second one vanishes, and a third one that shares its
     // chunk is sealed.
-    sink.meanwhile = Some(Box::pin(async {
+    let meanwhile = async {
         daemon.backup(&id(A3), &["base"]).await;
         world.quiet().await;
         daemon.snapshots.delete(&id(A2)).await.unwrap();
-    }));
+    };
+    let mut sink = Sink {
+        meanwhile: Some(Box::pin(meanwhile)),
+        ..Sink::default()
+    };
     roots(&daemon).mark(&mut sink).await.unwrap();
     assert_eq!(sink.marked, digests(&["a", "base"]));
     assert_eq!(sink.needers, BTreeSet::from([A1.to_owned(), A3.to_owned()]));
