@@ -2,6 +2,7 @@
 
 mod archive_name;
 mod auth_id;
+mod backup;
 mod blob;
 mod budget;
 mod cache;
@@ -11,6 +12,7 @@ mod chunker;
 mod config;
 mod contents;
 mod crypt;
+mod datastore;
 mod digest;
 mod env;
 mod error;
@@ -39,6 +41,7 @@ mod zstd_frame;
 
 pub use archive_name::{ArchiveKind, ArchiveName};
 pub use auth_id::{AuthId, TOKEN_NAME_BYTES_MAX, TokenId, UserId};
+pub use backup::{Backup, BackupRequest, IndexKind, SnapshotReader};
 pub use blob::{BlobError, BlobKind, CHUNK_BYTES_MAX, CHUNK_ENCODED_BYTES_MAX, DataBlob};
 pub use budget::{MemoryBudget, MemoryPermit};
 pub use cache::ReadAhead;
@@ -46,12 +49,12 @@ pub use catalog::{
     CATALOG_MAGIC, CATALOG_NAME_BYTES_MAX, Catalog, CatalogEntry, CatalogError, CatalogKind,
     CatalogTable,
 };
-pub use chunk_store::{Chunk, ChunkReader, ChunkStream};
-pub use chunk_store::{InsertOptions, Inserted, VerifiedChunk};
+pub use chunk_store::{Chunk, ChunkReader, ChunkStream, InsertOptions, Inserted, VerifiedChunk};
 pub use chunker::{AVERAGE_BYTES, AVERAGE_BYTES_MIN, AverageError, Chunker};
 pub use config::{Backend, DatastoreConfig, SyncLevel};
 pub use contents::Contents;
 pub use crypt::{CryptKey, CryptMode, Fingerprint, IV_BYTES, TAG_BYTES, WrongKey};
+pub use datastore::{BucketAccess, Datastore, DatastoreSpace, OpenOptions};
 pub use digest::{Digest, DigestError};
 pub use env::Env;
 pub use error::{Error, Result};
