@@ -250,7 +250,7 @@ impl Backup {
 
     /// Seals the snapshot (I1). Runs to its end even if the caller goes away.
     pub async fn finish(&self) -> Result<()> {
-        let stats = locked(&self.stats).clone();
+        let stats = *locked(&self.stats);
         self.writer.finish(stats).await
     }
 

@@ -262,7 +262,7 @@ impl Datastore {
         this.clone().settle(recovery, waits);
         let weak = Arc::downgrade(&this);
         this.reader.on_damage(Box::new(move |digest, damage| {
-            report_damage(&weak, digest, damage)
+            report_damage(&weak, digest, damage);
         }));
         Ok(this)
     }

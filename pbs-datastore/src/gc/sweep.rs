@@ -319,7 +319,7 @@ impl Comparison<'_> {
                     believed.insert(digest, entry.stat);
                 }
                 Some((digest, true)) => {
-                    bad_files.push((digest, path.join(&entry.name), entry.stat.atime))
+                    bad_files.push((digest, path.join(&entry.name), entry.stat.atime));
                 }
                 None => {}
             }
