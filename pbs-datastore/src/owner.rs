@@ -239,11 +239,16 @@ impl Owner {
             .await
     }
 
-    /// Step 5 for a directory that did not agree: its markers are gone, durably.
+    /// Step 5 for a directory that did not agree: its markers have been removed. Makes that durable first, for a marker
+    /// that a power loss brings back would be trusted.
     pub async fn markers_dropped(&self) -> Result<()> {
         let Some(bucket) = &self.bucket else {
             return Ok(());
         };
+        let dir = bucket.cache_dir.clone();
+        self.env
+            .io(move |files| files.sync_file_system(&dir).about(&dir))
+            .await?;
         let mut written = bucket.written.lock().await;
         written.directory_agrees = true;
         bucket
