@@ -1,5 +1,42 @@
 //! Formats, chunk store, cache, garbage collection and seals. Knows no HTTP.
 
+mod archive_name;
+mod auth_id;
+mod blob;
+mod catalog;
+mod chunker;
+mod crypt;
 mod digest;
+pub mod index;
+mod key_file;
+mod layout;
+mod manifest;
+mod namespace;
+mod safe_id;
+mod snapshot;
+mod zstd_frame;
 
+pub use archive_name::{ArchiveKind, ArchiveName};
+pub use auth_id::{AuthId, TOKEN_NAME_BYTES_MAX, TokenId, UserId};
+pub use blob::{BlobError, BlobKind, CHUNK_BYTES_MAX, CHUNK_ENCODED_BYTES_MAX, DataBlob};
+pub use catalog::{
+    CATALOG_MAGIC, CATALOG_NAME_BYTES_MAX, Catalog, CatalogEntry, CatalogError, CatalogKind,
+    CatalogTable,
+};
+pub use chunker::{AVERAGE_BYTES, AVERAGE_BYTES_MIN, AverageError, Chunker};
+pub use crypt::{CryptKey, CryptMode, Fingerprint, IV_BYTES, TAG_BYTES, WrongKey};
 pub use digest::{Digest, DigestError};
+pub use index::{DynamicIndex, FixedIndex, Index, IndexChecksum, IndexChunk, IndexError};
+pub use key_file::{KEY_FILE_BYTES_MAX, KeyFile, KeyFileError, KeyLock, PASSPHRASE_BYTES_MIN};
+pub use layout::{
+    AREAS, BadNumber, BucketLayout, Folder, HoldfastFile, LocalLayout, Place, SnapshotFile,
+};
+pub use manifest::{
+    ChunkUploadStats, MANIFEST_BYTES_MAX, Manifest, ManifestError, ManifestFile, SignatureCheck,
+    VerifyOutcome, VerifyState,
+};
+pub use namespace::{
+    NAMESPACE_BYTES_MAX, NAMESPACE_COMPONENT_BYTES_MAX, NAMESPACE_DEPTH_MAX, Namespace,
+};
+pub use safe_id::{BackupId, DatastoreName, NameError, SAFE_ID_BYTES_MAX};
+pub use snapshot::{BackupGroup, BackupTime, BackupType, Snapshot};
