@@ -5,6 +5,7 @@
     reason = "the modules are wired together by the daemon's start"
 )]
 
+mod api;
 mod atomic_file;
 mod auth;
 mod clock;
@@ -12,6 +13,7 @@ mod config;
 mod entropy;
 mod instance;
 mod shutdown;
+mod tasks;
 mod tls;
 
 fn main() {}

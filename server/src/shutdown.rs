@@ -114,7 +114,7 @@ mod tests {
     async fn a_drain_waits_for_work_and_admits_no_more() {
         let shutdown = Shutdown::new();
         let guard = shutdown.begin_work().expect("no stop requested");
-        let drain = shutdown.drain(Duration::from_secs(60));
+        let drain = shutdown.drain(Duration::from_mins(1));
         tokio::pin!(drain);
         assert!(futures_util::poll!(&mut drain).is_pending());
         assert!(shutdown.begin_work().is_none());

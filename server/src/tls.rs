@@ -259,14 +259,11 @@ fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
 fn check_key_mode(path: &Path) -> Result<(), TlsError> {
     let meta = fs::metadata(path).map_err(|source| file("read", path, source))?;
     let mode = meta.mode() & 0o7777;
-    if mode & 0o077 == 0 {
-        Ok(())
-    } else {
-        Err(TlsError::KeyTooOpen {
-            path: path.to_owned(),
-            mode,
-        })
+    if mode & 0o077 != 0 {
+        let path = path.to_owned();
+        return Err(TlsError::KeyTooOpen { path, mode });
     }
+    Ok(())
 }
 
 fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {

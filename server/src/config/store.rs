@@ -191,13 +191,10 @@ impl<T: Content> FileStore<T> {
         if seen.is_some_and(|seen| seen != digest_of(&text)) {
             return Err(ConfigError::Changed);
         }
-        let mut document: DocumentMut = match text.parse() {
-            Ok(document) => document,
-            Err(_) => {
-                // The same text by the way that knows lines and says it in words.
-                check::<T>(&self.path, &text)?;
-                return Err(ConfigError::Refused("the file is no TOML".into()));
-            }
+        let Ok(mut document) = text.parse::<DocumentMut>() else {
+            // The same text by the way that knows lines and says it in words.
+            check::<T>(&self.path, &text)?;
+            return Err(ConfigError::Refused("the file is no TOML".into()));
         };
         let result = change(&mut document).map_err(ConfigError::Refused)?;
         let text = document.to_string();

@@ -1,0 +1,391 @@
+//! Parameters of a request: gathered from path, query and body into one flat set, then taken out one by one
+//! (`pbs-interface.md` 1.3). What nobody takes is unknown, and refused.
+//!
+//! ```text
+//! let mut params = Params::gather(variables, query, content_type, body)?;
+//! let store: DatastoreName = params.required("store")?;
+//! let verbose = params.flag("verbose")?.unwrap_or(false);
+//! params.finish()?;
+//! ```
+//!
+//! A text from query or form stands for a string, an integer or a boolean, as the taker wants it. In JSON a string is a
+//! string; integers and booleans may also come as strings there. `null` counts as absent.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::Body;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use percent_encoding::percent_decode;
+use serde_json::Value as Json;
+
+use super::error::ApiError;
+
+/// Largest body of a call that is no upload, in bytes.
+pub(crate) const BODY_BYTES_MAX: usize = 512 * 1024;
+/// How long such a body may take to arrive.
+const BODY_TIME_MAX: Duration = Duration::from_mins(1);
+/// Most parameters of one request, elements of arrays counted: 128 digests and 128 offsets come in one call, and room.
+const VALUES_MAX: usize = 16_384;
+/// A query key that only defeats caches.
+const CACHE_BUSTER: &str = "_dc";
+
+/// The values given for one name.
+#[derive(Debug, Clone, PartialEq)]
+enum Given {
+    /// From path, query or form; at least one.
+    Texts(Vec<String>),
+    /// From a JSON body; never null.
+    Json(Json),
+}
+
+/// The parameters of a request that nobody has taken yet.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct Params(BTreeMap<String, Given>);
+
+impl Params {
+    /// The parameters of one request. `variables` are those of the path; `body` is empty for calls without one.
+    ///
+    /// A JSON body replaces the query, unless it is empty. A body without content type counts as a form.
+    pub(crate) fn gather<'a>(
+        variables: impl IntoIterator<Item = (&'a str, String)>,
+        query: Option<&str>,
+        content_type: Option<&str>,
+        body: &[u8],
+    ) -> Result<Self, ApiError> {
+        let mut params = Self::default();
+        let json = kind_of(content_type)? == BodyKind::Json && !body.trim_ascii().is_empty();
+        if json {
+            params.add_json(body)?;
+        } else {
+            params.add_texts(query.unwrap_or_default().as_bytes())?;
+            if kind_of(content_type)? == BodyKind::Form {
+                params.add_texts(body)?;
+            }
+        }
+        for (name, value) in variables {
+            params.add_variable(name, value)?;
+        }
+        Ok(params)
+    }
+
+    fn add_json(&mut self, body: &[u8]) -> Result<(), ApiError> {
+        let members: serde_json::Map<String, Json> =
+            serde_json::from_slice(body).map_err(|error| {
+                ApiError::bad_request(format!("the body is no JSON object: {error}"))
+            })?;
+        let given = members.into_iter().filter(|(_, value)| !value.is_null());
+        self.0
+            .extend(given.map(|(name, value)| (name, Given::Json(value))));
+        let values: usize = self
+            .0
+            .values()
+            .map(|given| match given {
+                Given::Json(Json::Array(list)) => list.len(),
+                _ => 1,
+            })
+            .sum();
+        check_count(values)
+    }
+
+    fn add_texts(&mut self, encoded: &[u8]) -> Result<(), ApiError> {
+        let pairs = encoded.split(|byte| *byte == b'&');
+        for (count, pair) in pairs.filter(|pair| !pair.is_empty()).enumerate() {
+            check_count(count)?;
+            let split = pair.iter().position(|byte| *byte == b'=');
+            let (name, value) = match split {
+                Some(at) => (&pair[..at], &pair[at + 1..]),
+                None => (pair, &[][..]),
+            };
+            let (name, value) = (decode(name)?, decode(value)?);
+            if name == CACHE_BUSTER {
+                continue;
+            }
+            match self
+                .0
+                .entry(name)
+                .or_insert_with(|| Given::Texts(Vec::new()))
+            {
+                Given::Texts(texts) => texts.push(value),
+                Given::Json(_) => return Err(ApiError::bad_request("mixed parameter sources")),
+            }
+        }
+        Ok(())
+    }
+
+    /// A variable of the path may be repeated elsewhere if it says the same.
+    fn add_variable(&mut self, name: &str, value: String) -> Result<(), ApiError> {
+        let texts = Given::Texts(vec![value.clone()]);
+        match self.0.insert(name.to_owned(), texts) {
+            None => Ok(()),
+            Some(Given::Texts(texts)) if texts == [value.as_str()] => Ok(()),
+            Some(Given::Json(Json::String(text))) if text == value => Ok(()),
+            Some(_) => Err(ApiError::bad_request(format!(
+                "parameter '{name}' differs from the path"
+            ))),
+        }
+    }
+
+    /// Takes one text.
+    fn text(&mut self, name: &str) -> Result<Option<String>, ApiError> {
+        match self.0.remove(name) {
+            None => Ok(None),
+            Some(Given::Texts(texts)) => single(name, texts).map(Some),
+            Some(Given::Json(Json::String(text))) => Ok(Some(text)),
+            Some(Given::Json(_)) => Err(invalid(name, "must be a string")),
+        }
+    }
+
+    /// Takes a parameter that may be absent.
+    pub(crate) fn optional<T>(&mut self, name: &str) -> Result<Option<T>, ApiError>
+    where
+        T: FromStr,
+        T::Err: Display,
+    {
+        self.text(name)?
+            .map(|text| text.parse().map_err(|error| invalid(name, error)))
+            .transpose()
+    }
+
+    /// Takes a parameter that must be there.
+    pub(crate) fn required<T>(&mut self, name: &str) -> Result<T, ApiError>
+    where
+        T: FromStr,
+        T::Err: Display,
+    {
+        self.optional(name)?.ok_or_else(|| missing(name))
+    }
+
+    /// Takes an integer within `bounds` that may be absent.
+    pub(crate) fn integer(
+        &mut self,
+        name: &str,
+        bounds: RangeInclusive<i64>,
+    ) -> Result<Option<i64>, ApiError> {
+        let value = match self.0.remove(name) {
+            None => return Ok(None),
+            Some(Given::Json(value)) => json_integer(&value),
+            Some(Given::Texts(texts)) => text_integer(&single(name, texts)?),
+        };
+        let value = value.ok_or_else(|| invalid(name, "must be an integer"))?;
+        check_bounds(name, value, &bounds).map(Some)
+    }
+
+    /// Takes an integer within `bounds` that must be there.
+    pub(crate) fn required_integer(
+        &mut self,
+        name: &str,
+        bounds: RangeInclusive<i64>,
+    ) -> Result<i64, ApiError> {
+        self.integer(name, bounds)?.ok_or_else(|| missing(name))
+    }
+
+    /// Takes a boolean that may be absent.
+    pub(crate) fn flag(&mut self, name: &str) -> Result<Option<bool>, ApiError> {
+        let value = match self.0.remove(name) {
+            None => return Ok(None),
+            Some(Given::Json(Json::Bool(value))) => Some(value),
+            Some(Given::Json(Json::String(text))) => text_flag(&text),
+            Some(Given::Json(Json::Number(number))) => match number.as_i64() {
+                Some(0) => Some(false),
+                Some(1) => Some(true),
+                _ => None,
+            },
+            Some(Given::Json(_)) => None,
+            Some(Given::Texts(texts)) => text_flag(&single(name, texts)?),
+        };
+        value
+            .map(Some)
+            .ok_or_else(|| invalid(name, "must be a boolean"))
+    }
+
+    /// Takes a list of at most `max` elements; absent is empty.
+    pub(crate) fn list<T>(&mut self, name: &str, max: usize) -> Result<Vec<T>, ApiError>
+    where
+        T: FromStr,
+        T::Err: Display,
+    {
+        let texts = match self.0.remove(name) {
+            None => Vec::new(),
+            Some(Given::Texts(texts)) => texts,
+            Some(Given::Json(Json::Array(list))) => list
+                .into_iter()
+                .map(|element| match element {
+                    Json::String(text) => Ok(text),
+                    _ => Err(invalid(name, "must be a list of strings")),
+                })
+                .collect::<Result<_, _>>()?,
+            Some(Given::Json(_)) => return Err(invalid(name, "must be a list")),
+        };
+        check_length(name, texts.len(), max)?;
+        texts
+            .iter()
+            .map(|text| text.parse().map_err(|error| invalid(name, error)))
+            .collect()
+    }
+
+    /// Takes a list of at most `max` integers within `bounds`; absent is empty.
+    pub(crate) fn integers(
+        &mut self,
+        name: &str,
+        bounds: &RangeInclusive<i64>,
+        max: usize,
+    ) -> Result<Vec<i64>, ApiError> {
+        let values: Vec<Option<i64>> = match self.0.remove(name) {
+            None => Vec::new(),
+            Some(Given::Texts(texts)) => texts.iter().map(|text| text_integer(text)).collect(),
+            Some(Given::Json(Json::Array(list))) => list.iter().map(json_integer).collect(),
+            Some(Given::Json(_)) => return Err(invalid(name, "must be a list")),
+        };
+        check_length(name, values.len(), max)?;
+        values
+            .into_iter()
+            .map(|value| {
+                let value = value.ok_or_else(|| invalid(name, "must be a list of integers"))?;
+                check_bounds(name, value, bounds)
+            })
+            .collect()
+    }
+
+    /// Drops parameters that are accepted and mean nothing here.
+    pub(crate) fn ignore(&mut self, names: &[&str]) {
+        for name in names {
+            self.0.remove(*name);
+        }
+    }
+
+    /// Refuses what nobody has taken.
+    pub(crate) fn finish(self) -> Result<(), ApiError> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<String> = self
+            .0
+            .keys()
+            .take(8)
+            .map(|name| format!("'{}'", name.chars().take(40).collect::<String>()))
+            .collect();
+        let names = names.join(", ");
+        Err(ApiError::bad_request(format!(
+            "parameter verification failed: unknown parameter {names}"
+        )))
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BodyKind {
+    Form,
+    Json,
+}
+
+fn kind_of(content_type: Option<&str>) -> Result<BodyKind, ApiError> {
+    let essence = content_type.unwrap_or_default().split(';').next();
+    let essence = essence.unwrap_or_default().trim().to_ascii_lowercase();
+    match essence.as_str() {
+        "" | "application/x-www-form-urlencoded" => Ok(BodyKind::Form),
+        "application/json" => Ok(BodyKind::Json),
+        _ => Err(ApiError::bad_request(
+            "the body must be a form or JSON (application/x-www-form-urlencoded or application/json)",
+        )),
+    }
+}
+
+/// Reads the body of a call that is no upload.
+pub(crate) async fn read_body<B>(body: B) -> Result<Bytes, ApiError>
+where
+    B: Body,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let limited = Limited::new(body, BODY_BYTES_MAX);
+    match tokio::time::timeout(BODY_TIME_MAX, limited.collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::bad_request(format!(
+            "the body is larger than {BODY_BYTES_MAX} bytes"
+        ))),
+        Ok(Err(error)) => Err(ApiError::bad_request(format!(
+            "the body could not be read: {error}"
+        ))),
+        Err(_) => Err(ApiError::timeout("the body did not arrive in time")),
+    }
+}
+
+fn decode(encoded: &[u8]) -> Result<String, ApiError> {
+    let blanks: Vec<u8> = encoded
+        .iter()
+        .map(|byte| if *byte == b'+' { b' ' } else { *byte })
+        .collect();
+    percent_decode(&blanks)
+        .decode_utf8()
+        .map(std::borrow::Cow::into_owned)
+        .map_err(|_| ApiError::bad_request("a parameter is not UTF-8"))
+}
+
+fn single(name: &str, texts: Vec<String>) -> Result<String, ApiError> {
+    match <[String; 1]>::try_from(texts) {
+        Ok([text]) => Ok(text),
+        Err(_) => Err(invalid(name, "is given more than once")),
+    }
+}
+
+fn text_integer(text: &str) -> Option<i64> {
+    // A leading '+' or blanks are accepted by nobody else.
+    let plain = text
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || byte == b'-');
+    plain.then(|| text.parse().ok()).flatten()
+}
+
+fn json_integer(value: &Json) -> Option<i64> {
+    match value {
+        Json::Number(number) => number.as_i64(),
+        Json::String(text) => text_integer(text),
+        _ => None,
+    }
+}
+
+fn text_flag(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "on" | "yes" | "true" => Some(true),
+        "0" | "off" | "no" | "false" => Some(false),
+        _ => None,
+    }
+}
+
+fn check_bounds(name: &str, value: i64, bounds: &RangeInclusive<i64>) -> Result<i64, ApiError> {
+    if bounds.contains(&value) {
+        return Ok(value);
+    }
+    let (low, high) = (bounds.start(), bounds.end());
+    Err(invalid(name, format!("must be between {low} and {high}")))
+}
+
+fn check_length(name: &str, length: usize, max: usize) -> Result<(), ApiError> {
+    if length > max {
+        return Err(invalid(name, format!("must have at most {max} elements")));
+    }
+    Ok(())
+}
+
+fn check_count(values: usize) -> Result<(), ApiError> {
+    if values > VALUES_MAX {
+        return Err(ApiError::bad_request("too many parameters"));
+    }
+    Ok(())
+}
+
+fn missing(name: &str) -> ApiError {
+    ApiError::bad_request(format!(
+        "parameter verification failed: '{name}' is missing"
+    ))
+}
+
+fn invalid(name: &str, why: impl Display) -> ApiError {
+    ApiError::bad_request(format!("parameter verification failed: '{name}': {why}"))
+}
+
+#[cfg(test)]
+mod tests;
