@@ -6,12 +6,15 @@
 )]
 
 mod api;
+mod app;
 mod atomic_file;
 mod auth;
 mod clock;
 mod config;
 mod entropy;
+mod idle_io;
 mod instance;
+mod protocol;
 mod shutdown;
 mod tasks;
 mod tls;
