@@ -169,23 +169,24 @@ impl RawClient {
         }
     }
 
-    /// Sends `body` to each stream in frames of `frame_bytes`, one stream after the other and over again, until all are
-    /// sent and answered.
+    /// Sends `body` to each stream in frames of `frame_bytes` until all are sent and answered. The next frame always goes
+    /// to the stream that has got the least and was opened last, so that as many bodies as possible are half sent.
     pub(super) async fn interleave(&mut self, streams: &[u32], body: &Bytes, frame_bytes: usize) {
         let mut rest: Vec<(u32, Bytes)> = streams
             .iter()
             .map(|stream| (*stream, body.clone()))
             .collect();
         while !rest.is_empty() {
+            rest.sort_by_key(|(stream, body)| std::cmp::Reverse((body.len(), *stream)));
             let mut moved = false;
             for (stream, body) in &mut rest {
                 let frame = body.slice(..frame_bytes.min(body.len()));
-                if self
+                moved = self
                     .try_data(*stream, &frame, frame.len() == body.len())
-                    .await
-                {
+                    .await;
+                if moved {
                     body.advance(frame.len());
-                    moved = true;
+                    break;
                 }
             }
             rest.retain(|(_, body)| !body.is_empty());
