@@ -67,10 +67,10 @@ impl DatastoreConfig {
             name: name.into(),
             backend,
             sync_level: SyncLevel::default(),
-            gc_atime_cutoff: Duration::from_secs(24 * 3600 + 300),
-            late_request_max: Duration::from_secs(15 * 60),
+            gc_atime_cutoff: Duration::from_mins(1445),
+            late_request_max: Duration::from_mins(15),
             upload_attempts_max: 8,
-            upload_deadline: Duration::from_secs(600),
+            upload_deadline: Duration::from_mins(10),
             read_ahead_bytes_max: 32 << 20,
             delete_batch_keys_max: 1000,
             list_ranges: 8,
@@ -87,11 +87,11 @@ impl DatastoreConfig {
             }
         };
         check(
-            self.gc_atime_cutoff <= Duration::from_secs(48 * 3600),
+            self.gc_atime_cutoff <= Duration::from_hours(48),
             "gc-atime-cutoff is at most 48 hours",
         );
         check(
-            self.late_request_max <= Duration::from_secs(24 * 3600),
+            self.late_request_max <= Duration::from_hours(24),
             "late-request-max is at most 24 hours",
         );
         check(

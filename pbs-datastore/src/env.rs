@@ -229,7 +229,7 @@ mod tests {
         let seen = start + SignedDuration::from_hours(24);
         env.raise_clock(seen);
         assert_eq!(env.now(), seen);
-        env.sleep(Duration::from_secs(60)).await;
+        env.sleep(Duration::from_mins(1)).await;
         assert!(env.now() >= seen);
     }
 
@@ -241,7 +241,7 @@ mod tests {
             async move { env.sleep(Duration::from_secs(5)).await }
         });
         assert!(!env.drain(Duration::from_secs(1)).await);
-        assert!(env.drain(Duration::from_secs(60)).await);
+        assert!(env.drain(Duration::from_mins(1)).await);
         task.await.unwrap();
     }
 

@@ -140,6 +140,7 @@ impl Lru {
     }
 
     /// Whether start-up accounting has ended; to be watched.
+    #[cfg(test)]
     pub(crate) fn accounted(&self) -> watch::Receiver<bool> {
         self.accounted.subscribe()
     }

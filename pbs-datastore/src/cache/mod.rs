@@ -145,6 +145,7 @@ impl Cache {
     }
 
     /// As [`Cache::insert`], without the content: for writers that ask not to be cached.
+    #[cfg(test)]
     pub(crate) async fn insert_marker(
         &self,
         guard: Guard,
@@ -228,11 +229,13 @@ impl Cache {
     }
 
     /// How many chunks are cached.
+    #[cfg(test)]
     pub(crate) fn chunks(&self) -> usize {
         self.0.lru.len()
     }
 
     /// Whether start-up accounting has ended; to be watched.
+    #[cfg(test)]
     pub(crate) fn accounted(&self) -> watch::Receiver<bool> {
         self.0.lru.accounted()
     }

@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::files::OsFiles;
 
-const T: Duration = Duration::from_secs(900);
-const W: Duration = Duration::from_secs(1800);
+const T: Duration = Duration::from_mins(15);
+const W: Duration = Duration::from_mins(30);
 
 struct World {
     env: Env,
@@ -230,8 +230,11 @@ async fn an_older_copy_of_the_directory_is_recognised_after_a_clean_stop() {
     owner.stop_clean().await.unwrap();
     drop(owner);
     std::fs::write(&local, before).unwrap();
-    let (_, report) = world.open("a").await.unwrap();
+    let (owner, report) = world.open("a").await.unwrap();
     assert!(report.clean && !report.markers_trusted && report.not_before.is_none());
+    drop(owner);
+    let (_, report) = world.open("a").await.unwrap();
+    assert!(!report.markers_trusted, "they were not dropped yet");
 }
 
 #[tokio::test(start_paused = true)]
@@ -287,7 +290,7 @@ async fn a_bucket_that_lost_its_record_makes_everybody_wait() {
 async fn a_pass_is_signed_with_the_servers_date() {
     let world = World::new();
     let owner = world.first().await;
-    world.env.sleep(Duration::from_secs(3600)).await;
+    world.env.sleep(Duration::from_hours(1)).await;
     let pass = owner.fence().check().await.unwrap();
     let validity = pass.validity();
     assert!(

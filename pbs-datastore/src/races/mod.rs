@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// T of these tests.
-const LATE: Duration = Duration::from_secs(60);
+const LATE: Duration = Duration::from_mins(1);
 
 /// Snapshots as lists of digests.
 #[derive(Debug, Default)]
@@ -153,7 +153,7 @@ impl World {
             take_over: false,
             previous_owner_is_dead: false,
             late_request_max: LATE,
-            signature_window: Duration::from_secs(900),
+            signature_window: Duration::from_mins(15),
         };
         let (owner, report) = Owner::open_bucket(&self.env, self.store(), owner_config)
             .await
@@ -247,7 +247,7 @@ impl World {
 
     /// Makes all marks of now older than the next collection's cutoff.
     async fn age(&self) {
-        self.env.sleep(Duration::from_secs(3600)).await;
+        self.env.sleep(Duration::from_hours(1)).await;
     }
 
     fn snapshot(&self, name: &str, digests: &[Digest]) {

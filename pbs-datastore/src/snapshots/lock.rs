@@ -96,11 +96,6 @@ impl Locks {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// T.
-    pub(crate) fn late_request_max(&self) -> Duration {
-        self.late_request_max
-    }
-
     /// The exclusive lock on `name`. `busy` says in a sentence what it means that somebody else has it.
     pub(crate) fn exclusive(self: &Arc<Self>, name: &str, busy: &str) -> Result<Lock> {
         self.take(name, Mode::Exclusive, busy)
@@ -136,14 +131,12 @@ impl Locks {
         })
     }
 
-    /// Whether anybody holds `name` exclusively.
-    pub(crate) fn is_exclusive(&self, name: &str) -> bool {
+    /// Whether nobody holds anything, and nothing is kept.
+    pub(crate) fn is_empty(&self) -> bool {
         let now = self.env.instant();
         let mut table = self.table();
-        table.held.get_mut(name).is_some_and(|holders| {
-            holders.expire(now);
-            holders.is_exclusive()
-        })
+        table.held.retain(|_, holders| holders.expire(now));
+        table.held.is_empty()
     }
 
     /// Waits until nobody holds `name` (design 8 f).
@@ -248,7 +241,7 @@ mod tests {
 
     fn locks() -> Arc<Locks> {
         let env = Env::simulated(Timestamp::UNIX_EPOCH, 1, Arc::new(OsFiles));
-        Locks::new(&env, Duration::from_secs(900))
+        Locks::new(&env, Duration::from_mins(15))
     }
 
     #[tokio::test(start_paused = true)]
