@@ -6,13 +6,16 @@
 )]
 
 mod api;
+mod app;
 mod atomic_file;
 mod auth;
 mod client;
 mod clock;
 mod config;
 mod entropy;
+mod idle_io;
 mod instance;
+mod protocol;
 mod shutdown;
 mod tasks;
 mod tls;
