@@ -3,6 +3,7 @@
 //! A prefix is empty or ends in `/`. Without the closing slash a listing of `vm/10` would also return `vm/100`, and
 //! whoever deletes what it lists would delete a stranger's objects.
 
+use std::borrow::Borrow;
 use std::fmt;
 
 /// Longest key S3 accepts, in bytes of UTF-8.
@@ -70,6 +71,13 @@ impl fmt::Display for ObjectKey {
 
 impl AsRef<str> for ObjectKey {
     fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Sorted maps of keys can be searched by any text, such as a prefix.
+impl Borrow<str> for ObjectKey {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }

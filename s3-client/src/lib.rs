@@ -3,13 +3,30 @@
 //! [`ObjectStore`] is the one trait. Its implementations are the AWS SDK, an in-memory model and a directory used as a
 //! bucket; retries, limits, metering and injected faults are decorators around any of them.
 
+mod aws;
+mod clock;
+pub mod conformance;
+mod connector;
+mod decide;
+mod directory;
 mod error;
+mod fault;
 mod key;
+mod model;
 mod precondition;
 mod store;
 
+pub use aws::{AwsConfig, AwsStore, Credentials, Secret, WallClock};
+pub use clock::{Clock, virtual_clock, wall_clock};
+pub use connector::Traffic;
+pub use decide::{Decision, Page, clip, decide, decide_delete, page};
+pub use directory::{DirectoryOptions, DirectoryStore};
 pub use error::{Error, ErrorKind, Op, Optional};
+pub use fault::{
+    Action, Delivery, Effect, Fault, FaultId, FaultPlan, FaultyStore, Gate, Odds, Reply,
+};
 pub use key::{KEY_BYTES_MAX, KeyError, KeyPrefix, ObjectKey};
+pub use model::{ModelOptions, ModelStore, Support};
 pub use precondition::{DeleteOutcome, ETag, Precondition, PutId, PutOutcome, VersionId};
 pub use store::{
     Answer, Body, BucketSettings, ByteRange, Copy, DeleteRequest, LifecycleRule, ListEntry,

@@ -1,0 +1,503 @@
+//! Inserting a chunk: the path on which nothing may be lost (design 4).
+//!
+//! Steps for a bucket
+//! 1. The blob is verified (I7) before the guard is taken; then the guard, waiting while the digest is condemned (I5).
+//! 2. Marker there → touch it, answer *duplicate*. No request.
+//! 3. Touch the upload marker (I4).
+//! 4. `PUT If-None-Match: *`; see [`Upload::run`] for every answer. The last attempt is unconditional.
+//! 5. Cache insert: the marker appears, with the chunk or empty.
+//! 6. Remove the upload marker; record in the session what it was told; answer.
+//!
+//! A directory has no steps 3, 4 and 6: temporary file, sync by level, rename.
+//!
+//! From step 3 on the insert runs in a task of the datastore: a request that is dropped only stops waiting. The guard
+//! is held to the end of step 6, so whoever wants the same digest waits and then starts over at step 1, finds the
+//! marker and touches it in his own right: one PUT for all.
+//!
+//! | Crash after | left behind | mended by |
+//! |---|---|---|
+//! | 3 | an upload marker | GC, once it is older than the cutoff |
+//! | 4 | an object without marker | the next insert (412), or GC once it has aged |
+//! | 5 | an upload marker | GC |
+//!
+//! A PUT whose answer was lost may take effect late. Its content is right for its key, so all it can leave is an object
+//! nobody asked for, which GC removes. A failed insert leaves its upload marker behind: another may rely on it.
+//!
+//! Kept: I1 (answered after step 4), I2, I3, I4, I5, I7, I11 (`Upload::existing`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use s3_client::{ETag, ErrorKind, ObjectStore, Optional as _, Precondition, Put, PutOutcome};
+use tokio::time::Instant;
+
+use super::guard::{ChunkTable, Guard};
+#[cfg(feature = "sabotage")]
+use super::marker::Marker;
+use super::marker::{Markers, Nature};
+use crate::cache::Cache;
+use crate::error::About as _;
+use crate::files::Files;
+#[cfg(feature = "sabotage")]
+use crate::sabotage::{self, Rule};
+use crate::session::SessionHandle;
+use crate::{
+    BlobKind, BucketLayout, CHUNK_BYTES_MAX, DataBlob, DatastoreConfig, Digest, Env, Error, Result, SyncLevel,
+    WriterSession,
+};
+
+/// First pause between attempts of an upload; doubled each time, with full jitter.
+const BACKOFF_BASE: Duration = Duration::from_millis(100);
+/// Longest pause between attempts.
+const BACKOFF_MAX: Duration = Duration::from_secs(20);
+/// Known chunks touched in one batch of file work.
+const ADOPT_BATCH: usize = 512;
+
+/// What an insert came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inserted {
+    /// The chunk was not there.
+    New,
+    /// It was there already.
+    Duplicate,
+}
+
+/// The bucket side of the chunk store.
+#[derive(Clone, Debug)]
+pub(crate) struct ChunkBucket {
+    /// Limits and metering, no retries: insert knows what is safe to repeat.
+    pub(crate) once: Arc<dyn ObjectStore>,
+    /// With retries, for questions.
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) layout: BucketLayout,
+    /// `If-None-Match: *` works.
+    pub(crate) conditional_create: bool,
+    /// `If-Match` works on puts.
+    pub(crate) conditional_overwrite: bool,
+    pub(crate) cache: Arc<Cache>,
+}
+
+/// Inserts chunks.
+#[derive(Debug)]
+pub(crate) struct ChunkStore {
+    pub(crate) env: Env,
+    pub(crate) config: Arc<DatastoreConfig>,
+    pub(crate) table: Arc<ChunkTable>,
+    pub(crate) markers: Markers,
+    pub(crate) bucket: Option<ChunkBucket>,
+    /// Until then nothing is answered: the markers were dropped, and requests of an earlier life may still arrive (I3).
+    pub(crate) not_before: Option<Instant>,
+}
+
+/// A chunk whose content was checked as far as the daemon can.
+#[derive(Clone, Debug)]
+pub struct VerifiedChunk {
+    blob: DataBlob,
+    digest: Digest,
+    size: u32,
+}
+
+impl VerifiedChunk {
+    /// Checks an uploaded blob (I7): structure, and for unencrypted ones digest and length. The CRC is computed anew,
+    /// as senders may leave it out. Takes milliseconds for a large chunk: call it off the runtime's threads.
+    pub fn check(blob: DataBlob, digest: Digest, size: u32) -> Result<Self> {
+        let corrupt = |fault: crate::BlobError| Error::ChunkCorrupt { digest, fault: fault.to_string() };
+        blob.verify_chunk(&digest, Some(u64::from(size))).map_err(corrupt)?;
+        Ok(Self { blob: blob.with_computed_crc(), digest, size })
+    }
+
+    /// Bytes as stored.
+    pub fn encoded_len(&self) -> usize {
+        self.blob.encoded_len()
+    }
+
+    /// Its digest.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    fn nature(&self) -> Nature {
+        Nature::of(self.blob.is_encrypted())
+    }
+
+    /// The blob as it would be stored.
+    #[cfg(test)]
+    pub(crate) fn blob_for_tests(&self) -> &DataBlob {
+        &self.blob
+    }
+}
+
+/// How a session wants its chunks kept.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct InsertOptions {
+    /// Leave no content in the cache.
+    pub no_cache: bool,
+}
+
+fn nature_conflict(digest: Digest, ours: Nature) -> Error {
+    let fault = match ours {
+        Nature::Encrypted => "an encrypted chunk was uploaded where an unencrypted one is stored",
+        Nature::Plain | Nature::Unknown => "an unencrypted chunk was uploaded where an encrypted one is stored",
+    };
+    Error::NatureConflict { digest, fault }
+}
+
+impl ChunkStore {
+    async fn ready(&self) {
+        if let Some(time) = self.not_before {
+            tokio::time::sleep_until(time).await;
+        }
+    }
+
+    /// Inserts a chunk for a session. When this returns `Ok`, the chunk is in the backend (I1) and protected from
+    /// garbage collection for as long as the session is open (I2).
+    pub(crate) async fn insert(
+        self: &Arc<Self>,
+        session: &WriterSession,
+        chunk: VerifiedChunk,
+        options: InsertOptions,
+    ) -> Result<Inserted> {
+        self.ready().await;
+        session.alive()?;
+        let handle = session.handle();
+        #[cfg(feature = "sabotage")]
+        let waited = sabotage::is_off(Rule::JoinerTouches) && self.table.try_guard(chunk.digest).is_none();
+        let guard = self.table.guard_for_use(chunk.digest).await;
+        #[cfg(feature = "sabotage")]
+        if waited && self.marker(chunk.digest).await?.is_some() {
+            handle.tell(chunk.digest, chunk.size)?;
+            return Ok(Inserted::Duplicate);
+        }
+        if self.bucket.is_some() && self.touch(&guard, chunk.nature()).await? {
+            handle.tell(chunk.digest, chunk.size)?;
+            return Ok(Inserted::Duplicate);
+        }
+        let this = Arc::clone(self);
+        let rest = async move {
+            match &this.bucket {
+                Some(bucket) => this.insert_into_bucket(bucket, guard, chunk, handle, options).await,
+                None => this.insert_into_directory(guard, chunk, handle).await,
+            }
+        };
+        #[cfg(feature = "sabotage")]
+        if sabotage::is_off(Rule::InsertDetached) {
+            return rest.await;
+        }
+        let task = self.env.spawn(rest);
+        task.await.map_err(|_| Error::Refused("an insert has panicked".to_owned()))?
+    }
+
+    #[cfg(feature = "sabotage")]
+    async fn marker(&self, digest: Digest) -> Result<Option<Marker>> {
+        let markers = self.markers.clone();
+        self.env.io(move |files: &dyn Files| markers.get(files, &digest)).await.about(self.markers.chunks())
+    }
+
+    /// Step 2: records a use; `false` if there is no marker. Refuses a chunk of the other nature.
+    async fn touch(&self, guard: &Guard, nature: Nature) -> Result<bool> {
+        let (markers, env, digest) = (self.markers.clone(), self.env.clone(), guard.digest());
+        let touched = self.env.io(move |files: &dyn Files| {
+            let marker = markers.get(files, &digest)?;
+            let conflict = marker.is_some_and(|marker| !marker.nature.agrees_with(nature));
+            Ok((marker.is_some() && !conflict && markers.touch(files, &digest, env.now())?, conflict))
+        });
+        let (touched, conflict) = touched.await.about(self.markers.path(&digest))?;
+        if conflict { Err(nature_conflict(digest, nature)) } else { Ok(touched) }
+    }
+
+    /// Steps 3 to 6 for a bucket.
+    async fn insert_into_bucket(
+        &self,
+        bucket: &ChunkBucket,
+        guard: Guard,
+        chunk: VerifiedChunk,
+        session: SessionHandle,
+        options: InsertOptions,
+    ) -> Result<Inserted> {
+        // 3.
+        #[cfg(feature = "sabotage")]
+        let marker_first = !sabotage::is_off(Rule::MarkerBeforeUpload);
+        #[cfg(not(feature = "sabotage"))]
+        let marker_first = true;
+        let guard = if marker_first { self.touch_upload(guard).await? } else { guard };
+        // 4.
+        let upload = Upload { store: self, bucket, chunk: &chunk };
+        let inserted = upload.run().await?;
+        // 5. Of a duplicate the backend has accepted other bytes than ours, so only its existence is recorded.
+        let now = self.env.now();
+        let (header, payload) = chunk.blob.parts();
+        let (content, keep) = ([header, payload], inserted == Inserted::New && !options.no_cache);
+        let content = if keep { &content[..] } else { &[] };
+        let (guard, kept) = bucket.cache.insert(guard, content, chunk.nature(), now, now).await;
+        kept?;
+        // 6.
+        let (markers, digest) = (self.markers.clone(), chunk.digest);
+        let removed = self.env.io(move |files: &dyn Files| markers.remove_upload(files, &digest)).await;
+        if let Err(error) = removed {
+            // It protects longer than it needs to; GC removes it.
+            tracing::debug!(%digest, %error, "upload marker not removed");
+        }
+        session.tell(digest, chunk.size)?;
+        drop(guard);
+        Ok(inserted)
+    }
+
+    async fn touch_upload(&self, guard: Guard) -> Result<Guard> {
+        let (markers, env) = (self.markers.clone(), self.env.clone());
+        let work = move |files: &dyn Files| markers.touch_upload(files, &guard, env.now()).map(|()| guard);
+        self.env.io(work).await.about(self.markers.uploads())
+    }
+
+    /// The whole insert into a directory (interface 6.5).
+    async fn insert_into_directory(
+        &self,
+        guard: Guard,
+        chunk: VerifiedChunk,
+        session: SessionHandle,
+    ) -> Result<Inserted> {
+        let (markers, env) = (self.markers.clone(), self.env.clone());
+        let (sync, unique) = (self.config.sync_level == SyncLevel::File, self.env.new_id());
+        let (digest, size) = (chunk.digest, chunk.size);
+        let work = move |files: &dyn Files| {
+            let inserted = write_chunk_file(files, &markers, &env, &guard, &chunk, sync, &unique);
+            inserted.map(|inserted| (inserted, guard))
+        };
+        let (inserted, guard) = self.env.io(work).await?;
+        session.tell(digest, size)?;
+        drop(guard);
+        Ok(inserted)
+    }
+
+    /// Registers chunks that the session did not upload (known from a previous snapshot): touches each under its guard,
+    /// after the session's start was recorded. One that is missing is an error, and its caller backs up in full. Costs
+    /// no S3 request.
+    pub(crate) async fn adopt(&self, session: &WriterSession, chunks: &[(Digest, u32)]) -> Result<()> {
+        self.ready().await;
+        let handle = session.handle();
+        #[cfg(feature = "sabotage")]
+        if sabotage::is_off(Rule::KnownChunksTouched) {
+            return chunks.iter().try_for_each(|(digest, size)| Ok(handle.tell(*digest, *size)?));
+        }
+        for batch in chunks.chunks(ADOPT_BATCH) {
+            let mut guards = Vec::with_capacity(batch.len());
+            let mut busy = Vec::new();
+            for (digest, size) in batch {
+                match self.table.try_guard(*digest).filter(|guard| !guard.is_condemned()) {
+                    Some(guard) => guards.push((guard, *size)),
+                    None => busy.push((*digest, *size)),
+                }
+            }
+            self.adopt_guarded(&handle, guards).await?;
+            for (digest, size) in busy {
+                let guard = self.table.guard_for_use(digest).await;
+                self.adopt_guarded(&handle, vec![(guard, size)]).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn adopt_guarded(&self, session: &SessionHandle, guards: Vec<(Guard, u32)>) -> Result<()> {
+        let (markers, env, session) = (self.markers.clone(), self.env.clone(), session.clone());
+        let directory = self.bucket.is_none();
+        self.env
+            .io(move |files: &dyn Files| {
+                for (guard, size) in guards {
+                    let digest = guard.digest();
+                    let path = markers.path(&digest);
+                    // An empty chunk file of a directory holds nothing.
+                    let there = !directory || markers.get(files, &digest).about(&path)?.is_some_and(|m| m.size > 0);
+                    if !there || !markers.touch(files, &digest, env.now()).about(&path)? {
+                        return Err(Error::ChunkMissing { digest });
+                    }
+                    session.tell(digest, size)?;
+                }
+                Ok(())
+            })
+            .await
+    }
+}
+
+/// What a look at the object under our key tells.
+enum Existing {
+    /// Nothing is there (any more): start over.
+    Absent,
+    /// It is good: ours is a duplicate.
+    Good,
+    /// It is damaged and may be replaced.
+    Replaceable(ETag),
+}
+
+/// Step 4 of one insert.
+struct Upload<'a> {
+    store: &'a ChunkStore,
+    bucket: &'a ChunkBucket,
+    chunk: &'a VerifiedChunk,
+}
+
+impl Upload<'_> {
+    /// Uploads until an answer settles it:
+    /// - *created* → new.
+    /// - *exists* (412) → [`Upload::existing`] decides; nothing there → the next attempt.
+    /// - *conflict* (409), throttling, 5xx, no answer → the next attempt after a pause with full jitter.
+    /// - the last attempt is unconditional: what is uploaded is right for its key, and a backup must not fail because a
+    ///   stranger holds a conditional write open. For encrypted content a HEAD that says *absent* comes first (I11).
+    /// - without conditional writes every attempt is HEAD and unconditional put (under A3).
+    async fn run(&self) -> Result<Inserted> {
+        let config = &self.store.config;
+        let deadline = Instant::now() + config.upload_deadline;
+        let mut unconditional = !self.bucket.conditional_create;
+        let mut replace = None;
+        for attempt in 1.. {
+            let last = attempt >= config.upload_attempts_max || Instant::now() >= deadline;
+            unconditional |= last;
+            if unconditional && replace.is_none() && (self.chunk.nature() == Nature::Encrypted || !last) {
+                match self.existing().await? {
+                    Existing::Good => return Ok(Inserted::Duplicate),
+                    Existing::Absent => {}
+                    Existing::Replaceable(etag) => replace = Some(etag),
+                }
+            }
+            let precondition = match replace.take() {
+                Some(etag) if self.bucket.conditional_overwrite => Precondition::Matches(etag),
+                Some(_) => Precondition::None,
+                None if unconditional => Precondition::None,
+                None => Precondition::Absent,
+            };
+            let failure = match self.bucket.once.put(self.put(precondition)).await.map(|answer| answer.value) {
+                Ok(PutOutcome::Created { .. }) => return Ok(Inserted::New),
+                Ok(PutOutcome::Exists) => {
+                    #[cfg(feature = "sabotage")]
+                    if sabotage::is_off(Rule::CheckAfterExists) {
+                        return Ok(Inserted::Duplicate);
+                    }
+                    match self.existing().await? {
+                        Existing::Good => return Ok(Inserted::Duplicate),
+                        Existing::Absent => {}
+                        Existing::Replaceable(etag) => replace = Some(etag),
+                    }
+                    self.unknown()
+                }
+                Ok(PutOutcome::Conflict | PutOutcome::Unknown | PutOutcome::Expired) => self.unknown(),
+                Err(error) if error.kind == ErrorKind::NotFound => self.unknown(),
+                Err(error) if error.kind.is_transient() => error.into(),
+                Err(error) => return Err(error.into()),
+            };
+            if last {
+                return Err(failure);
+            }
+            tracing::debug!(digest = %self.chunk.digest, attempt, %failure, "chunk upload repeated");
+            self.pause(attempt).await;
+        }
+        Err(self.unknown())
+    }
+
+    fn unknown(&self) -> Error {
+        Error::OutcomeUnknown { what: format!("the upload of chunk {}", self.chunk.digest) }
+    }
+
+    fn put(&self, precondition: Precondition) -> Put {
+        Put::new(self.bucket.layout.chunk(&self.chunk.digest), self.chunk.blob.to_body()).when(precondition)
+    }
+
+    async fn pause(&self, attempt: u32) {
+        let longest = BACKOFF_BASE.saturating_mul(1 << (attempt - 1).min(16)).min(BACKOFF_MAX);
+        let share = self.store.env.seed() % 1000;
+        self.store.env.sleep(longest.mul_f64(share as f64 / 1000.0)).await;
+    }
+
+    /// Looks at what is under our key and decides by I11.
+    async fn existing(&self) -> Result<Existing> {
+        let (digest, nature) = (self.chunk.digest, self.chunk.nature());
+        let key = self.bucket.layout.chunk(&digest);
+        let Some(head) = self.bucket.store.head(&key).await.optional()? else { return Ok(Existing::Absent) };
+        if head.value.size == self.chunk.blob.encoded_len() as u64 {
+            return Ok(Existing::Good);
+        }
+        // Another size: one digest may be stored plain or compressed.
+        let Some(object) = self.bucket.store.get(&key, None).await.optional()? else { return Ok(Existing::Absent) };
+        let etag = object.value.meta.etag;
+        let stored = object.value.body.into_bytes();
+        let ours = self.chunk.blob.kind();
+        let verdict = self.store.env.compute(move || judge(&stored, &digest, ours)).await;
+        match verdict {
+            Verdict::Good => Ok(Existing::Good),
+            Verdict::Damaged => {
+                tracing::warn!(%digest, "the object of this chunk is damaged and is replaced by a verified upload");
+                Ok(Existing::Replaceable(etag))
+            }
+            Verdict::Conflict => Err(nature_conflict(digest, nature)),
+        }
+    }
+}
+
+/// What to do about a stored object of another size than ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    Good,
+    Damaged,
+    Conflict,
+}
+
+/// Judges stored bytes beside a blob of kind `ours` for the same digest (I11; interface 6.5).
+fn judge(stored: &bytes::Bytes, digest: &Digest, ours: BlobKind) -> Verdict {
+    let parsed = DataBlob::parse(stored.clone()).ok();
+    let theirs = parsed.as_ref().map(DataBlob::kind);
+    let intact = parsed.as_ref().is_some_and(|blob| blob.verify_crc().is_ok());
+    match (theirs, ours.is_encrypted()) {
+        // Both unencrypted: the digest tells.
+        (Some(kind), false) if !kind.is_encrypted() => {
+            let right = parsed.is_some_and(|blob| blob.verify_chunk(digest, None).is_ok());
+            if right && intact { Verdict::Good } else { Verdict::Damaged }
+        }
+        // Both encrypted, and neither can be verified: whoever came first stays.
+        (Some(kind), true) if kind.is_encrypted() => match intact {
+            true if kind == BlobKind::Encrypted && ours == BlobKind::Encrypted => Verdict::Conflict,
+            true => Verdict::Good,
+            false => Verdict::Damaged,
+        },
+        // Of different nature.
+        (Some(kind), true) if !kind.is_encrypted() => Verdict::Conflict,
+        (Some(_), _) if intact => Verdict::Conflict,
+        _ => Verdict::Damaged,
+    }
+}
+
+/// The insert into a directory, as file work under the guard.
+fn write_chunk_file(
+    files: &dyn Files,
+    markers: &Markers,
+    env: &Env,
+    guard: &Guard,
+    chunk: &VerifiedChunk,
+    sync: bool,
+    unique: &str,
+) -> Result<Inserted> {
+    let digest = chunk.digest;
+    let path = markers.path(&digest);
+    if let Some(there) = markers.get(files, &digest).about(&path)?.filter(|there| there.size > 0) {
+        let same = there.size == chunk.encoded_len() as u64;
+        let verdict = if same {
+            Verdict::Good
+        } else {
+            let stored = files.read(&path).about(&path)?;
+            judge(&stored, &digest, chunk.blob.kind())
+        };
+        match verdict {
+            Verdict::Conflict => return Err(nature_conflict(digest, chunk.nature())),
+            Verdict::Good => {
+                if markers.touch(files, &digest, env.now()).about(&path)? {
+                    return Ok(Inserted::Duplicate);
+                }
+            }
+            Verdict::Damaged => {
+                tracing::warn!(%digest, "the file of this chunk is damaged and is replaced by a verified upload");
+            }
+        }
+    }
+    let (header, payload) = chunk.blob.parts();
+    markers.put_chunk_file(files, guard, &[header, payload], env.now(), unique, sync).about(&path)?;
+    Ok(Inserted::New)
+}
+
+/// Largest plain size a session can be told; checked where sizes enter.
+const _: () = assert!(CHUNK_BYTES_MAX <= u32::MAX as usize);

@@ -1,0 +1,209 @@
+//! Files with faults, for tests: full disks, read-only disks, lost atimes, single failures and crashes.
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use super::{DirEntry, FileLock, FileStat, Files, FreeSpace};
+
+/// The operations a fault can name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileOp {
+    /// Any read of content.
+    Read,
+    /// Any write of content, creation and truncation included.
+    Write,
+    /// Any sync.
+    Sync,
+    /// Rename.
+    Rename,
+    /// Removal of files and directories.
+    Unlink,
+    /// Setting of times.
+    Touch,
+    /// Questions about files and directories.
+    Stat,
+}
+
+/// A fault: operations of kind `op` whose path contains `path` fail with `errno`, `times` times.
+#[derive(Clone, Debug)]
+pub struct FileFault {
+    /// Which operation.
+    pub op: FileOp,
+    /// Part of the path; empty for every path.
+    pub path: String,
+    /// How often before the fault is used up.
+    pub times: usize,
+    /// The error, as an `errno`.
+    pub errno: i32,
+}
+
+/// Any files with faults.
+#[derive(Debug)]
+pub struct FaultyFiles {
+    inner: Arc<dyn Files>,
+    faults: Mutex<Vec<FileFault>>,
+    lose_atimes: AtomicBool,
+    crashed: AtomicBool,
+}
+
+impl FaultyFiles {
+    /// `inner` without any fault yet.
+    pub fn new(inner: Arc<dyn Files>) -> Self {
+        Self {
+            inner,
+            faults: Mutex::new(Vec::new()),
+            lose_atimes: AtomicBool::new(false),
+            crashed: AtomicBool::new(false),
+        }
+    }
+
+    /// Adds a fault.
+    pub fn add(&self, fault: FileFault) {
+        self.faults
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(fault);
+    }
+
+    /// Removes all faults.
+    pub fn clear(&self) {
+        self.faults
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clear();
+    }
+
+    /// Makes the file system forget explicit atimes.
+    pub fn lose_atimes(&self, lose: bool) {
+        self.lose_atimes.store(lose, Ordering::Release);
+    }
+
+    /// From now on every change fails and changes nothing, as if the process had died: what is on disk stays as it is.
+    pub fn crash(&self) {
+        self.crashed.store(true, Ordering::Release);
+    }
+
+    fn check(&self, op: FileOp, path: &Path) -> io::Result<()> {
+        let changes = !matches!(op, FileOp::Read | FileOp::Stat);
+        if changes && self.crashed.load(Ordering::Acquire) {
+            return Err(io::Error::other("the process has crashed"));
+        }
+        let text = path.to_string_lossy();
+        let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        for fault in faults.iter_mut() {
+            if fault.op == op && fault.times > 0 && text.contains(&fault.path) {
+                fault.times -= 1;
+                return Err(io::Error::from_raw_os_error(fault.errno));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Files for FaultyFiles {
+    fn read(&self, path: &Path) -> io::Result<Bytes> {
+        self.check(FileOp::Read, path)?;
+        self.inner.read(path)
+    }
+
+    fn read_at(&self, path: &Path, offset: u64, len: usize) -> io::Result<Bytes> {
+        self.check(FileOp::Read, path)?;
+        self.inner.read_at(path, offset, len)
+    }
+
+    fn create(&self, path: &Path, mode: u32, parts: &[Bytes], sync: bool) -> io::Result<()> {
+        self.check(FileOp::Write, path)?;
+        self.inner.create(path, mode, parts, sync)
+    }
+
+    fn write_at(&self, path: &Path, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.check(FileOp::Write, path)?;
+        self.inner.write_at(path, offset, data)
+    }
+
+    fn set_len(&self, path: &Path, len: u64) -> io::Result<()> {
+        self.check(FileOp::Write, path)?;
+        self.inner.set_len(path, len)
+    }
+
+    fn sync(&self, path: &Path) -> io::Result<()> {
+        self.check(FileOp::Sync, path)?;
+        self.inner.sync(path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.check(FileOp::Sync, path)?;
+        self.inner.sync_dir(path)
+    }
+
+    fn sync_file_system(&self, path: &Path) -> io::Result<()> {
+        self.check(FileOp::Sync, path)?;
+        self.inner.sync_file_system(path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.check(FileOp::Rename, to)?;
+        self.inner.rename(from, to)
+    }
+
+    fn unlink(&self, path: &Path) -> io::Result<()> {
+        self.check(FileOp::Unlink, path)?;
+        self.inner.unlink(path)
+    }
+
+    fn touch(&self, path: &Path, atime: Timestamp) -> io::Result<()> {
+        self.check(FileOp::Touch, path)?;
+        if self.lose_atimes.load(Ordering::Acquire) {
+            return self.inner.stat(path).map(|_| ());
+        }
+        self.inner.touch(path, atime)
+    }
+
+    fn set_times(&self, path: &Path, atime: Timestamp, mtime: Timestamp) -> io::Result<()> {
+        self.check(FileOp::Touch, path)?;
+        if self.lose_atimes.load(Ordering::Acquire) {
+            return self.inner.stat(path).map(|_| ());
+        }
+        self.inner.set_times(path, atime, mtime)
+    }
+
+    fn stat(&self, path: &Path) -> io::Result<FileStat> {
+        self.check(FileOp::Stat, path)?;
+        self.inner.stat(path)
+    }
+
+    fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
+        self.check(FileOp::Stat, path)?;
+        self.inner.list(path)
+    }
+
+    fn create_dirs(&self, path: &Path) -> io::Result<()> {
+        self.check(FileOp::Write, path)?;
+        self.inner.create_dirs(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.check(FileOp::Unlink, path)?;
+        self.inner.remove_dir(path)
+    }
+
+    fn remove_tree(&self, path: &Path) -> io::Result<()> {
+        self.check(FileOp::Unlink, path)?;
+        self.inner.remove_tree(path)
+    }
+
+    fn free_space(&self, path: &Path) -> io::Result<FreeSpace> {
+        self.check(FileOp::Stat, path)?;
+        self.inner.free_space(path)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn FileLock>>> {
+        self.check(FileOp::Write, path)?;
+        self.inner.lock(path)
+    }
+}

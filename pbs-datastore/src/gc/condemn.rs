@@ -1,0 +1,315 @@
+//! Condemn: deletes a batch of candidates so that nobody is told a chunk is there that is on its way out (I5, I8).
+//!
+//! Runs in a task of its own that nobody cancels. The steps of a batch, each a state that is moved on:
+//! 1. *Condemned*: under each guard (busy = in use: skipped) all marks are checked again and the digest is condemned,
+//!    in one step.
+//! 2. The digests are written to the journal, synced.
+//! 3. *Confirmed*: the fence says that this process still owns the prefix.
+//! 4. *Deleted*: the delete request is sent, signed with the fence's date.
+//! 5. Marker, upload marker and LRU entry of **every** key are removed whatever its result, and the removal is synced:
+//!    of a refused or unknown key nobody knows what is there, so nobody may vouch for it.
+//! 6. If the answer of any attempt was lost: wait until T after it.
+//! 7. The journal is cleared, synced.
+//! 8. *Released*: who waited starts over.
+//!
+//! | Crash or error after | left behind | mended by |
+//! |---|---|---|
+//! | 1 | nothing (condemnation is in memory) | – |
+//! | 2, 3 | a journal whose requests were never sent | recovery: treated as if they had been |
+//! | 4 | objects gone or not, markers vouch for them | recovery removes the markers, holds the digests until T |
+//! | 5, 6 | objects gone or not, no markers | recovery as above; the next collection deletes what is left |
+//! | 7, 8 | nothing | – |
+//!
+//! An *error* in 5 or 7 leaves the digests condemned until a restart: releasing them could vouch for a deleted chunk.
+//! Nothing is deleted a second time: somebody may have uploaded it again since.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use s3_client::{DeleteOutcome, DeleteRequest, ObjectKey};
+use tokio::time::Instant;
+
+use super::cutoff::Cutoff;
+use super::sweep::Stored;
+use super::{Bucket, Collector};
+use crate::chunk_store::guard::{ChunkTable, Condemnation, Guard};
+use crate::chunk_store::marker::Markers;
+use crate::error::About as _;
+use crate::files::{Files, optional};
+use crate::owner::FencePass;
+#[cfg(feature = "sabotage")]
+use crate::sabotage::{self, Rule};
+use crate::{Digest, Error, Result};
+
+/// What became of one batch.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct BatchResult {
+    pub(super) removed_chunks: u64,
+    pub(super) removed_bytes: u64,
+    pub(super) refused: u64,
+    pub(super) unknown: u64,
+    pub(super) rescued: u64,
+}
+
+/// Step 1 is done.
+#[derive(Debug)]
+struct Condemned {
+    chunks: Vec<Stored>,
+    condemnation: Condemnation,
+    rescued: u64,
+}
+
+/// Steps 2 and 3 are done; deletes take nothing else.
+#[derive(Debug)]
+struct Confirmed {
+    chunks: Vec<Stored>,
+    condemnation: Condemnation,
+    pass: FencePass,
+}
+
+/// Step 4 is done.
+#[derive(Debug)]
+struct Deleted {
+    condemnation: Condemnation,
+    lost_at: Option<Instant>,
+    refused: Vec<Digest>,
+}
+
+/// Whether all marks of a candidate are older than the cutoff; file work under its guard.
+fn is_unused(files: &dyn Files, markers: &Markers, digest: &Digest, cutoff: Timestamp) -> Result<bool> {
+    let about = || markers.path(digest);
+    let marker = markers.get(files, digest).about(about())?.map(|marker| marker.used);
+    let upload = markers.upload(files, digest).about(about())?;
+    let using = markers.using_since(files, digest).about(about())?;
+    Ok([marker, upload, using].into_iter().flatten().all(|used| used < cutoff))
+}
+
+impl Collector {
+    /// Deletes a batch; see the module page.
+    pub(super) async fn delete_batch(self: Arc<Self>, batch: Vec<Stored>, cutoff: Cutoff) -> Result<BatchResult> {
+        let condemned = self.condemn(batch, cutoff.time).await?;
+        let rescued = condemned.rescued;
+        if condemned.chunks.is_empty() {
+            return Ok(BatchResult { rescued, ..BatchResult::default() });
+        }
+        let Some(bucket) = self.bucket.clone() else {
+            return self.unlink(condemned).await;
+        };
+        let confirmed = self.confirm(&bucket, condemned).await?;
+        let (deleted, mut result) = self.delete(&bucket, confirmed).await;
+        result.rescued = rescued;
+        self.forget(deleted).await?;
+        Ok(result)
+    }
+
+    /// Step 1.
+    async fn condemn(&self, batch: Vec<Stored>, cutoff: Timestamp) -> Result<Condemned> {
+        let before = batch.len();
+        #[cfg(feature = "sabotage")]
+        if sabotage::is_off(Rule::CheckUnderGuard) {
+            let mut condemnation = Condemnation::default();
+            for chunk in &batch {
+                condemnation.add(&self.table.guard(chunk.digest).await);
+            }
+            return Ok(Condemned { chunks: batch, condemnation, rescued: 0 });
+        }
+        let guarded: Vec<(Stored, Guard)> =
+            batch.into_iter().filter_map(|chunk| Some((chunk, self.table.try_guard(chunk.digest)?))).collect();
+        let markers = self.markers.clone();
+        self.env
+            .io(move |files: &dyn Files| {
+                let mut condemned =
+                    Condemned { chunks: Vec::new(), condemnation: Condemnation::default(), rescued: before as u64 };
+                let mut fault = None;
+                for (chunk, guard) in guarded {
+                    match is_unused(files, &markers, &chunk.digest, cutoff) {
+                        Ok(false) => {}
+                        Ok(true) => {
+                            condemned.condemnation.add(&guard);
+                            condemned.chunks.push(chunk);
+                            condemned.rescued -= 1;
+                        }
+                        Err(error) => fault = Some(error),
+                    }
+                }
+                match fault {
+                    None => Ok(condemned),
+                    Some(error) => {
+                        condemned.condemnation.release();
+                        Err(error)
+                    }
+                }
+            })
+            .await
+    }
+
+    /// Steps 2 and 3. No request has been sent before they end, so an error releases the digests.
+    async fn confirm(&self, bucket: &Bucket, condemned: Condemned) -> Result<Confirmed> {
+        let Condemned { chunks, condemnation, .. } = condemned;
+        let digests: Vec<_> = condemnation.digests().collect();
+        let journal = self.journal.clone();
+        let written = self.env.io(move |files: &dyn Files| journal.write(files, &digests)).await.about(&self.ours);
+        let pass = match written {
+            Ok(()) => bucket.owner.fence().check().await,
+            Err(error) => Err(error),
+        };
+        match pass {
+            Ok(pass) => Ok(Confirmed { chunks, condemnation, pass }),
+            Err(error) => {
+                let journal = self.journal.clone();
+                // A journal that cannot be cleared keeps its digests condemned after the next start: safe.
+                self.env.io(move |files: &dyn Files| journal.clear(files).ok()).await;
+                condemnation.release();
+                Err(error)
+            }
+        }
+    }
+
+    /// Step 4.
+    async fn delete(&self, bucket: &Bucket, confirmed: Confirmed) -> (Deleted, BatchResult) {
+        let Confirmed { chunks, condemnation, pass } = confirmed;
+        let requests: Vec<DeleteRequest> =
+            chunks.iter().map(|chunk| DeleteRequest::from(bucket.layout.chunk(&chunk.digest))).collect();
+        let mut result = BatchResult::default();
+        let mut refused = Vec::new();
+        let lost_at = match bucket.store.delete(&requests, Some(pass.validity())).await {
+            Ok(answer) => {
+                for (chunk, outcome) in chunks.iter().zip(&answer.value) {
+                    match outcome {
+                        DeleteOutcome::Deleted | DeleteOutcome::NotFound => {
+                            result.removed_chunks += 1;
+                            result.removed_bytes += chunk.size;
+                        }
+                        DeleteOutcome::Unknown => result.unknown += 1,
+                        DeleteOutcome::PreconditionFailed
+                        | DeleteOutcome::Locked
+                        | DeleteOutcome::Expired
+                        | DeleteOutcome::Refused(_) => {
+                            tracing::debug!(digest = %chunk.digest, ?outcome, "chunk not deleted");
+                            refused.push(chunk.digest);
+                            result.refused += 1;
+                        }
+                    }
+                }
+                let unknown = answer.value.contains(&DeleteOutcome::Unknown);
+                answer.lost_at.or_else(|| unknown.then(|| self.env.instant()))
+            }
+            Err(error) => {
+                tracing::warn!(%error, keys = requests.len(), "a batch of deletes was refused");
+                refused.extend(chunks.iter().map(|chunk| chunk.digest));
+                result.refused += chunks.len() as u64;
+                error.lost_at
+            }
+        };
+        (Deleted { condemnation, lost_at, refused }, result)
+    }
+
+    /// Steps 5 to 8. On an error the condemnation is dropped, which never releases it.
+    async fn forget(&self, deleted: Deleted) -> Result<()> {
+        let Deleted { condemnation, lost_at, refused } = deleted;
+        let digests: Vec<_> = condemnation.digests().collect();
+        #[cfg(feature = "sabotage")]
+        let digests = if sabotage::is_off(Rule::RefusedMarkerRemoved) {
+            digests.into_iter().filter(|digest| !refused.contains(digest)).collect()
+        } else {
+            digests
+        };
+        #[cfg(not(feature = "sabotage"))]
+        drop(refused);
+        remove_markers(self, digests).await?;
+        #[cfg(feature = "sabotage")]
+        let lost_at = lost_at.filter(|_| !sabotage::is_off(Rule::UnknownDeleteWaits));
+        if let Some(lost_at) = lost_at {
+            tokio::time::sleep_until(lost_at + self.config.late_request_max).await;
+        }
+        let journal = self.journal.clone();
+        self.env.io(move |files: &dyn Files| journal.clear(files)).await.about(&self.ours)?;
+        condemnation.release();
+        Ok(())
+    }
+
+    /// A directory's batch: the chunk files are the markers and the chunks.
+    async fn unlink(&self, condemned: Condemned) -> Result<BatchResult> {
+        let Condemned { chunks, condemnation, rescued } = condemned;
+        let markers = self.markers.clone();
+        let work = move |files: &dyn Files| {
+            let mut result = BatchResult { rescued, ..BatchResult::default() };
+            for chunk in chunks {
+                let path = markers.path(&chunk.digest);
+                optional(files.unlink(&path)).about(&path)?;
+                result.removed_chunks += 1;
+                result.removed_bytes += chunk.size;
+            }
+            Ok(result)
+        };
+        let result = self.env.io(work).await;
+        // A file that could not be removed is simply still there.
+        condemnation.release();
+        result
+    }
+
+    /// Deletes chunks that were set aside; nobody reads them, so nothing is condemned.
+    pub(super) async fn delete_bad(&self, bucket: &Bucket, keys: Vec<ObjectKey>) -> Result<u64> {
+        let pass = bucket.owner.fence().check().await?;
+        let requests: Vec<_> = keys.into_iter().map(DeleteRequest::from).collect();
+        let answer = bucket.store.delete(&requests, Some(pass.validity())).await?;
+        let gone = |outcome: &&DeleteOutcome| matches!(outcome, DeleteOutcome::Deleted | DeleteOutcome::NotFound);
+        Ok(answer.value.iter().filter(gone).count() as u64)
+    }
+}
+
+/// Step 5, also of the recovery.
+async fn remove_markers(collector: &Collector, digests: Vec<Digest>) -> Result<()> {
+    for digest in &digests {
+        collector.cache_forget(digest);
+    }
+    let markers = collector.markers.clone();
+    let work = move |files: &dyn Files| {
+        for digest in &digests {
+            markers.remove_condemned(files, digest).about(markers.path(digest))?;
+            markers.remove_upload(files, digest).about(markers.uploads())?;
+        }
+        markers.sync(files).about(markers.chunks())
+    };
+    collector.env.io(work).await
+}
+
+/// What a crash in the middle of a batch left: digests that a request on its way may still delete.
+#[derive(Debug)]
+pub(crate) struct Recovery {
+    condemnation: Condemnation,
+}
+
+impl Recovery {
+    /// Reads the journal and condemns what stands in it. Called before anybody can use the datastore, so every guard is
+    /// free.
+    pub(crate) async fn begin(collector: &Collector) -> Result<Self> {
+        let journal = collector.journal.clone();
+        let digests = collector.env.io(move |files: &dyn Files| journal.read(files)).await?;
+        #[cfg(feature = "sabotage")]
+        let digests = if sabotage::is_off(Rule::JournalReplayed) { Vec::new() } else { digests };
+        let mut condemnation = Condemnation::default();
+        for digest in &digests {
+            condemnation.add(&condemn_free(&collector.table, *digest)?);
+        }
+        remove_markers(collector, digests).await?;
+        Ok(Self { condemnation })
+    }
+
+    /// How many digests are held.
+    pub(crate) fn len(&self) -> usize {
+        self.condemnation.len()
+    }
+
+    /// Clears the journal and releases the digests; to be called T after the start.
+    pub(crate) async fn end(self, collector: &Collector) -> Result<()> {
+        let journal = collector.journal.clone();
+        collector.env.io(move |files: &dyn Files| journal.clear(files)).await.about(&collector.ours)?;
+        self.condemnation.release();
+        Ok(())
+    }
+}
+
+fn condemn_free(table: &Arc<ChunkTable>, digest: Digest) -> Result<Guard> {
+    table.try_guard(digest).ok_or_else(|| Error::Busy(format!("chunk {digest} is in use during recovery")))
+}

@@ -1,0 +1,91 @@
+//! The journal of the delete batch that is under way: `.holdfast/gc-journal`.
+//!
+//! It is written and synced before the first delete request of the batch, and cleared and synced before the batch's
+//! digests are released. What stands in it after a crash may still be deleted by a request nobody waits for any more,
+//! so these digests stay condemned until T after the start ([`Recovery`]).
+//!
+//! Format: one line `holdfast-gc-journal 1`, then one digest a line, then `end`. A journal without its last line was
+//! never followed by a request, for requests start after the sync.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::files::{Files, optional, replace};
+use crate::{Digest, Error, Result};
+
+const HEADER: &str = "holdfast-gc-journal 1";
+const FOOTER: &str = "end";
+
+/// The journal file.
+#[derive(Clone, Debug)]
+pub(crate) struct Journal {
+    path: PathBuf,
+}
+
+impl Journal {
+    /// The journal below a directory of ours (`.holdfast`).
+    pub(crate) fn new(ours: &Path) -> Self {
+        Self { path: ours.join("gc-journal") }
+    }
+
+    /// Writes the digests of a batch, durably.
+    pub(crate) fn write(&self, files: &dyn Files, digests: &[Digest]) -> io::Result<()> {
+        let mut text = String::with_capacity(digests.len() * 65 + 32);
+        text.push_str(HEADER);
+        for digest in digests {
+            text.push('\n');
+            text.push_str(&digest.to_string());
+        }
+        text.push('\n');
+        text.push_str(FOOTER);
+        text.push('\n');
+        replace(files, &self.path, &[text.into()], "new")
+    }
+
+    /// Removes the journal, durably.
+    pub(crate) fn clear(&self, files: &dyn Files) -> io::Result<()> {
+        optional(files.unlink(&self.path))?;
+        files.sync_dir(self.path.parent().unwrap_or(&self.path))
+    }
+
+    /// The digests of a batch that a crash interrupted; empty if there was none. A damaged journal is an error: who
+    /// cannot tell which digests are about to be deleted must trust no marker.
+    pub(crate) fn read(&self, files: &dyn Files) -> Result<Vec<Digest>> {
+        let data = optional(files.read(&self.path))
+            .map_err(|source| Error::File { path: self.path.clone(), source })?;
+        let Some(data) = data else { return Ok(Vec::new()) };
+        let damaged = || Error::Invalid(format!("{} is damaged", self.path.display()));
+        let text = std::str::from_utf8(&data).map_err(|_| damaged())?;
+        let body = text.strip_prefix(HEADER).and_then(|text| text.strip_prefix('\n')).ok_or_else(damaged)?;
+        let body = body.strip_suffix(&format!("{FOOTER}\n")).ok_or_else(damaged)?;
+        body.lines().map(|line| line.parse().map_err(|_| damaged())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::OsFiles;
+
+    #[test]
+    fn what_was_written_is_read_until_it_is_cleared() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::new(dir.path());
+        assert!(journal.read(&OsFiles).unwrap().is_empty());
+        let digests = [Digest::of(b"a"), Digest::of(b"b")];
+        journal.write(&OsFiles, &digests).unwrap();
+        assert_eq!(journal.read(&OsFiles).unwrap(), digests);
+        journal.clear(&OsFiles).unwrap();
+        assert!(journal.read(&OsFiles).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_damaged_journal_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::new(dir.path());
+        for text in ["", "holdfast-gc-journal 1\nabc\nend\n", "holdfast-gc-journal 1\n", "other 1\nend\n"] {
+            std::fs::write(dir.path().join("gc-journal"), text).unwrap();
+            assert!(journal.read(&OsFiles).is_err(), "{text:?}");
+        }
+    }
+}

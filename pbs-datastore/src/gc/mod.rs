@@ -1,0 +1,316 @@
+//! Garbage collection: mark by touching, sweep by age, beside running backups.
+//!
+//! One run, in this order; each phase takes what the one before it returned.
+//! 1. *Cutoff*: the atime proof, then the start, then the open writers (`cutoff.rs`).
+//! 2. *Mark*: every digest of every root is touched (`mark.rs`). Any error ends the run: nothing has been deleted.
+//! 3. *Epoch*: before its first delete a run raises the epoch in the bucket and in the cache directory, so that an old
+//!    copy of the cache directory is recognised (I3).
+//! 4. *Sweep*: stored chunks are compared with marks (`sweep.rs`), in parallel ranges; candidates are deleted in
+//!    batches (`condemn.rs`), one batch at a time.
+//! 5. *Reconcile*: belief is made to agree with the complete listing (`reconcile.rs`), missing chunks are reported.
+//! 6. Stale upload markers, using markers and temporary files go.
+//!
+//! A run may be stopped between batches and loses nothing: what was not deleted is found again. A crash inside a batch
+//! is repaired at the next start ([`Recovery`]); no collection starts before that has ended.
+//!
+//! Kept: I2 (cutoff, mark), I4 (upload markers count as use), I5 and I8 (`condemn.rs`), I10 (errors end the run).
+
+mod condemn;
+mod cutoff;
+mod journal;
+mod mark;
+mod reconcile;
+mod status;
+mod sweep;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use s3_client::{ObjectKey, ObjectStore};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+pub(crate) use self::condemn::Recovery;
+use self::cutoff::{Cutoff, prove_atimes};
+use self::journal::Journal;
+pub use self::status::GcStatus;
+use self::sweep::{Counts, FOLDERS, Found, Stored};
+use crate::chunk_store::guard::ChunkTable;
+use crate::chunk_store::marker::Markers;
+use crate::error::About as _;
+use crate::files::Files;
+use crate::owner::Owner;
+use crate::roots::RootProvider;
+use crate::{BucketLayout, DatastoreConfig, Digest, Env, Error, JobContext, Result, Sessions};
+
+/// Findings and candidates on their way from the ranges to the batches; bounds memory.
+const FOUND_QUEUE: usize = 4096;
+
+/// The bucket side of a collector.
+#[derive(Clone, Debug)]
+pub(crate) struct Bucket {
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) layout: BucketLayout,
+    pub(crate) owner: Arc<Owner>,
+}
+
+/// What a run is asked to do.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GcOptions {
+    /// Do everything but delete, and log what would be deleted.
+    pub dry_run: bool,
+}
+
+/// Collects the garbage of one datastore.
+#[derive(Debug)]
+pub(crate) struct Collector {
+    pub(crate) env: Env,
+    pub(crate) config: Arc<DatastoreConfig>,
+    pub(crate) table: Arc<ChunkTable>,
+    pub(crate) markers: Markers,
+    /// Our own directory, `.holdfast` in the cache directory or the store.
+    pub(crate) ours: PathBuf,
+    pub(crate) bucket: Option<Bucket>,
+    pub(crate) roots: Vec<Arc<dyn RootProvider>>,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) cache: Option<Arc<crate::cache::Cache>>,
+    journal: Journal,
+    running: tokio::sync::Mutex<Option<Instant>>,
+}
+
+/// The parts a collector is made of.
+pub(crate) struct CollectorParts {
+    pub(crate) env: Env,
+    pub(crate) config: Arc<DatastoreConfig>,
+    pub(crate) table: Arc<ChunkTable>,
+    pub(crate) markers: Markers,
+    pub(crate) ours: PathBuf,
+    pub(crate) bucket: Option<Bucket>,
+    pub(crate) roots: Vec<Arc<dyn RootProvider>>,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) cache: Option<Arc<crate::cache::Cache>>,
+    /// No run before this: recovery, or T after an unclean stop.
+    pub(crate) not_before: Option<Instant>,
+}
+
+impl Collector {
+    /// A collector that has not run yet.
+    pub(crate) fn new(parts: CollectorParts) -> Arc<Self> {
+        let journal = Journal::new(&parts.ours);
+        let CollectorParts { env, config, table, markers, ours, bucket, roots, sessions, cache, not_before } = parts;
+        let running = tokio::sync::Mutex::new(not_before);
+        Arc::new(Self { env, config, table, markers, ours, bucket, roots, sessions, cache, journal, running })
+    }
+
+    fn cache_forget(&self, digest: &Digest) {
+        if let Some(cache) = &self.cache {
+            cache.forget_condemned(digest);
+        }
+    }
+
+    /// Collects once. A second run at the same time is refused.
+    pub(crate) async fn run(self: &Arc<Self>, options: GcOptions, job: &JobContext) -> Result<GcStatus> {
+        let Ok(not_before) = self.running.try_lock() else {
+            return Err(Error::Busy("garbage collection is running already".to_owned()));
+        };
+        #[cfg(feature = "sabotage")]
+        let not_before = not_before
+            .filter(|_| crate::sabotage::rule_off() != Some(crate::sabotage::Rule::JournalReplayed));
+        #[cfg(not(feature = "sabotage"))]
+        let not_before = *not_before;
+        if let Some(wait) = not_before.and_then(|time| time.checked_duration_since(self.env.instant())) {
+            return Err(Error::Refused(format!(
+                "garbage collection waits {} s more: the last stop was not clean, and requests of that time may still \
+                 take effect",
+                wait.as_secs() + 1
+            )));
+        }
+        let (ours, now) = (self.ours.clone(), self.env.now());
+        let granularity = self.env.io(move |files: &dyn Files| prove_atimes(files, &ours, now)).await?;
+        let cutoff = Cutoff::read(&self.env, &self.roots, self.config.gc_atime_cutoff, granularity);
+        job.log(format!("starting garbage collection; unused chunks older than {} are removed", cutoff.time));
+        if let Some(label) = &cutoff.held_back_by {
+            job.log(format!("the running session {label} holds that time back"));
+        }
+        let marked = self.mark(job).await?;
+        job.log(format!("marked the chunks of {} indexes", marked.stats.index_files));
+        let mut status = GcStatus {
+            index_file_count: marked.stats.index_files,
+            index_data_bytes: marked.stats.index_bytes,
+            held_back_by: cutoff.held_back_by.clone(),
+            ..GcStatus::default()
+        };
+        if let Some(bucket) = self.bucket.as_ref().filter(|_| !options.dry_run) {
+            bucket.owner.raise_epoch(&bucket.owner.fence().check().await?).await?;
+        }
+        let missing = self.sweep(&cutoff, options, job, &mut status).await?;
+        status.missing_chunks = missing.len() as u64;
+        self.report_missing(missing, job).await?;
+        if !options.dry_run {
+            self.tidy(&cutoff).await?;
+        }
+        job.log(summary(&status));
+        Ok(status)
+    }
+
+    /// Phases 4 and 5; returns the missing chunks.
+    async fn sweep(
+        self: &Arc<Self>,
+        cutoff: &Cutoff,
+        options: GcOptions,
+        job: &JobContext,
+        status: &mut GcStatus,
+    ) -> Result<Vec<Digest>> {
+        let (sender, mut receiver) = mpsc::channel(FOUND_QUEUE);
+        let ranges = if self.bucket.is_some() { self.config.list_ranges as u32 } else { 1 };
+        let mut sweeps = Vec::new();
+        for range in 0..ranges {
+            let folders = range * FOLDERS / ranges..(range + 1) * FOLDERS / ranges;
+            let sweep =
+                Arc::clone(self).sweep_range(folders, cutoff.clone(), job.clone(), sender.clone());
+            sweeps.push(self.env.spawn(sweep));
+        }
+        drop(sender);
+        let acted = self.act(&mut receiver, cutoff, options, job, status).await;
+        // A failed batch ends the ranges too: their sends fail once the receiver is gone.
+        drop(receiver);
+        let mut total = Counts::default();
+        let mut swept = Ok(());
+        for sweep in sweeps {
+            match sweep.await.map_err(|_| Error::Refused("a sweep has panicked".to_owned())).flatten() {
+                Ok(counts) => {
+                    total.used_bytes += counts.used_bytes;
+                    total.used_chunks += counts.used_chunks;
+                    total.pending_bytes += counts.pending_bytes;
+                    total.pending_chunks += counts.pending_chunks;
+                    total.still_bad += counts.still_bad;
+                }
+                Err(error) => swept = Err(error),
+            }
+        }
+        let findings = acted?;
+        swept?;
+        status.disk_bytes = total.used_bytes;
+        status.disk_chunks = total.used_chunks;
+        status.pending_bytes += total.pending_bytes;
+        status.pending_chunks += total.pending_chunks;
+        status.still_bad += total.still_bad;
+        // Only now is the listing known to be complete.
+        let mut missing = Vec::new();
+        if let Some(bucket) = self.bucket.as_ref().filter(|_| !options.dry_run) {
+            for finding in findings {
+                missing.extend(self.reconcile(bucket, finding, cutoff).await?);
+            }
+        }
+        missing.extend(self.marked_without_chunk(cutoff).await?);
+        missing.sort_unstable();
+        missing.dedup();
+        Ok(missing)
+    }
+
+    /// Takes what the ranges find: deletes in batches, and keeps for the end what needs the complete listing.
+    async fn act(
+        self: &Arc<Self>,
+        receiver: &mut mpsc::Receiver<Found>,
+        cutoff: &Cutoff,
+        options: GcOptions,
+        job: &JobContext,
+        status: &mut GcStatus,
+    ) -> Result<Vec<reconcile::Finding>> {
+        let mut batch: Vec<Stored> = Vec::new();
+        let mut bad = Vec::new();
+        let mut absent = Vec::new();
+        while let Some(found) = receiver.recv().await {
+            match found {
+                Found::Candidate(chunk) if options.dry_run => {
+                    job.log(format!("would remove chunk {} ({} bytes)", chunk.digest, chunk.size));
+                    status.removed_chunks += 1;
+                    status.removed_bytes += chunk.size;
+                }
+                Found::Candidate(chunk) => batch.push(chunk),
+                Found::Bad(_) if options.dry_run => status.removed_bad += 1,
+                Found::Bad(key) => bad.push(key),
+                Found::Finding(finding @ reconcile::Finding::ObjectWithoutMarker { .. }) => {
+                    // The page itself is the evidence; nothing to wait for.
+                    if let Some(bucket) = &self.bucket {
+                        self.reconcile(bucket, finding, cutoff).await?;
+                    }
+                }
+                Found::Finding(finding) => absent.push(finding),
+            }
+            if batch.len() >= self.config.delete_batch_keys_max {
+                self.delete_one(std::mem::take(&mut batch), cutoff, job, status).await?;
+            }
+            if bad.len() >= self.config.delete_batch_keys_max {
+                status.removed_bad += self.delete_all_bad(std::mem::take(&mut bad)).await?;
+            }
+        }
+        if !batch.is_empty() {
+            self.delete_one(batch, cutoff, job, status).await?;
+        }
+        if !bad.is_empty() {
+            status.removed_bad += self.delete_all_bad(bad).await?;
+        }
+        Ok(absent)
+    }
+
+    async fn delete_all_bad(&self, keys: Vec<ObjectKey>) -> Result<u64> {
+        match &self.bucket {
+            Some(bucket) => self.delete_bad(bucket, keys).await,
+            None => Ok(0),
+        }
+    }
+
+    /// One batch, in a task that outlives whoever asked for the collection.
+    async fn delete_one(
+        self: &Arc<Self>,
+        batch: Vec<Stored>,
+        cutoff: &Cutoff,
+        job: &JobContext,
+        status: &mut GcStatus,
+    ) -> Result<()> {
+        job.check()?;
+        let task = self.env.spawn(Arc::clone(self).delete_batch(batch, cutoff.clone()));
+        let result = task.await.map_err(|_| Error::Refused("a delete batch has panicked".to_owned())).flatten()?;
+        status.removed_chunks += result.removed_chunks;
+        status.removed_bytes += result.removed_bytes;
+        status.refused_chunks += result.refused;
+        status.unknown_chunks += result.unknown;
+        status.rescued_chunks += result.rescued;
+        job.log(format!("removed {} chunks ({} bytes) so far", status.removed_chunks, status.removed_bytes));
+        Ok(())
+    }
+
+    /// Keeps the result for the next start and for other programs.
+    pub(crate) async fn save_status(&self, root: PathBuf, status: &GcStatus) -> Result<()> {
+        let text = serde_json::to_vec(status).map_err(|error| Error::Invalid(error.to_string()))?;
+        let path = root.join(".gc-status");
+        let unique = self.env.new_id();
+        let write = {
+            let path = path.clone();
+            move |files: &dyn Files| crate::files::replace(files, &path, &[text.into()], &unique)
+        };
+        self.env.io(write).await.about(path)
+    }
+
+    /// Adds the requests of a run to its status.
+    pub(crate) fn count_requests(status: &mut GcStatus, requests: BTreeMap<String, u64>) {
+        status.requests = requests;
+    }
+}
+
+/// The last line of the log.
+fn summary(status: &GcStatus) -> String {
+    format!(
+        "removed {} chunks ({} bytes); {} chunks ({} bytes) in use, {} pending; {} missing, {} refused, {} unknown",
+        status.removed_chunks,
+        status.removed_bytes,
+        status.disk_chunks,
+        status.disk_bytes,
+        status.pending_chunks,
+        status.missing_chunks,
+        status.refused_chunks,
+        status.unknown_chunks
+    )
+}

@@ -1,0 +1,330 @@
+//! Sweep: finds the chunks that nothing protects and hands them over in batches.
+//!
+//! The 65536 chunk folders are split into ranges that are swept in parallel. A range goes through its folders in order
+//! and compares what is stored (the listing of the bucket; the chunk files of a directory) with what is believed (the
+//! markers). Listings use start-after and a stop key, never a prefix without closing slash. An error in a listing ends
+//! the collection: absence from a partial listing means nothing (I10).
+//!
+//! A **candidate** is a stored chunk whose marker, upload marker and using marker are all absent or older than the
+//! cutoff, and which was written before the cutoff by the server's own clock. Candidates are checked again, under their
+//! guards, when their batch is condemned.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use jiff::{SignedDuration, Timestamp};
+use s3_client::{ListEntry, ListRequest, ObjectKey, ObjectStore as _};
+use tokio::sync::mpsc;
+
+use super::{Bucket, Collector};
+use super::cutoff::Cutoff;
+use super::reconcile::Finding;
+use crate::error::About as _;
+use crate::files::{Files, optional};
+#[cfg(feature = "sabotage")]
+use crate::sabotage::{self, Rule};
+use crate::{Digest, JobContext, Place, Result};
+
+/// Number of chunk folders.
+pub(super) const FOLDERS: u32 = 1 << 16;
+/// Chunk folders of a directory read in one batch of file work.
+const FOLDERS_PER_BATCH: u32 = 64;
+
+/// A stored chunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stored {
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+    /// When it was written, by our clock; `None` for a chunk file, whose own times are its marker's.
+    pub(super) written: Option<Timestamp>,
+}
+
+/// What the sweep of a range sends on.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// Nothing protects it.
+    Candidate(Stored),
+    /// A corrupt chunk that was set aside and that nothing holds back.
+    Bad(ObjectKey),
+    /// Belief and bucket differ.
+    Finding(Finding),
+}
+
+/// Counts of one range.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) used_bytes: u64,
+    pub(super) used_chunks: u64,
+    pub(super) pending_bytes: u64,
+    pub(super) pending_chunks: u64,
+    pub(super) still_bad: u64,
+}
+
+/// One folder's stored chunks and set-aside ones.
+#[derive(Debug, Default)]
+struct Folder {
+    chunks: Vec<Stored>,
+    bad: Vec<(Digest, ObjectKey, Timestamp)>,
+}
+
+/// A chunk's file or object name: a digest, or a digest with `.<0-9>.bad`.
+fn parse_name(name: &str) -> Option<(Digest, bool)> {
+    match name.split_once('.') {
+        None => name.parse().ok().map(|digest| (digest, false)),
+        Some((digest, rest)) => {
+            let number = rest.strip_suffix(".bad")?;
+            let good = number.len() == 1 && number.as_bytes()[0].is_ascii_digit();
+            digest.parse().ok().filter(|_| good).map(|digest| (digest, true))
+        }
+    }
+}
+
+/// The chunk folder of a digest.
+fn folder_of(digest: &Digest) -> u32 {
+    u32::from(u16::from_be_bytes([digest.0[0], digest.0[1]]))
+}
+
+impl Collector {
+    /// Sweeps one range of folders and sends what it finds; returns its counts.
+    pub(super) async fn sweep_range(
+        self: Arc<Self>,
+        folders: Range<u32>,
+        cutoff: Cutoff,
+        job: JobContext,
+        found: mpsc::Sender<Found>,
+    ) -> Result<Counts> {
+        match self.bucket.clone() {
+            Some(bucket) => self.sweep_bucket(&bucket, folders, &cutoff, &job, &found).await,
+            None => self.sweep_directory(folders, &cutoff, &job, &found).await,
+        }
+    }
+
+    async fn sweep_bucket(
+        &self,
+        bucket: &Bucket,
+        folders: Range<u32>,
+        cutoff: &Cutoff,
+        job: &JobContext,
+        found: &mpsc::Sender<Found>,
+    ) -> Result<Counts> {
+        let mut counts = Counts::default();
+        let mut next = folders.start;
+        let mut pending: BTreeMap<u32, Folder> = BTreeMap::new();
+        let chunks = bucket.layout.folder(&crate::Folder::Chunks);
+        let mut after = Some(format!("{chunks}{:04x}", folders.start));
+        while let Some(start_after) = after.take() {
+            job.check()?;
+            let request = ListRequest { start_after: Some(start_after), ..ListRequest::new(chunks.clone()) };
+            let asked = self.env.now();
+            let page = match bucket.store.list(&request).await {
+                Ok(page) => page,
+                #[cfg(feature = "sabotage")]
+                Err(_) if sabotage::is_off(Rule::ListingErrorAborts) => break,
+                Err(error) => return Err(error.into()),
+            };
+            let ahead = page.date.map_or(SignedDuration::ZERO, |date| date.duration_since(asked));
+            let complete = take_page(bucket, &page.value.entries, ahead, folders.end, &mut pending);
+            let done = complete.is_none() || !page.value.truncated;
+            let until = if done { folders.end } else { complete.unwrap_or(next) };
+            if !done {
+                after = page.value.entries.last().map(|entry| entry.key.as_str().to_owned());
+            }
+            let rest = pending.split_off(&until);
+            let ready = std::mem::replace(&mut pending, rest);
+            self.compare(next..until, ready, cutoff, &mut counts, found).await?;
+            next = until;
+        }
+        Ok(counts)
+    }
+
+    async fn sweep_directory(
+        &self,
+        folders: Range<u32>,
+        cutoff: &Cutoff,
+        job: &JobContext,
+        found: &mpsc::Sender<Found>,
+    ) -> Result<Counts> {
+        let mut counts = Counts::default();
+        let mut next = folders.start;
+        while next < folders.end {
+            job.check()?;
+            let until = (next + FOLDERS_PER_BATCH).min(folders.end);
+            self.compare(next..until, BTreeMap::new(), cutoff, &mut counts, found).await?;
+            next = until;
+        }
+        Ok(counts)
+    }
+
+    /// Compares what is stored in some folders with what is believed, and sends what follows from it.
+    async fn compare(
+        &self,
+        folders: Range<u32>,
+        stored: BTreeMap<u32, Folder>,
+        cutoff: &Cutoff,
+        counts: &mut Counts,
+        found: &mpsc::Sender<Found>,
+    ) -> Result<()> {
+        let (markers, cutoff, listed) = (self.markers.clone(), cutoff.clone(), self.bucket.is_some());
+        let work = move |files: &dyn Files| -> Result<(Counts, Vec<Found>)> {
+            let (counts, found) = (Counts::default(), Vec::new());
+            let mut comparison = Comparison { files, markers: &markers, cutoff: &cutoff, listed, counts, found };
+            let mut stored = stored;
+            for folder in folders {
+                comparison.folder(folder as u16, stored.remove(&folder).unwrap_or_default())?;
+            }
+            Ok((comparison.counts, comparison.found))
+        };
+        let (more, list) = self.env.io(work).await?;
+        counts.used_bytes += more.used_bytes;
+        counts.used_chunks += more.used_chunks;
+        counts.pending_bytes += more.pending_bytes;
+        counts.pending_chunks += more.pending_chunks;
+        counts.still_bad += more.still_bad;
+        for item in list {
+            // The receiver goes away only when the collection has failed; its error is the one to report.
+            if found.send(item).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Sorts a page into folders. Returns the folder of the last entry, which may go on in the next page, or `None` once
+/// the range's end has been passed.
+fn take_page(
+    bucket: &Bucket,
+    entries: &[ListEntry],
+    ahead: SignedDuration,
+    end: u32,
+    pending: &mut BTreeMap<u32, Folder>,
+) -> Option<u32> {
+    let mut last = 0;
+    for entry in entries {
+        let (digest, bad) = match bucket.layout.parse(&entry.key) {
+            Some(Place::Chunk(digest)) => (digest, false),
+            Some(Place::Bad(digest, _)) => (digest, true),
+            _ => continue,
+        };
+        let folder = folder_of(&digest);
+        if folder >= end {
+            return None;
+        }
+        last = folder;
+        let written = entry.last_modified.saturating_sub(ahead).unwrap_or(Timestamp::MAX);
+        let slot = pending.entry(folder).or_default();
+        if bad {
+            slot.bad.push((digest, entry.key.clone(), written));
+        } else {
+            slot.chunks.push(Stored { digest, size: entry.size, written: Some(written) });
+        }
+    }
+    Some(last)
+}
+
+/// File work of a comparison.
+struct Comparison<'a> {
+    files: &'a dyn Files,
+    markers: &'a crate::chunk_store::marker::Markers,
+    cutoff: &'a Cutoff,
+    listed: bool,
+    counts: Counts,
+    found: Vec<Found>,
+}
+
+impl Comparison<'_> {
+    fn folder(&mut self, folder: u16, stored: Folder) -> Result<()> {
+        let path = self.markers.folder(folder);
+        let entries = optional(self.files.list(&path)).about(&path)?.unwrap_or_default();
+        let mut believed = BTreeMap::new();
+        let mut bad_files = Vec::new();
+        for entry in entries {
+            match parse_name(&entry.name) {
+                Some((digest, false)) => {
+                    believed.insert(digest, entry.stat);
+                }
+                Some((digest, true)) => bad_files.push((digest, path.join(&entry.name), entry.stat.atime)),
+                None => {}
+            }
+        }
+        if !self.listed {
+            for (digest, stat) in believed {
+                self.stored(Stored { digest, size: stat.size, written: None }, Some(stat.atime))?;
+            }
+            for (digest, path, used) in bad_files {
+                self.bad_file(digest, path, used)?;
+            }
+            return Ok(());
+        }
+        for chunk in stored.chunks {
+            let marker = believed.remove(&chunk.digest).map(|stat| stat.atime);
+            self.stored(chunk, marker)?;
+        }
+        // What is believed and not stored: markers that must go, and chunks that are missed if somebody needs them.
+        for (digest, stat) in believed {
+            self.found.push(Found::Finding(Finding::MarkerWithoutObject { digest, born: stat.mtime, used: stat.atime }));
+        }
+        for (digest, key, written) in stored.bad {
+            let wanted = self.markers.using_since(self.files, &digest).about(self.markers.using())?;
+            if wanted.is_some_and(|since| since >= self.cutoff.start) || written >= self.cutoff.time {
+                self.counts.still_bad += 1;
+            } else {
+                self.found.push(Found::Bad(key));
+            }
+        }
+        Ok(())
+    }
+
+    /// Classifies one stored chunk.
+    fn stored(&mut self, chunk: Stored, marker: Option<Timestamp>) -> Result<()> {
+        let about = || self.markers.path(&chunk.digest);
+        let mut newest = marker;
+        if self.listed && newest.is_none_or(|used| used < self.cutoff.time) {
+            let upload = self.markers.upload(self.files, &chunk.digest).about(about())?;
+            let using = self.markers.using_since(self.files, &chunk.digest).about(about())?;
+            if marker.is_none() && using.is_some_and(|since| since >= self.cutoff.start) {
+                self.found.push(Found::Finding(Finding::ObjectWithoutMarker { digest: chunk.digest, size: chunk.size }));
+            }
+            newest = newest.max(upload).max(using).max(chunk.written);
+        }
+        if newest.is_some_and(|used| used >= self.cutoff.time) {
+            // Used by an index, or since the collection began; or merely too young to tell.
+            if newest.is_some_and(|used| used >= self.cutoff.start) {
+                self.counts.used_bytes += chunk.size;
+                self.counts.used_chunks += 1;
+            } else {
+                self.counts.pending_bytes += chunk.size;
+                self.counts.pending_chunks += 1;
+            }
+        } else {
+            self.found.push(Found::Candidate(chunk));
+        }
+        Ok(())
+    }
+
+    /// A set-aside chunk file of a directory: kept while its digest is missed and marked, or while it is young.
+    fn bad_file(&mut self, _digest: Digest, path: std::path::PathBuf, used: Timestamp) -> Result<()> {
+        if used >= self.cutoff.time {
+            self.counts.still_bad += 1;
+            return Ok(());
+        }
+        optional(self.files.unlink(&path)).about(&path)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_chunks_and_of_what_was_set_aside() {
+        let digest = Digest::of(b"a");
+        assert_eq!(parse_name(&digest.to_string()), Some((digest, false)));
+        assert_eq!(parse_name(&format!("{digest}.3.bad")), Some((digest, true)));
+        for name in ["x", ".tmp", &format!("{digest}.bad"), &format!("{digest}.10.bad"), &format!("{digest}.tmp")] {
+            assert_eq!(parse_name(name), None, "{name}");
+        }
+    }
+}

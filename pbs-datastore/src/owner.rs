@@ -1,0 +1,652 @@
+//! Who may write below a bucket prefix: exactly one daemon (A3).
+//!
+//! The truth is the object `{store}/.in-use`; `.holdfast/owner.json` in the cache directory is what this directory knows
+//! of it. Both name the *instance* (the cache directory), the *start* (one run of the process), the *counter* (rises with
+//! every start) and the *epoch* (rises before the first delete of every garbage collection).
+//!
+//! Start, in this order, and what a crash after each step leaves
+//! 1. Lock the cache directory. Two daemons on one directory: the second is refused. *The lock dies with its process.*
+//! 2. Read local record and `.in-use`, read `.holdfast/format`, decide: refuse, go on, or take over.
+//!    *Nothing has changed.*
+//! 3. If the directory agrees with the bucket, note the new start locally as `starting`; if not, forget locally whatever
+//!    could agree. *The next start comes to the same conclusion.*
+//! 4. Write `.in-use` with the new start and a counter raised by one, by compare-and-swap. From here on every other
+//!    process fails its [`Fence`]. *The next start finds its `starting` in the bucket: the directory agrees.*
+//! 5. Write the local record: at once if the directory agreed, otherwise when its markers have been dropped
+//!    ([`Owner::markers_dropped`]). *The next start is an unclean one; the directory agrees if this step was done.*
+//! 6. Create `.holdfast/format` where it is missing. *The next start creates it.*
+//!
+//! Epoch: bucket first, then the directory. A crash in between makes them differ, and the next start drops its markers:
+//! that costs requests and no chunk. Clean stop: directory first, then the bucket; both hold the id of the stop, so that
+//! an older copy of the directory that is put back is recognised.
+//!
+//! What a start costs (I3, I8): see [`StartReport`]. A wait that is not over when the process stops, cleanly or not, is
+//! in the record as `pending` and begins anew with the next start.
+//!
+//! Not promised: where the server has no conditional overwrite, two daemons that start at the same moment can both
+//! believe to be the owner until the next check of the one that wrote first.
+
+mod fence;
+mod format;
+mod record;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use s3_client::{
+    ETag, ErrorKind, ListRequest, ObjectKey, ObjectStore, Optional as _, Precondition, Put,
+    PutOutcome,
+};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::Env;
+use crate::error::{About as _, Error, Result};
+use crate::files::{FileLock, optional, replace};
+use crate::layout::{BucketLayout, HoldfastFile, LocalLayout, Place};
+
+use fence::Held;
+pub use fence::{Fence, FencePass};
+use format::{Format, Permitted};
+use record::{Before, LocalRecord, MODE_SINGLE, Record};
+
+/// How often a write of `.in-use` is tried whose outcome is not known or that met a passing fault.
+const WRITE_ATTEMPTS_MAX: u32 = 6;
+
+/// Pause before the second attempt; doubles with each further one.
+const WRITE_PAUSE: Duration = Duration::from_millis(200);
+
+/// What the server was found to support (`holdfast s3 check`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Capabilities {
+    /// `If-None-Match: *` on puts.
+    pub conditional_create: bool,
+    /// `If-Match` on puts.
+    pub conditional_overwrite: bool,
+}
+
+/// How to become the owner of a bucket prefix.
+#[derive(Clone, Debug)]
+pub struct OwnerConfig {
+    /// The datastore's keys.
+    pub layout: BucketLayout,
+    /// The cache directory; created if missing.
+    pub cache_dir: PathBuf,
+    /// This machine's name, shown to whoever is refused.
+    pub hostname: String,
+    /// What the server supports.
+    pub capabilities: Capabilities,
+    /// Take the prefix from another owner.
+    pub take_over: bool,
+    /// The operator states that the owner before runs no more and will not run again.
+    pub previous_owner_is_dead: bool,
+    /// T (A1).
+    pub late_request_max: Duration,
+    /// W: how long the server accepts a signed request.
+    pub signature_window: Duration,
+}
+
+/// What a start found, and what has to wait because of it.
+#[derive(Clone, Debug)]
+pub struct StartReport {
+    /// Id of the cache directory.
+    pub instance: String,
+    /// Id of this process start.
+    pub start: String,
+    /// The ownership counter of this start.
+    pub counter: u64,
+    /// When the process started, by the wall clock of [`Env`].
+    pub started: Timestamp,
+    /// Nobody had written below the prefix before.
+    pub fresh: bool,
+    /// The owner before stopped with no request open or unknown.
+    pub clean: bool,
+    /// The prefix was taken from somebody else.
+    pub taken_over: bool,
+    /// The cache directory knows of every delete in the bucket. Otherwise its markers are to be dropped (I3), and
+    /// [`Owner::markers_dropped`] called.
+    pub markers_trusted: bool,
+    /// No insert is answered, no deduplication done and no fill begun before this moment (I3).
+    pub not_before: Option<Instant>,
+    /// No garbage collection, and no creation or deletion of a snapshot not younger than `started`, before this moment;
+    /// requests of the time before may still take effect until then.
+    pub gc_not_before: Option<Instant>,
+    /// Why the datastore can only be read, if so.
+    pub read_only: Option<String>,
+    /// Why nothing may be collected, pruned or deleted by namespace, if so.
+    pub no_collect: Option<String>,
+}
+
+#[derive(Debug)]
+struct Written {
+    record: Record,
+    etag: Option<ETag>,
+    /// The directory holds no marker that the bucket does not bear out.
+    directory_agrees: bool,
+}
+
+#[derive(Debug)]
+struct BucketState {
+    store: Arc<dyn ObjectStore>,
+    key: ObjectKey,
+    capabilities: Capabilities,
+    cache_dir: PathBuf,
+    /// When the waits of the start are over.
+    settled_at: Instant,
+    written: tokio::sync::Mutex<Written>,
+}
+
+/// Ownership of a datastore, for as long as it lives. The directory lock goes with it.
+#[derive(Debug)]
+pub struct Owner {
+    env: Env,
+    fence: Fence,
+    bucket: Option<BucketState>,
+    _lock: Box<dyn FileLock>,
+}
+
+fn lock_refused(dir: &Path) -> Error {
+    Error::Refused(format!(
+        "another process uses the directory '{}'; stop it, or give each datastore a directory of its own",
+        dir.display()
+    ))
+}
+
+/// Creates the directory with its `.holdfast` and locks it.
+async fn lock_dir(env: &Env, dir: &Path, lock: PathBuf) -> Result<Box<dyn FileLock>> {
+    let dir = dir.to_owned();
+    env.io(move |files| {
+        let ours = dir.join(LocalLayout::Cache.folder(&crate::layout::Folder::Holdfast));
+        files.create_dirs(&ours).about(&ours)?;
+        files
+            .lock(&lock)
+            .about(&lock)?
+            .ok_or_else(|| lock_refused(&dir))
+    })
+    .await
+}
+
+impl Owner {
+    /// Becomes the owner of a bucket prefix. Refuses one that somebody else holds, unless told to take it over; refuses
+    /// a mode or a format that this release does not know in any case.
+    pub async fn open_bucket(
+        env: &Env,
+        store: Arc<dyn ObjectStore>,
+        config: OwnerConfig,
+    ) -> Result<(Self, StartReport)> {
+        let lock_path = config.cache_dir.join(LocalLayout::Cache.path(&Place::Lock));
+        let lock = lock_dir(env, &config.cache_dir, lock_path).await?;
+        let start = Start::read(env, store, config).await?;
+        let (fence, bucket, report) = start.take().await?;
+        let owner = Self {
+            env: env.clone(),
+            fence,
+            bucket: Some(bucket),
+            _lock: lock,
+        };
+        Ok((owner, report))
+    }
+
+    /// Becomes the owner of a directory datastore: holds its `.lock`. There are no late requests, so nothing waits.
+    pub async fn open_directory(env: &Env, root: &Path) -> Result<(Self, StartReport)> {
+        let lock_path = root.join(LocalLayout::Directory.path(&Place::Lock));
+        let lock = lock_dir(env, root, lock_path).await?;
+        let permitted = local_format(env, root).await?;
+        let start = env.new_id();
+        let fence = Fence::new(env.clone(), Held::Lock, 1, Duration::MAX, None);
+        let report = StartReport {
+            instance: root.display().to_string(),
+            start,
+            counter: 1,
+            started: env.now(),
+            fresh: false,
+            clean: true,
+            taken_over: false,
+            markers_trusted: true,
+            not_before: None,
+            gc_not_before: None,
+            read_only: permitted.read_only,
+            no_collect: permitted.no_collect,
+        };
+        let owner = Self {
+            env: env.clone(),
+            fence,
+            bucket: None,
+            _lock: lock,
+        };
+        Ok((owner, report))
+    }
+
+    /// The question whether we are still the owner.
+    pub fn fence(&self) -> &Fence {
+        &self.fence
+    }
+
+    /// Raises the epoch in the bucket and in the cache directory. Before the first delete of every collection.
+    pub async fn raise_epoch(&self, pass: &FencePass) -> Result<()> {
+        let Some(bucket) = &self.bucket else {
+            return Ok(());
+        };
+        tracing::debug!(counter = pass.counter(), "raising the epoch");
+        let mut written = bucket.written.lock().await;
+        let mut record = bucket.next(&self.env, &written);
+        record.epoch += 1;
+        self.write(bucket, &mut written, record).await?;
+        bucket
+            .write_local(&self.env, &written, &written.record)
+            .await
+    }
+
+    /// Step 5 for a directory that did not agree: its markers are gone, durably.
+    pub async fn markers_dropped(&self) -> Result<()> {
+        let Some(bucket) = &self.bucket else {
+            return Ok(());
+        };
+        let mut written = bucket.written.lock().await;
+        written.directory_agrees = true;
+        bucket
+            .write_local(&self.env, &written, &written.record)
+            .await
+    }
+
+    /// Records that no request is open or unknown, which only the caller can know; the process is the owner no more.
+    /// Without it the next start is an unclean one.
+    pub async fn stop_clean(&self) -> Result<()> {
+        let Some(bucket) = &self.bucket else {
+            return Ok(());
+        };
+        self.fence.check().await?;
+        let mut written = bucket.written.lock().await;
+        let mut record = bucket.next(&self.env, &written);
+        record.clean_stop = true;
+        record.stop = Some(self.env.new_id());
+        bucket.write_local(&self.env, &written, &record).await?;
+        self.write(bucket, &mut written, record).await?;
+        self.fence.lose("it has stopped".to_owned());
+        Ok(())
+    }
+
+    async fn write(
+        &self,
+        bucket: &BucketState,
+        written: &mut Written,
+        record: Record,
+    ) -> Result<()> {
+        let result = bucket.replace(&self.env, written, record).await;
+        if let Err(Error::NotOwner(reason)) = result {
+            return Err(self.fence.lose(reason));
+        }
+        result
+    }
+}
+
+impl BucketState {
+    /// Replaces `.in-use`, if it is still what was written or read last. The lock of `written` is held over the requests:
+    /// nobody but collection and stop writes, and they must not mix.
+    async fn replace(&self, env: &Env, written: &mut Written, record: Record) -> Result<()> {
+        let body = serde_json::to_vec_pretty(&record).expect("a record is plain data");
+        let mut pause = WRITE_PAUSE;
+        for attempt in 1..=WRITE_ATTEMPTS_MAX {
+            if attempt > 1 {
+                env.sleep(pause).await;
+                pause *= 2;
+            }
+            let condition = match &written.etag {
+                None if self.capabilities.conditional_create => Precondition::Absent,
+                Some(etag) if self.capabilities.conditional_overwrite => {
+                    Precondition::Matches(etag.clone())
+                }
+                _ => Precondition::None,
+            };
+            let put = Put::new(self.key.clone(), body.clone()).when(condition);
+            match self.store.put(put).await {
+                Ok(answer) => {
+                    if let PutOutcome::Created { etag, .. } = answer.value {
+                        (written.record, written.etag) = (record, Some(etag));
+                        return Ok(());
+                    }
+                }
+                Err(error) if error.kind.is_transient() || error.maybe_applied => {
+                    tracing::debug!(%error, "writing '{}' failed, trying again", self.key);
+                }
+                Err(error) => return Err(error.into()),
+            }
+            // Whatever the answer was: what is there now tells who won.
+            let (found, etag) = match read_record(&*self.store, &self.key).await {
+                Ok(found) => found,
+                Err(Error::Store(error)) if error.kind.is_transient() => continue,
+                Err(error) => return Err(error),
+            };
+            if found.as_ref() == Some(&record) {
+                (written.record, written.etag) = (record, etag);
+                return Ok(());
+            }
+            if etag != written.etag {
+                let holder = found.map_or("nobody".to_owned(), |found| found.holder());
+                return Err(Error::NotOwner(format!(
+                    "'{}' was changed meanwhile and is now that of {holder}",
+                    self.key
+                )));
+            }
+        }
+        Err(Error::OutcomeUnknown {
+            what: format!("'{}'", self.key),
+        })
+    }
+
+    /// The record as it would be written now.
+    fn next(&self, env: &Env, written: &Written) -> Record {
+        let mut record = written.record.clone();
+        record.time = Some(env.now());
+        if env.instant() >= self.settled_at {
+            record.pending = None;
+        }
+        record
+    }
+
+    async fn write_local(&self, env: &Env, written: &Written, record: &Record) -> Result<()> {
+        if !written.directory_agrees {
+            return Ok(());
+        }
+        let local = LocalRecord {
+            instance: record.instance.clone().unwrap_or_default(),
+            start: record.start.clone(),
+            starting: None,
+            counter: record.counter,
+            epoch: record.epoch,
+            stop: record.stop.clone(),
+        };
+        write_local(env, &self.cache_dir, &local).await
+    }
+}
+
+async fn read_record(
+    store: &dyn ObjectStore,
+    key: &ObjectKey,
+) -> Result<(Option<Record>, Option<ETag>)> {
+    let Some(answer) = store.get(key, None).await.optional()? else {
+        return Ok((None, None));
+    };
+    let bytes = answer.value.body.into_bytes();
+    let record = serde_json::from_slice(&bytes).map_err(|error| {
+        Error::Refused(format!(
+            "'{key}' says who owns the datastore and cannot be read ({error}); if nobody else uses it, remove that object"
+        ))
+    })?;
+    Ok((Some(record), Some(answer.value.meta.etag)))
+}
+
+fn local_path(cache_dir: &Path) -> PathBuf {
+    cache_dir.join(LocalLayout::Cache.path(&Place::Holdfast(HoldfastFile::Owner)))
+}
+
+async fn write_local(env: &Env, cache_dir: &Path, local: &LocalRecord) -> Result<()> {
+    let path = local_path(cache_dir);
+    let body = serde_json::to_vec_pretty(local).expect("a record is plain data");
+    let unique = env.new_id();
+    env.io(move |files| replace(files, &path, &[body.into()], &unique).about(&path))
+        .await
+}
+
+/// The local record; one that cannot be read is as good as none, for the directory is disposable (I3).
+async fn read_local(env: &Env, cache_dir: &Path) -> Result<Option<LocalRecord>> {
+    let path = local_path(cache_dir);
+    let bytes = env
+        .io(move |files| optional(files.read(&path)).about(&path))
+        .await?;
+    Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+}
+
+/// Judges the format file of a directory datastore, creating it where it is missing.
+async fn local_format(env: &Env, root: &Path) -> Result<Permitted> {
+    let path = root.join(LocalLayout::Directory.path(&Place::Holdfast(HoldfastFile::Format)));
+    let unique = env.new_id();
+    env.io(move |files| {
+        if let Some(bytes) = optional(files.read(&path)).about(&path)? {
+            return Format::judge(&bytes, &path.display().to_string());
+        }
+        let body = Format::current().encode().into();
+        replace(files, &path, &[body], &unique).about(&path)?;
+        Ok(Permitted::default())
+    })
+    .await
+}
+
+/// A start after its reading and before its first write.
+struct Start {
+    env: Env,
+    store: Arc<dyn ObjectStore>,
+    config: OwnerConfig,
+    key: ObjectKey,
+    local: Option<LocalRecord>,
+    found: Option<Record>,
+    etag: Option<ETag>,
+    /// The format object; `None` where there is none yet.
+    permitted: Option<Permitted>,
+    fresh: bool,
+}
+
+impl Start {
+    /// Step 2: reads everything.
+    async fn read(env: &Env, store: Arc<dyn ObjectStore>, config: OwnerConfig) -> Result<Self> {
+        let key = config.layout.key(&Place::InUse);
+        let local = read_local(env, &config.cache_dir).await?;
+        let (found, etag) = read_record(&*store, &key).await?;
+        let format_key = config.layout.key(&Place::Holdfast(HoldfastFile::Format));
+        let permitted = match store.get(&format_key, None).await.optional()? {
+            None => None,
+            Some(answer) => {
+                let bytes = answer.value.body.into_bytes();
+                Some(Format::judge(&bytes, &format!("'{format_key}'"))?)
+            }
+        };
+        let mut fresh = found.is_none() && permitted.is_none() && local.is_none();
+        if fresh {
+            let mut request = ListRequest::new(config.layout.prefix().clone());
+            request.keys_max = 1;
+            fresh = store.list(&request).await?.value.entries.is_empty();
+        }
+        Ok(Self {
+            env: env.clone(),
+            store,
+            key,
+            local,
+            found,
+            etag,
+            permitted,
+            fresh,
+            config,
+        })
+    }
+
+    /// Whose prefix it was, or why it is refused.
+    fn judge(&self) -> Result<Before> {
+        let Some(found) = &self.found else {
+            return Ok(if self.fresh {
+                Before::Settled
+            } else {
+                Before::Unclean
+            });
+        };
+        if let Some(mode) = found.mode.as_deref().filter(|mode| *mode != MODE_SINGLE) {
+            return Err(Error::Refused(format!(
+                "'{}' is used in the mode '{mode}', which this release does not know; use the release that wrote it",
+                self.key
+            )));
+        }
+        let ours = self.local.as_ref().map(|local| local.instance.as_str());
+        let is_ours = found.instance.is_some() && found.instance.as_deref() == ours;
+        if !is_ours && !self.config.take_over {
+            return Err(Error::NotOwner(format!(
+                "the prefix '{}' belongs to {}; make sure that nobody else writes there, then start once with --take-over \
+                 (also if this machine's cache directory was deleted or moved)",
+                self.config.layout.prefix(),
+                found.holder()
+            )));
+        }
+        let before = if found.clean_stop && found.instance.is_some() {
+            Before::Settled
+        } else if is_ours || self.config.previous_owner_is_dead {
+            Before::Unclean
+        } else {
+            Before::TakenOver
+        };
+        let pending = found.pending.unwrap_or(Before::Settled);
+        Ok(if self.config.previous_owner_is_dead {
+            before.max(pending).min(Before::Unclean)
+        } else {
+            before.max(pending)
+        })
+    }
+
+    /// Steps 3 to 6.
+    async fn take(self) -> Result<(Fence, BucketState, StartReport)> {
+        let before = self.judge()?;
+        let trusted = match (&self.local, &self.found) {
+            (Some(local), Some(found)) => local.agrees_with(found),
+            _ => false,
+        };
+        let instance = match &self.local {
+            Some(local) => local.instance.clone(),
+            None => self.env.new_id(),
+        };
+        let taken_over = self
+            .found
+            .as_ref()
+            .is_some_and(|f| f.instance.as_deref() != Some(&instance));
+        let start = self.env.new_id();
+        let started = self.env.now();
+        let began = self.env.instant();
+
+        // 3. The start is noted locally before the bucket knows it.
+        let mut local = self.local.clone().unwrap_or_default();
+        local.instance.clone_from(&instance);
+        if trusted {
+            local.starting = Some(start.clone());
+        } else {
+            (local.start, local.starting) = (None, None);
+        }
+        write_local(&self.env, &self.config.cache_dir, &local).await?;
+
+        // 4. The bucket.
+        let mut record = self.next_record(&local, &instance, &start, started);
+        record.pending = Some(before).filter(|before| *before != Before::Settled);
+        let wait = before.wait(self.config.late_request_max, self.config.signature_window);
+        if self.found.is_some() && !self.config.capabilities.conditional_overwrite {
+            tracing::warn!(
+                "the S3 server has no conditional overwrite: ownership of '{}' is taken by a plain write, so make sure \
+                 that no other daemon starts on this prefix at the same time",
+                self.config.layout.prefix()
+            );
+        }
+        let bucket = BucketState {
+            store: Arc::clone(&self.store),
+            key: self.key.clone(),
+            capabilities: self.config.capabilities,
+            cache_dir: self.config.cache_dir.clone(),
+            settled_at: began + wait,
+            written: tokio::sync::Mutex::new(Written {
+                record: self.found.clone().unwrap_or_default(),
+                etag: self.etag.clone(),
+                directory_agrees: trusted,
+            }),
+        };
+        let counter = record.counter;
+        {
+            let mut written = bucket.written.lock().await;
+            bucket.replace(&self.env, &mut written, record).await?;
+
+            // 5. The cache directory, if it agreed.
+            bucket
+                .write_local(&self.env, &written, &written.record)
+                .await?;
+        }
+
+        // 6. The format object.
+        let permitted = match &self.permitted {
+            Some(permitted) => permitted.clone(),
+            None => {
+                self.create_format().await?;
+                Permitted::default()
+            }
+        };
+
+        let held = Held::Record {
+            store: Arc::clone(&self.store),
+            key: self.key.clone(),
+            instance: instance.clone(),
+            start: start.clone(),
+        };
+        let window = self.config.signature_window;
+        let fence = Fence::new(self.env.clone(), held, counter, window, None);
+        fence.check().await?;
+        let until = (!wait.is_zero()).then(|| began + wait);
+        let report = StartReport {
+            instance,
+            start,
+            counter,
+            started,
+            fresh: self.fresh,
+            clean: before == Before::Settled,
+            taken_over,
+            markers_trusted: trusted,
+            not_before: until.filter(|_| !trusted),
+            gc_not_before: until,
+            read_only: permitted.read_only,
+            no_collect: permitted.no_collect,
+        };
+        Ok((fence, bucket, report))
+    }
+
+    fn next_record(
+        &self,
+        local: &LocalRecord,
+        instance: &str,
+        start: &str,
+        started: Timestamp,
+    ) -> Record {
+        let found = self.found.clone().unwrap_or_default();
+        Record {
+            // Never a plain host name, so that no Proxmox Backup Server takes the prefix for its own.
+            hostname: format!("{} (holdfast)", self.config.hostname),
+            mode: Some(MODE_SINGLE.to_owned()),
+            instance: Some(instance.to_owned()),
+            start: Some(start.to_owned()),
+            counter: found.counter.max(local.counter) + 1,
+            // Where the record was lost, or is another's, no directory may agree with it by chance.
+            epoch: found.epoch.max(local.epoch),
+            clean_stop: false,
+            stop: None,
+            pending: None,
+            time: Some(started),
+            capabilities: Some(self.config.capabilities),
+            other: found.other,
+        }
+    }
+
+    async fn create_format(&self) -> Result<()> {
+        let key = self
+            .config
+            .layout
+            .key(&Place::Holdfast(HoldfastFile::Format));
+        let mut put = Put::new(key.clone(), Format::current().encode());
+        if self.config.capabilities.conditional_create {
+            put = put.when(Precondition::Absent);
+        }
+        match self.store.put(put).await {
+            Ok(answer) if matches!(answer.value, PutOutcome::Created { .. }) => return Ok(()),
+            Ok(_) => {}
+            Err(error) if error.maybe_applied || error.kind == ErrorKind::Unavailable => {}
+            Err(error) => return Err(error.into()),
+        }
+        // Somebody else's, or ours with a lost answer: both are judged like any other.
+        let answer = self.store.get(&key, None).await?;
+        Format::judge(&answer.value.body.into_bytes(), &format!("'{key}'")).map(|_| ())
+    }
+}
+
+#[cfg(test)]
+mod tests;

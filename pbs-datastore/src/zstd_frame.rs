@@ -1,0 +1,104 @@
+//! One zstd frame to or from bytes, with bounded output: a payload of a few bytes can claim to hold terabytes.
+//!
+//! A payload is exactly one frame. What follows a frame would be covered by no digest, so it is refused.
+
+use sha2::{Digest as _, Sha256};
+use zstd::zstd_safe::{self, DCtx, DParameter, InBuffer, OutBuffer};
+
+use crate::Digest;
+use crate::blob::BlobError;
+
+/// Bytes unpacked at a time while hashing.
+const STEP_BYTES: usize = 128 << 10;
+
+/// Largest window that is unpacked step by step: 32 MiB, twice the largest chunk.
+const WINDOW_LOG_MAX: u32 = 25;
+
+const DAMAGED: BlobError = BlobError::Zstd("the frame is damaged");
+
+/// The data as one frame, or `None` if that would not be smaller.
+pub(crate) fn compress(data: &[u8], level: i32) -> Option<Vec<u8>> {
+    // A level that exists and a buffer of sufficient size leave no reason to fail but memory; plain data is always right.
+    let frame = zstd::bulk::compress(data, level).ok()?;
+    (frame.len() < data.len()).then_some(frame)
+}
+
+/// Fails unless `payload` is as long as the frame it starts with.
+fn check_one_frame(payload: &[u8]) -> Result<(), BlobError> {
+    match zstd_safe::find_frame_compressed_size(payload) {
+        Ok(length) if length == payload.len() => Ok(()),
+        Ok(_) => Err(BlobError::Zstd("something follows the frame")),
+        Err(_) => Err(DAMAGED),
+    }
+}
+
+/// What the frame claims to hold, if it says so and it is at most `limit`.
+fn claimed_len(payload: &[u8], limit: usize) -> Result<Option<usize>, BlobError> {
+    let claimed = zstd_safe::get_frame_content_size(payload).map_err(|_| DAMAGED)?;
+    match claimed {
+        Some(length) if length > limit as u64 => Err(BlobError::ContentsTooLong(limit)),
+        claimed => Ok(claimed.map(|length| length as usize)),
+    }
+}
+
+/// The contents of the frame, at most `limit` bytes.
+pub(crate) fn decompress(payload: &[u8], limit: usize) -> Result<Vec<u8>, BlobError> {
+    check_one_frame(payload)?;
+    if let Some(length) = claimed_len(payload, limit)? {
+        let mut data = Vec::with_capacity(length);
+        let mut context = context()?;
+        context
+            .decompress(&mut data, payload)
+            .map_err(|_| DAMAGED)?;
+        return Ok(data);
+    }
+    let mut data = Vec::new();
+    unpack(payload, limit, |step| data.extend_from_slice(step))?;
+    Ok(data)
+}
+
+/// Digest and length of the contents of the frame, at most `limit` bytes of them, in constant memory.
+pub(crate) fn digest(payload: &[u8], limit: usize) -> Result<(Digest, u64), BlobError> {
+    check_one_frame(payload)?;
+    claimed_len(payload, limit)?;
+    let (mut hash, mut length) = (Sha256::new(), 0);
+    unpack(payload, limit, |step| {
+        hash.update(step);
+        length += step.len() as u64;
+    })?;
+    Ok((Digest(hash.finalize().into()), length))
+}
+
+fn context() -> Result<DCtx<'static>, BlobError> {
+    DCtx::try_create().ok_or(BlobError::Zstd("there is no memory for it"))
+}
+
+/// Hands the contents to `take`, step by step.
+fn unpack(payload: &[u8], limit: usize, mut take: impl FnMut(&[u8])) -> Result<(), BlobError> {
+    let mut context = context()?;
+    let bounded = context.set_parameter(DParameter::WindowLogMax(WINDOW_LOG_MAX));
+    bounded.map_err(|_| BlobError::Zstd("its window cannot be bounded"))?;
+    let mut input = InBuffer::around(payload);
+    let mut step = vec![0; STEP_BYTES];
+    let mut total = 0;
+    loop {
+        let consumed = input.pos();
+        let mut output = OutBuffer::around(&mut step[..]);
+        let left = context
+            .decompress_stream(&mut output, &mut input)
+            .map_err(|_| DAMAGED)?;
+        let produced = output.pos();
+        total += produced;
+        if total > limit {
+            return Err(BlobError::ContentsTooLong(limit));
+        }
+        take(&step[..produced]);
+        if left == 0 {
+            return Ok(());
+        }
+        // Neither input nor output moved: the frame goes on after the end of the payload.
+        if produced == 0 && input.pos() == consumed {
+            return Err(DAMAGED);
+        }
+    }
+}
