@@ -16,7 +16,9 @@ pub struct JobContext {
 
 impl fmt::Debug for JobContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("JobContext").field("stopped", &*self.stop.borrow()).finish_non_exhaustive()
+        f.debug_struct("JobContext")
+            .field("stopped", &*self.stop.borrow())
+            .finish_non_exhaustive()
     }
 }
 
@@ -39,6 +41,10 @@ impl JobContext {
 
     /// An error once the job is to stop.
     pub fn check(&self) -> Result<()> {
-        if *self.stop.borrow() { Err(Error::Stopped) } else { Ok(()) }
+        if *self.stop.borrow() {
+            Err(Error::Stopped)
+        } else {
+            Ok(())
+        }
     }
 }

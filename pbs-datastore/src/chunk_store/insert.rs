@@ -42,8 +42,8 @@ use crate::files::Files;
 use crate::sabotage::{self, Rule};
 use crate::session::SessionHandle;
 use crate::{
-    BlobKind, BucketLayout, CHUNK_BYTES_MAX, DataBlob, DatastoreConfig, Digest, Env, Error, Result, SyncLevel,
-    WriterSession,
+    BlobKind, BucketLayout, CHUNK_BYTES_MAX, DataBlob, DatastoreConfig, Digest, Env, Error, Result,
+    SyncLevel, WriterSession,
 };
 
 /// First pause between attempts of an upload; doubled each time, with full jitter.
@@ -101,9 +101,17 @@ impl VerifiedChunk {
     /// Checks an uploaded blob (I7): structure, and for unencrypted ones digest and length. The CRC is computed anew,
     /// as senders may leave it out. Takes milliseconds for a large chunk: call it off the runtime's threads.
     pub fn check(blob: DataBlob, digest: Digest, size: u32) -> Result<Self> {
-        let corrupt = |fault: crate::BlobError| Error::ChunkCorrupt { digest, fault: fault.to_string() };
-        blob.verify_chunk(&digest, Some(u64::from(size))).map_err(corrupt)?;
-        Ok(Self { blob: blob.with_computed_crc(), digest, size })
+        let corrupt = |fault: crate::BlobError| Error::ChunkCorrupt {
+            digest,
+            fault: fault.to_string(),
+        };
+        blob.verify_chunk(&digest, Some(u64::from(size)))
+            .map_err(corrupt)?;
+        Ok(Self {
+            blob: blob.with_computed_crc(),
+            digest,
+            size,
+        })
     }
 
     /// Bytes as stored.
@@ -137,7 +145,9 @@ pub struct InsertOptions {
 fn nature_conflict(digest: Digest, ours: Nature) -> Error {
     let fault = match ours {
         Nature::Encrypted => "an encrypted chunk was uploaded where an unencrypted one is stored",
-        Nature::Plain | Nature::Unknown => "an unencrypted chunk was uploaded where an encrypted one is stored",
+        Nature::Plain | Nature::Unknown => {
+            "an unencrypted chunk was uploaded where an encrypted one is stored"
+        }
     };
     Error::NatureConflict { digest, fault }
 }
@@ -161,7 +171,8 @@ impl ChunkStore {
         session.alive()?;
         let handle = session.handle();
         #[cfg(feature = "sabotage")]
-        let waited = sabotage::is_off(Rule::JoinerTouches) && self.table.try_guard(chunk.digest).is_none();
+        let waited =
+            sabotage::is_off(Rule::JoinerTouches) && self.table.try_guard(chunk.digest).is_none();
         let guard = self.table.guard_for_use(chunk.digest).await;
         #[cfg(feature = "sabotage")]
         if waited && self.marker(chunk.digest).await?.is_some() {
@@ -175,7 +186,10 @@ impl ChunkStore {
         let this = Arc::clone(self);
         let rest = async move {
             match &this.bucket {
-                Some(bucket) => this.insert_into_bucket(bucket, guard, chunk, handle, options).await,
+                Some(bucket) => {
+                    this.insert_into_bucket(bucket, guard, chunk, handle, options)
+                        .await
+                }
                 None => this.insert_into_directory(guard, chunk, handle).await,
             }
         };
@@ -184,13 +198,17 @@ impl ChunkStore {
             return rest.await;
         }
         let task = self.env.spawn(rest);
-        task.await.map_err(|_| Error::Refused("an insert has panicked".to_owned()))?
+        task.await
+            .map_err(|_| Error::Refused("an insert has panicked".to_owned()))?
     }
 
     #[cfg(feature = "sabotage")]
     async fn marker(&self, digest: Digest) -> Result<Option<Marker>> {
         let markers = self.markers.clone();
-        self.env.io(move |files: &dyn Files| markers.get(files, &digest)).await.about(self.markers.chunks())
+        self.env
+            .io(move |files: &dyn Files| markers.get(files, &digest))
+            .await
+            .about(self.markers.chunks())
     }
 
     /// Step 2: records a use; `false` if there is no marker. Refuses a chunk of the other nature.
@@ -199,10 +217,17 @@ impl ChunkStore {
         let touched = self.env.io(move |files: &dyn Files| {
             let marker = markers.get(files, &digest)?;
             let conflict = marker.is_some_and(|marker| !marker.nature.agrees_with(nature));
-            Ok((marker.is_some() && !conflict && markers.touch(files, &digest, env.now())?, conflict))
+            Ok((
+                marker.is_some() && !conflict && markers.touch(files, &digest, env.now())?,
+                conflict,
+            ))
         });
         let (touched, conflict) = touched.await.about(self.markers.path(&digest))?;
-        if conflict { Err(nature_conflict(digest, nature)) } else { Ok(touched) }
+        if conflict {
+            Err(nature_conflict(digest, nature))
+        } else {
+            Ok(touched)
+        }
     }
 
     /// Steps 3 to 6 for a bucket.
@@ -219,20 +244,37 @@ impl ChunkStore {
         let marker_first = !sabotage::is_off(Rule::MarkerBeforeUpload);
         #[cfg(not(feature = "sabotage"))]
         let marker_first = true;
-        let guard = if marker_first { self.touch_upload(guard).await? } else { guard };
+        let guard = if marker_first {
+            self.touch_upload(guard).await?
+        } else {
+            guard
+        };
         // 4.
-        let upload = Upload { store: self, bucket, chunk: &chunk };
+        let upload = Upload {
+            store: self,
+            bucket,
+            chunk: &chunk,
+        };
         let inserted = upload.run().await?;
         // 5. Of a duplicate the backend has accepted other bytes than ours, so only its existence is recorded.
         let now = self.env.now();
         let (header, payload) = chunk.blob.parts();
-        let (content, keep) = ([header, payload], inserted == Inserted::New && !options.no_cache);
+        let (content, keep) = (
+            [header, payload],
+            inserted == Inserted::New && !options.no_cache,
+        );
         let content = if keep { &content[..] } else { &[] };
-        let (guard, kept) = bucket.cache.insert(guard, content, chunk.nature(), now, now).await;
+        let (guard, kept) = bucket
+            .cache
+            .insert(guard, content, chunk.nature(), now, now)
+            .await;
         kept?;
         // 6.
         let (markers, digest) = (self.markers.clone(), chunk.digest);
-        let removed = self.env.io(move |files: &dyn Files| markers.remove_upload(files, &digest)).await;
+        let removed = self
+            .env
+            .io(move |files: &dyn Files| markers.remove_upload(files, &digest))
+            .await;
         if let Err(error) = removed {
             // It protects longer than it needs to; GC removes it.
             tracing::debug!(%digest, %error, "upload marker not removed");
@@ -244,7 +286,11 @@ impl ChunkStore {
 
     async fn touch_upload(&self, guard: Guard) -> Result<Guard> {
         let (markers, env) = (self.markers.clone(), self.env.clone());
-        let work = move |files: &dyn Files| markers.touch_upload(files, &guard, env.now()).map(|()| guard);
+        let work = move |files: &dyn Files| {
+            markers
+                .touch_upload(files, &guard, env.now())
+                .map(|()| guard)
+        };
         self.env.io(work).await.about(self.markers.uploads())
     }
 
@@ -271,18 +317,28 @@ impl ChunkStore {
     /// Registers chunks that the session did not upload (known from a previous snapshot): touches each under its guard,
     /// after the session's start was recorded. One that is missing is an error, and its caller backs up in full. Costs
     /// no S3 request.
-    pub(crate) async fn adopt(&self, session: &WriterSession, chunks: &[(Digest, u32)]) -> Result<()> {
+    pub(crate) async fn adopt(
+        &self,
+        session: &WriterSession,
+        chunks: &[(Digest, u32)],
+    ) -> Result<()> {
         self.ready().await;
         let handle = session.handle();
         #[cfg(feature = "sabotage")]
         if sabotage::is_off(Rule::KnownChunksTouched) {
-            return chunks.iter().try_for_each(|(digest, size)| Ok(handle.tell(*digest, *size)?));
+            return chunks
+                .iter()
+                .try_for_each(|(digest, size)| Ok(handle.tell(*digest, *size)?));
         }
         for batch in chunks.chunks(ADOPT_BATCH) {
             let mut guards = Vec::with_capacity(batch.len());
             let mut busy = Vec::new();
             for (digest, size) in batch {
-                match self.table.try_guard(*digest).filter(|guard| !guard.is_condemned()) {
+                match self
+                    .table
+                    .try_guard(*digest)
+                    .filter(|guard| !guard.is_condemned())
+                {
                     Some(guard) => guards.push((guard, *size)),
                     None => busy.push((*digest, *size)),
                 }
@@ -296,7 +352,11 @@ impl ChunkStore {
         Ok(())
     }
 
-    async fn adopt_guarded(&self, session: &SessionHandle, guards: Vec<(Guard, u32)>) -> Result<()> {
+    async fn adopt_guarded(
+        &self,
+        session: &SessionHandle,
+        guards: Vec<(Guard, u32)>,
+    ) -> Result<()> {
         let (markers, env, session) = (self.markers.clone(), self.env.clone(), session.clone());
         let directory = self.bucket.is_none();
         self.env
@@ -305,7 +365,11 @@ impl ChunkStore {
                     let digest = guard.digest();
                     let path = markers.path(&digest);
                     // An empty chunk file of a directory holds nothing.
-                    let there = !directory || markers.get(files, &digest).about(&path)?.is_some_and(|m| m.size > 0);
+                    let there = !directory
+                        || markers
+                            .get(files, &digest)
+                            .about(&path)?
+                            .is_some_and(|m| m.size > 0);
                     if !there || !markers.touch(files, &digest, env.now()).about(&path)? {
                         return Err(Error::ChunkMissing { digest });
                     }
@@ -350,7 +414,10 @@ impl Upload<'_> {
         for attempt in 1.. {
             let last = attempt >= config.upload_attempts_max || Instant::now() >= deadline;
             unconditional |= last;
-            if unconditional && replace.is_none() && (self.chunk.nature() == Nature::Encrypted || !last) {
+            if unconditional
+                && replace.is_none()
+                && (self.chunk.nature() == Nature::Encrypted || !last)
+            {
                 match self.existing().await? {
                     Existing::Good => return Ok(Inserted::Duplicate),
                     Existing::Absent => {}
@@ -363,7 +430,13 @@ impl Upload<'_> {
                 None if unconditional => Precondition::None,
                 None => Precondition::Absent,
             };
-            let failure = match self.bucket.once.put(self.put(precondition)).await.map(|answer| answer.value) {
+            let failure = match self
+                .bucket
+                .once
+                .put(self.put(precondition))
+                .await
+                .map(|answer| answer.value)
+            {
                 Ok(PutOutcome::Created { .. }) => return Ok(Inserted::New),
                 Ok(PutOutcome::Exists) => {
                     #[cfg(feature = "sabotage")]
@@ -377,7 +450,9 @@ impl Upload<'_> {
                     }
                     self.unknown()
                 }
-                Ok(PutOutcome::Conflict | PutOutcome::Unknown | PutOutcome::Expired) => self.unknown(),
+                Ok(PutOutcome::Conflict | PutOutcome::Unknown | PutOutcome::Expired) => {
+                    self.unknown()
+                }
                 Err(error) if error.kind == ErrorKind::NotFound => self.unknown(),
                 Err(error) if error.kind.is_transient() => error.into(),
                 Err(error) => return Err(error.into()),
@@ -392,33 +467,52 @@ impl Upload<'_> {
     }
 
     fn unknown(&self) -> Error {
-        Error::OutcomeUnknown { what: format!("the upload of chunk {}", self.chunk.digest) }
+        Error::OutcomeUnknown {
+            what: format!("the upload of chunk {}", self.chunk.digest),
+        }
     }
 
     fn put(&self, precondition: Precondition) -> Put {
-        Put::new(self.bucket.layout.chunk(&self.chunk.digest), self.chunk.blob.to_body()).when(precondition)
+        Put::new(
+            self.bucket.layout.chunk(&self.chunk.digest),
+            self.chunk.blob.to_body(),
+        )
+        .when(precondition)
     }
 
     async fn pause(&self, attempt: u32) {
-        let longest = BACKOFF_BASE.saturating_mul(1 << (attempt - 1).min(16)).min(BACKOFF_MAX);
+        let longest = BACKOFF_BASE
+            .saturating_mul(1 << (attempt - 1).min(16))
+            .min(BACKOFF_MAX);
         let share = self.store.env.seed() % 1000;
-        self.store.env.sleep(longest.mul_f64(share as f64 / 1000.0)).await;
+        self.store
+            .env
+            .sleep(longest.mul_f64(share as f64 / 1000.0))
+            .await;
     }
 
     /// Looks at what is under our key and decides by I11.
     async fn existing(&self) -> Result<Existing> {
         let (digest, nature) = (self.chunk.digest, self.chunk.nature());
         let key = self.bucket.layout.chunk(&digest);
-        let Some(head) = self.bucket.store.head(&key).await.optional()? else { return Ok(Existing::Absent) };
+        let Some(head) = self.bucket.store.head(&key).await.optional()? else {
+            return Ok(Existing::Absent);
+        };
         if head.value.size == self.chunk.blob.encoded_len() as u64 {
             return Ok(Existing::Good);
         }
         // Another size: one digest may be stored plain or compressed.
-        let Some(object) = self.bucket.store.get(&key, None).await.optional()? else { return Ok(Existing::Absent) };
+        let Some(object) = self.bucket.store.get(&key, None).await.optional()? else {
+            return Ok(Existing::Absent);
+        };
         let etag = object.value.meta.etag;
         let stored = object.value.body.into_bytes();
         let ours = self.chunk.blob.kind();
-        let verdict = self.store.env.compute(move || judge(&stored, &digest, ours)).await;
+        let verdict = self
+            .store
+            .env
+            .compute(move || judge(&stored, &digest, ours))
+            .await;
         match verdict {
             Verdict::Good => Ok(Existing::Good),
             Verdict::Damaged => {
@@ -442,12 +536,18 @@ enum Verdict {
 fn judge(stored: &bytes::Bytes, digest: &Digest, ours: BlobKind) -> Verdict {
     let parsed = DataBlob::parse(stored.clone()).ok();
     let theirs = parsed.as_ref().map(DataBlob::kind);
-    let intact = parsed.as_ref().is_some_and(|blob| blob.verify_crc().is_ok());
+    let intact = parsed
+        .as_ref()
+        .is_some_and(|blob| blob.verify_crc().is_ok());
     match (theirs, ours.is_encrypted()) {
         // Both unencrypted: the digest tells.
         (Some(kind), false) if !kind.is_encrypted() => {
             let right = parsed.is_some_and(|blob| blob.verify_chunk(digest, None).is_ok());
-            if right && intact { Verdict::Good } else { Verdict::Damaged }
+            if right && intact {
+                Verdict::Good
+            } else {
+                Verdict::Damaged
+            }
         }
         // Both encrypted, and neither can be verified: whoever came first stays.
         (Some(kind), true) if kind.is_encrypted() => match intact {
@@ -474,7 +574,11 @@ fn write_chunk_file(
 ) -> Result<Inserted> {
     let digest = chunk.digest;
     let path = markers.path(&digest);
-    if let Some(there) = markers.get(files, &digest).about(&path)?.filter(|there| there.size > 0) {
+    if let Some(there) = markers
+        .get(files, &digest)
+        .about(&path)?
+        .filter(|there| there.size > 0)
+    {
         let same = there.size == chunk.encoded_len() as u64;
         let verdict = if same {
             Verdict::Good
@@ -495,7 +599,9 @@ fn write_chunk_file(
         }
     }
     let (header, payload) = chunk.blob.parts();
-    markers.put_chunk_file(files, guard, &[header, payload], env.now(), unique, sync).about(&path)?;
+    markers
+        .put_chunk_file(files, guard, &[header, payload], env.now(), unique, sync)
+        .about(&path)?;
     Ok(Inserted::New)
 }
 

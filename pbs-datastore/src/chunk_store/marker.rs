@@ -232,9 +232,18 @@ impl Markers {
         sync: bool,
     ) -> io::Result<()> {
         // Its content tells its nature; other programs expect the usual permissions.
-        let marker = Marker { size: 0, used: now, born: now, nature: Nature::Plain };
+        let marker = Marker {
+            size: 0,
+            used: now,
+            born: now,
+            nature: Nature::Plain,
+        };
         self.place(files, guard, parts, marker, unique, sync)?;
-        if sync { files.sync_dir(&self.chunks.join(guard.digest().folder())) } else { Ok(()) }
+        if sync {
+            files.sync_dir(&self.chunks.join(guard.digest().folder()))
+        } else {
+            Ok(())
+        }
     }
 
     fn place(
@@ -248,7 +257,9 @@ impl Markers {
     ) -> io::Result<()> {
         let digest = guard.digest();
         let temporary = self.temporary_path(&digest, unique);
-        creating_dir(files, &temporary, || files.create(&temporary, marker.nature.mode(), parts, sync))?;
+        creating_dir(files, &temporary, || {
+            files.create(&temporary, marker.nature.mode(), parts, sync)
+        })?;
         let target = self.path(&digest);
         files
             .set_times(&temporary, marker.used, marker.born)
@@ -360,7 +371,12 @@ impl Markers {
 
     /// What mark would do if it took an index for evidence.
     #[cfg(feature = "sabotage")]
-    pub(crate) fn create_unproven(&self, files: &dyn Files, digest: &Digest, now: Timestamp) -> io::Result<()> {
+    pub(crate) fn create_unproven(
+        &self,
+        files: &dyn Files,
+        digest: &Digest,
+        now: Timestamp,
+    ) -> io::Result<()> {
         touch_or_create(files, &self.path(digest), now)
     }
 

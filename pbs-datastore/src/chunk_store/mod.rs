@@ -1,4 +1,13 @@
 //! Where chunks are: markers, guards, insert, reads.
 
 pub(crate) mod guard;
+pub(crate) mod insert;
+pub(crate) mod location;
 pub(crate) mod marker;
+mod read;
+mod stream;
+
+pub use insert::{InsertOptions, Inserted, VerifiedChunk};
+pub(crate) use read::HEADER_BYTES_MAX;
+pub use read::{Chunk, ChunkReader};
+pub use stream::ChunkStream;

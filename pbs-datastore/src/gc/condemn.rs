@@ -76,21 +76,39 @@ struct Deleted {
 }
 
 /// Whether all marks of a candidate are older than the cutoff; file work under its guard.
-fn is_unused(files: &dyn Files, markers: &Markers, digest: &Digest, cutoff: Timestamp) -> Result<bool> {
+fn is_unused(
+    files: &dyn Files,
+    markers: &Markers,
+    digest: &Digest,
+    cutoff: Timestamp,
+) -> Result<bool> {
     let about = || markers.path(digest);
-    let marker = markers.get(files, digest).about(about())?.map(|marker| marker.used);
+    let marker = markers
+        .get(files, digest)
+        .about(about())?
+        .map(|marker| marker.used);
     let upload = markers.upload(files, digest).about(about())?;
     let using = markers.using_since(files, digest).about(about())?;
-    Ok([marker, upload, using].into_iter().flatten().all(|used| used < cutoff))
+    Ok([marker, upload, using]
+        .into_iter()
+        .flatten()
+        .all(|used| used < cutoff))
 }
 
 impl Collector {
     /// Deletes a batch; see the module page.
-    pub(super) async fn delete_batch(self: Arc<Self>, batch: Vec<Stored>, cutoff: Cutoff) -> Result<BatchResult> {
+    pub(super) async fn delete_batch(
+        self: Arc<Self>,
+        batch: Vec<Stored>,
+        cutoff: Cutoff,
+    ) -> Result<BatchResult> {
         let condemned = self.condemn(batch, cutoff.time).await?;
         let rescued = condemned.rescued;
         if condemned.chunks.is_empty() {
-            return Ok(BatchResult { rescued, ..BatchResult::default() });
+            return Ok(BatchResult {
+                rescued,
+                ..BatchResult::default()
+            });
         }
         let Some(bucket) = self.bucket.clone() else {
             return self.unlink(condemned).await;
@@ -111,15 +129,24 @@ impl Collector {
             for chunk in &batch {
                 condemnation.add(&self.table.guard(chunk.digest).await);
             }
-            return Ok(Condemned { chunks: batch, condemnation, rescued: 0 });
+            return Ok(Condemned {
+                chunks: batch,
+                condemnation,
+                rescued: 0,
+            });
         }
-        let guarded: Vec<(Stored, Guard)> =
-            batch.into_iter().filter_map(|chunk| Some((chunk, self.table.try_guard(chunk.digest)?))).collect();
+        let guarded: Vec<(Stored, Guard)> = batch
+            .into_iter()
+            .filter_map(|chunk| Some((chunk, self.table.try_guard(chunk.digest)?)))
+            .collect();
         let markers = self.markers.clone();
         self.env
             .io(move |files: &dyn Files| {
-                let mut condemned =
-                    Condemned { chunks: Vec::new(), condemnation: Condemnation::default(), rescued: before as u64 };
+                let mut condemned = Condemned {
+                    chunks: Vec::new(),
+                    condemnation: Condemnation::default(),
+                    rescued: before as u64,
+                };
                 let mut fault = None;
                 for (chunk, guard) in guarded {
                     match is_unused(files, &markers, &chunk.digest, cutoff) {
@@ -145,20 +172,34 @@ impl Collector {
 
     /// Steps 2 and 3. No request has been sent before they end, so an error releases the digests.
     async fn confirm(&self, bucket: &Bucket, condemned: Condemned) -> Result<Confirmed> {
-        let Condemned { chunks, condemnation, .. } = condemned;
+        let Condemned {
+            chunks,
+            condemnation,
+            ..
+        } = condemned;
         let digests: Vec<_> = condemnation.digests().collect();
         let journal = self.journal.clone();
-        let written = self.env.io(move |files: &dyn Files| journal.write(files, &digests)).await.about(&self.ours);
+        let written = self
+            .env
+            .io(move |files: &dyn Files| journal.write(files, &digests))
+            .await
+            .about(&self.ours);
         let pass = match written {
             Ok(()) => bucket.owner.fence().check().await,
             Err(error) => Err(error),
         };
         match pass {
-            Ok(pass) => Ok(Confirmed { chunks, condemnation, pass }),
+            Ok(pass) => Ok(Confirmed {
+                chunks,
+                condemnation,
+                pass,
+            }),
             Err(error) => {
                 let journal = self.journal.clone();
                 // A journal that cannot be cleared keeps its digests condemned after the next start: safe.
-                self.env.io(move |files: &dyn Files| journal.clear(files).ok()).await;
+                self.env
+                    .io(move |files: &dyn Files| journal.clear(files).ok())
+                    .await;
                 condemnation.release();
                 Err(error)
             }
@@ -167,9 +208,15 @@ impl Collector {
 
     /// Step 4.
     async fn delete(&self, bucket: &Bucket, confirmed: Confirmed) -> (Deleted, BatchResult) {
-        let Confirmed { chunks, condemnation, pass } = confirmed;
-        let requests: Vec<DeleteRequest> =
-            chunks.iter().map(|chunk| DeleteRequest::from(bucket.layout.chunk(&chunk.digest))).collect();
+        let Confirmed {
+            chunks,
+            condemnation,
+            pass,
+        } = confirmed;
+        let requests: Vec<DeleteRequest> = chunks
+            .iter()
+            .map(|chunk| DeleteRequest::from(bucket.layout.chunk(&chunk.digest)))
+            .collect();
         let mut result = BatchResult::default();
         let mut refused = Vec::new();
         let lost_at = match bucket.store.delete(&requests, Some(pass.validity())).await {
@@ -192,7 +239,9 @@ impl Collector {
                     }
                 }
                 let unknown = answer.value.contains(&DeleteOutcome::Unknown);
-                answer.lost_at.or_else(|| unknown.then(|| self.env.instant()))
+                answer
+                    .lost_at
+                    .or_else(|| unknown.then(|| self.env.instant()))
             }
             Err(error) => {
                 tracing::warn!(%error, keys = requests.len(), "a batch of deletes was refused");
@@ -201,16 +250,30 @@ impl Collector {
                 error.lost_at
             }
         };
-        (Deleted { condemnation, lost_at, refused }, result)
+        (
+            Deleted {
+                condemnation,
+                lost_at,
+                refused,
+            },
+            result,
+        )
     }
 
     /// Steps 5 to 8. On an error the condemnation is dropped, which never releases it.
     async fn forget(&self, deleted: Deleted) -> Result<()> {
-        let Deleted { condemnation, lost_at, refused } = deleted;
+        let Deleted {
+            condemnation,
+            lost_at,
+            refused,
+        } = deleted;
         let digests: Vec<_> = condemnation.digests().collect();
         #[cfg(feature = "sabotage")]
         let digests = if sabotage::is_off(Rule::RefusedMarkerRemoved) {
-            digests.into_iter().filter(|digest| !refused.contains(digest)).collect()
+            digests
+                .into_iter()
+                .filter(|digest| !refused.contains(digest))
+                .collect()
         } else {
             digests
         };
@@ -223,17 +286,27 @@ impl Collector {
             tokio::time::sleep_until(lost_at + self.config.late_request_max).await;
         }
         let journal = self.journal.clone();
-        self.env.io(move |files: &dyn Files| journal.clear(files)).await.about(&self.ours)?;
+        self.env
+            .io(move |files: &dyn Files| journal.clear(files))
+            .await
+            .about(&self.ours)?;
         condemnation.release();
         Ok(())
     }
 
     /// A directory's batch: the chunk files are the markers and the chunks.
     async fn unlink(&self, condemned: Condemned) -> Result<BatchResult> {
-        let Condemned { chunks, condemnation, rescued } = condemned;
+        let Condemned {
+            chunks,
+            condemnation,
+            rescued,
+        } = condemned;
         let markers = self.markers.clone();
         let work = move |files: &dyn Files| {
-            let mut result = BatchResult { rescued, ..BatchResult::default() };
+            let mut result = BatchResult {
+                rescued,
+                ..BatchResult::default()
+            };
             for chunk in chunks {
                 let path = markers.path(&chunk.digest);
                 optional(files.unlink(&path)).about(&path)?;
@@ -252,8 +325,13 @@ impl Collector {
     pub(super) async fn delete_bad(&self, bucket: &Bucket, keys: Vec<ObjectKey>) -> Result<u64> {
         let pass = bucket.owner.fence().check().await?;
         let requests: Vec<_> = keys.into_iter().map(DeleteRequest::from).collect();
-        let answer = bucket.store.delete(&requests, Some(pass.validity())).await?;
-        let gone = |outcome: &&DeleteOutcome| matches!(outcome, DeleteOutcome::Deleted | DeleteOutcome::NotFound);
+        let answer = bucket
+            .store
+            .delete(&requests, Some(pass.validity()))
+            .await?;
+        let gone = |outcome: &&DeleteOutcome| {
+            matches!(outcome, DeleteOutcome::Deleted | DeleteOutcome::NotFound)
+        };
         Ok(answer.value.iter().filter(gone).count() as u64)
     }
 }
@@ -266,8 +344,12 @@ async fn remove_markers(collector: &Collector, digests: Vec<Digest>) -> Result<(
     let markers = collector.markers.clone();
     let work = move |files: &dyn Files| {
         for digest in &digests {
-            markers.remove_condemned(files, digest).about(markers.path(digest))?;
-            markers.remove_upload(files, digest).about(markers.uploads())?;
+            markers
+                .remove_condemned(files, digest)
+                .about(markers.path(digest))?;
+            markers
+                .remove_upload(files, digest)
+                .about(markers.uploads())?;
         }
         markers.sync(files).about(markers.chunks())
     };
@@ -285,9 +367,16 @@ impl Recovery {
     /// free.
     pub(crate) async fn begin(collector: &Collector) -> Result<Self> {
         let journal = collector.journal.clone();
-        let digests = collector.env.io(move |files: &dyn Files| journal.read(files)).await?;
+        let digests = collector
+            .env
+            .io(move |files: &dyn Files| journal.read(files))
+            .await?;
         #[cfg(feature = "sabotage")]
-        let digests = if sabotage::is_off(Rule::JournalReplayed) { Vec::new() } else { digests };
+        let digests = if sabotage::is_off(Rule::JournalReplayed) {
+            Vec::new()
+        } else {
+            digests
+        };
         let mut condemnation = Condemnation::default();
         for digest in &digests {
             condemnation.add(&condemn_free(&collector.table, *digest)?);
@@ -304,12 +393,18 @@ impl Recovery {
     /// Clears the journal and releases the digests; to be called T after the start.
     pub(crate) async fn end(self, collector: &Collector) -> Result<()> {
         let journal = collector.journal.clone();
-        collector.env.io(move |files: &dyn Files| journal.clear(files)).await.about(&collector.ours)?;
+        collector
+            .env
+            .io(move |files: &dyn Files| journal.clear(files))
+            .await
+            .about(&collector.ours)?;
         self.condemnation.release();
         Ok(())
     }
 }
 
 fn condemn_free(table: &Arc<ChunkTable>, digest: Digest) -> Result<Guard> {
-    table.try_guard(digest).ok_or_else(|| Error::Busy(format!("chunk {digest} is in use during recovery")))
+    table
+        .try_guard(digest)
+        .ok_or_else(|| Error::Busy(format!("chunk {digest} is in use during recovery")))
 }

@@ -38,28 +38,47 @@ impl Cutoff {
         granularity: SignedDuration,
     ) -> Self {
         let start = env.now();
-        let oldest = roots.iter().filter_map(|root| root.oldest_open()).min_by_key(|(_, since)| *since);
+        let oldest = roots
+            .iter()
+            .filter_map(|root| root.oldest_open())
+            .min_by_key(|(_, since)| *since);
         #[cfg(feature = "sabotage")]
         let oldest = oldest.filter(|_| !sabotage::is_off(Rule::SessionsInCutoff));
         let keep = SignedDuration::try_from(keep).unwrap_or(SignedDuration::MAX);
         let by_age = start.saturating_sub(keep).unwrap_or(Timestamp::MIN);
-        let margin = if oldest.is_some() { OPEN_SESSION_MARGIN } else { granularity.max(MARGIN_MIN) };
+        let margin = if oldest.is_some() {
+            OPEN_SESSION_MARGIN
+        } else {
+            granularity.max(MARGIN_MIN)
+        };
         let (bound, held_back_by) = match oldest {
             Some((label, since)) if since < by_age => (since, Some(label)),
             _ => (by_age, None),
         };
-        Self { start, time: bound.saturating_sub(margin).unwrap_or(Timestamp::MIN), held_back_by }
+        Self {
+            start,
+            time: bound.saturating_sub(margin).unwrap_or(Timestamp::MIN),
+            held_back_by,
+        }
     }
 }
 
 /// Proves that the file system below `dir` keeps the times it is given, and returns by how much it rounds them.
 /// Without such times nothing protects a chunk, so a file system that loses them is refused.
-pub(crate) fn prove_atimes(files: &dyn Files, dir: &Path, now: Timestamp) -> Result<SignedDuration> {
+pub(crate) fn prove_atimes(
+    files: &dyn Files,
+    dir: &Path,
+    now: Timestamp,
+) -> Result<SignedDuration> {
     let path = dir.join("atime-proof");
     optional(files.unlink(&path)).about(&path)?;
     files.create(&path, FILE_MODE, &[], false).about(&path)?;
     let mut granularity = SignedDuration::ZERO;
-    for age in [SignedDuration::from_hours(50), SignedDuration::from_hours(1), SignedDuration::ZERO] {
+    for age in [
+        SignedDuration::from_hours(50),
+        SignedDuration::from_hours(1),
+        SignedDuration::ZERO,
+    ] {
         let written = now.saturating_sub(age).unwrap_or(Timestamp::MIN);
         files.touch(&path, written).about(&path)?;
         let seen = files.stat(&path).about(&path)?.atime;
@@ -92,6 +111,9 @@ mod tests {
         let files = FaultyFiles::new(Arc::new(OsFiles));
         files.lose_atimes(true);
         let error = prove_atimes(&files, dir.path(), now).unwrap_err();
-        assert!(error.to_string().contains("does not keep the access times"), "{error}");
+        assert!(
+            error.to_string().contains("does not keep the access times"),
+            "{error}"
+        );
     }
 }

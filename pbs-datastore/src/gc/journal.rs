@@ -25,7 +25,9 @@ pub(crate) struct Journal {
 impl Journal {
     /// The journal below a directory of ours (`.holdfast`).
     pub(crate) fn new(ours: &Path) -> Self {
-        Self { path: ours.join("gc-journal") }
+        Self {
+            path: ours.join("gc-journal"),
+        }
     }
 
     /// Writes the digests of a batch, durably.
@@ -51,14 +53,25 @@ impl Journal {
     /// The digests of a batch that a crash interrupted; empty if there was none. A damaged journal is an error: who
     /// cannot tell which digests are about to be deleted must trust no marker.
     pub(crate) fn read(&self, files: &dyn Files) -> Result<Vec<Digest>> {
-        let data = optional(files.read(&self.path))
-            .map_err(|source| Error::File { path: self.path.clone(), source })?;
-        let Some(data) = data else { return Ok(Vec::new()) };
+        let data = optional(files.read(&self.path)).map_err(|source| Error::File {
+            path: self.path.clone(),
+            source,
+        })?;
+        let Some(data) = data else {
+            return Ok(Vec::new());
+        };
         let damaged = || Error::Invalid(format!("{} is damaged", self.path.display()));
         let text = std::str::from_utf8(&data).map_err(|_| damaged())?;
-        let body = text.strip_prefix(HEADER).and_then(|text| text.strip_prefix('\n')).ok_or_else(damaged)?;
-        let body = body.strip_suffix(&format!("{FOOTER}\n")).ok_or_else(damaged)?;
-        body.lines().map(|line| line.parse().map_err(|_| damaged())).collect()
+        let body = text
+            .strip_prefix(HEADER)
+            .and_then(|text| text.strip_prefix('\n'))
+            .ok_or_else(damaged)?;
+        let body = body
+            .strip_suffix(&format!("{FOOTER}\n"))
+            .ok_or_else(damaged)?;
+        body.lines()
+            .map(|line| line.parse().map_err(|_| damaged()))
+            .collect()
     }
 }
 
@@ -83,7 +96,12 @@ mod tests {
     fn a_damaged_journal_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let journal = Journal::new(dir.path());
-        for text in ["", "holdfast-gc-journal 1\nabc\nend\n", "holdfast-gc-journal 1\n", "other 1\nend\n"] {
+        for text in [
+            "",
+            "holdfast-gc-journal 1\nabc\nend\n",
+            "holdfast-gc-journal 1\n",
+            "other 1\nend\n",
+        ] {
             std::fs::write(dir.path().join("gc-journal"), text).unwrap();
             assert!(journal.read(&OsFiles).is_err(), "{text:?}");
         }

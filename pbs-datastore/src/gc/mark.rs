@@ -69,14 +69,21 @@ impl Toucher<'_> {
             .io(move |files: &dyn Files| {
                 for digest in &batch {
                     // The time is read right before each touch; see the cutoff's margin.
-                    if markers.touch(files, digest, env.now()).about(markers.path(digest))? {
+                    if markers
+                        .touch(files, digest, env.now())
+                        .about(markers.path(digest))?
+                    {
                         continue;
                     }
                     if proves_nothing {
-                        markers.touch_using(files, digest, env.now()).about(markers.using())?;
+                        markers
+                            .touch_using(files, digest, env.now())
+                            .about(markers.using())?;
                     } else {
                         #[cfg(feature = "sabotage")]
-                        markers.create_unproven(files, digest, env.now()).about(markers.path(digest))?;
+                        markers
+                            .create_unproven(files, digest, env.now())
+                            .about(markers.path(digest))?;
                     }
                 }
                 Ok(())
@@ -110,8 +117,16 @@ pub(super) struct Marked {
 impl Collector {
     /// Runs the mark phase.
     pub(super) async fn mark(&self, job: &JobContext) -> Result<Marked> {
-        let touched = Touched { generation_max: self.config.gc_touched_max.div_ceil(2).max(1), ..Touched::default() };
-        let mut toucher = Toucher { collector: self, job, touched, batch: Vec::with_capacity(BATCH) };
+        let touched = Touched {
+            generation_max: self.config.gc_touched_max.div_ceil(2).max(1),
+            ..Touched::default()
+        };
+        let mut toucher = Toucher {
+            collector: self,
+            job,
+            touched,
+            batch: Vec::with_capacity(BATCH),
+        };
         let mut stats = MarkStats::default();
         for root in &self.roots {
             root.settle().await?;
@@ -130,11 +145,17 @@ mod tests {
 
     #[test]
     fn the_touched_set_is_bounded_and_forgets_the_oldest() {
-        let mut touched = Touched { generation_max: 2, ..Touched::default() };
+        let mut touched = Touched {
+            generation_max: 2,
+            ..Touched::default()
+        };
         let digests: Vec<_> = (0..6u8).map(|i| Digest::of(&[i])).collect();
         assert!(digests.iter().all(|digest| touched.insert(*digest)));
         assert!(touched.young.len() + touched.old.len() <= 4);
         assert!(!touched.insert(digests[5]));
-        assert!(touched.insert(digests[0]), "forgotten ones are touched again");
+        assert!(
+            touched.insert(digests[0]),
+            "forgotten ones are touched again"
+        );
     }
 }

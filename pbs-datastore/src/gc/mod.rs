@@ -35,7 +35,7 @@ pub(crate) use self::condemn::Recovery;
 use self::cutoff::{Cutoff, prove_atimes};
 use self::journal::Journal;
 pub use self::status::GcStatus;
-use self::sweep::{Counts, FOLDERS, Found, Stored};
+use self::sweep::{Counts, FOLDERS, Found, Stored, Sweep};
 use crate::chunk_store::guard::ChunkTable;
 use crate::chunk_store::marker::Markers;
 use crate::error::About as _;
@@ -98,9 +98,32 @@ impl Collector {
     /// A collector that has not run yet.
     pub(crate) fn new(parts: CollectorParts) -> Arc<Self> {
         let journal = Journal::new(&parts.ours);
-        let CollectorParts { env, config, table, markers, ours, bucket, roots, sessions, cache, not_before } = parts;
+        let CollectorParts {
+            env,
+            config,
+            table,
+            markers,
+            ours,
+            bucket,
+            roots,
+            sessions,
+            cache,
+            not_before,
+        } = parts;
         let running = tokio::sync::Mutex::new(not_before);
-        Arc::new(Self { env, config, table, markers, ours, bucket, roots, sessions, cache, journal, running })
+        Arc::new(Self {
+            env,
+            config,
+            table,
+            markers,
+            ours,
+            bucket,
+            roots,
+            sessions,
+            cache,
+            journal,
+            running,
+        })
     }
 
     fn cache_forget(&self, digest: &Digest) {
@@ -110,16 +133,25 @@ impl Collector {
     }
 
     /// Collects once. A second run at the same time is refused.
-    pub(crate) async fn run(self: &Arc<Self>, options: GcOptions, job: &JobContext) -> Result<GcStatus> {
+    pub(crate) async fn run(
+        self: &Arc<Self>,
+        options: GcOptions,
+        job: &JobContext,
+    ) -> Result<GcStatus> {
         let Ok(not_before) = self.running.try_lock() else {
-            return Err(Error::Busy("garbage collection is running already".to_owned()));
+            return Err(Error::Busy(
+                "garbage collection is running already".to_owned(),
+            ));
         };
         #[cfg(feature = "sabotage")]
-        let not_before = not_before
-            .filter(|_| crate::sabotage::rule_off() != Some(crate::sabotage::Rule::JournalReplayed));
+        let not_before = not_before.filter(|_| {
+            crate::sabotage::rule_off() != Some(crate::sabotage::Rule::JournalReplayed)
+        });
         #[cfg(not(feature = "sabotage"))]
         let not_before = *not_before;
-        if let Some(wait) = not_before.and_then(|time| time.checked_duration_since(self.env.instant())) {
+        if let Some(wait) =
+            not_before.and_then(|time| time.checked_duration_since(self.env.instant()))
+        {
             return Err(Error::Refused(format!(
                 "garbage collection waits {} s more: the last stop was not clean, and requests of that time may still \
                  take effect",
@@ -127,14 +159,28 @@ impl Collector {
             )));
         }
         let (ours, now) = (self.ours.clone(), self.env.now());
-        let granularity = self.env.io(move |files: &dyn Files| prove_atimes(files, &ours, now)).await?;
-        let cutoff = Cutoff::read(&self.env, &self.roots, self.config.gc_atime_cutoff, granularity);
-        job.log(format!("starting garbage collection; unused chunks older than {} are removed", cutoff.time));
+        let granularity = self
+            .env
+            .io(move |files: &dyn Files| prove_atimes(files, &ours, now))
+            .await?;
+        let cutoff = Cutoff::read(
+            &self.env,
+            &self.roots,
+            self.config.gc_atime_cutoff,
+            granularity,
+        );
+        job.log(format!(
+            "starting garbage collection; unused chunks older than {} are removed",
+            cutoff.time
+        ));
         if let Some(label) = &cutoff.held_back_by {
             job.log(format!("the running session {label} holds that time back"));
         }
         let marked = self.mark(job).await?;
-        job.log(format!("marked the chunks of {} indexes", marked.stats.index_files));
+        job.log(format!(
+            "marked the chunks of {} indexes",
+            marked.stats.index_files
+        ));
         let mut status = GcStatus {
             index_file_count: marked.stats.index_files,
             index_data_bytes: marked.stats.index_bytes,
@@ -142,7 +188,10 @@ impl Collector {
             ..GcStatus::default()
         };
         if let Some(bucket) = self.bucket.as_ref().filter(|_| !options.dry_run) {
-            bucket.owner.raise_epoch(&bucket.owner.fence().check().await?).await?;
+            bucket
+                .owner
+                .raise_epoch(&bucket.owner.fence().check().await?)
+                .await?;
         }
         let missing = self.sweep(&cutoff, options, job, &mut status).await?;
         status.missing_chunks = missing.len() as u64;
@@ -163,22 +212,38 @@ impl Collector {
         status: &mut GcStatus,
     ) -> Result<Vec<Digest>> {
         let (sender, mut receiver) = mpsc::channel(FOUND_QUEUE);
-        let ranges = if self.bucket.is_some() { self.config.list_ranges as u32 } else { 1 };
+        let ranges = if self.bucket.is_some() {
+            self.config.list_ranges as u32
+        } else {
+            1
+        };
         let mut sweeps = Vec::new();
+        let present = Arc::new(self.present_folders().await?);
+        let shared = Sweep {
+            cutoff: cutoff.clone(),
+            present,
+            job: job.clone(),
+            found: sender,
+        };
         for range in 0..ranges {
             let folders = range * FOLDERS / ranges..(range + 1) * FOLDERS / ranges;
-            let sweep =
-                Arc::clone(self).sweep_range(folders, cutoff.clone(), job.clone(), sender.clone());
-            sweeps.push(self.env.spawn(sweep));
+            sweeps.push(
+                self.env
+                    .spawn(Arc::clone(self).sweep_range(folders, shared.clone())),
+            );
         }
-        drop(sender);
+        drop(shared);
         let acted = self.act(&mut receiver, cutoff, options, job, status).await;
         // A failed batch ends the ranges too: their sends fail once the receiver is gone.
         drop(receiver);
         let mut total = Counts::default();
         let mut swept = Ok(());
         for sweep in sweeps {
-            match sweep.await.map_err(|_| Error::Refused("a sweep has panicked".to_owned())).flatten() {
+            match sweep
+                .await
+                .map_err(|_| Error::Refused("a sweep has panicked".to_owned()))
+                .flatten()
+            {
                 Ok(counts) => {
                     total.used_bytes += counts.used_bytes;
                     total.used_chunks += counts.used_chunks;
@@ -224,7 +289,10 @@ impl Collector {
         while let Some(found) = receiver.recv().await {
             match found {
                 Found::Candidate(chunk) if options.dry_run => {
-                    job.log(format!("would remove chunk {} ({} bytes)", chunk.digest, chunk.size));
+                    job.log(format!(
+                        "would remove chunk {} ({} bytes)",
+                        chunk.digest, chunk.size
+                    ));
                     status.removed_chunks += 1;
                     status.removed_bytes += chunk.size;
                 }
@@ -240,7 +308,8 @@ impl Collector {
                 Found::Finding(finding) => absent.push(finding),
             }
             if batch.len() >= self.config.delete_batch_keys_max {
-                self.delete_one(std::mem::take(&mut batch), cutoff, job, status).await?;
+                self.delete_one(std::mem::take(&mut batch), cutoff, job, status)
+                    .await?;
             }
             if bad.len() >= self.config.delete_batch_keys_max {
                 status.removed_bad += self.delete_all_bad(std::mem::take(&mut bad)).await?;
@@ -271,14 +340,22 @@ impl Collector {
         status: &mut GcStatus,
     ) -> Result<()> {
         job.check()?;
-        let task = self.env.spawn(Arc::clone(self).delete_batch(batch, cutoff.clone()));
-        let result = task.await.map_err(|_| Error::Refused("a delete batch has panicked".to_owned())).flatten()?;
+        let task = self
+            .env
+            .spawn(Arc::clone(self).delete_batch(batch, cutoff.clone()));
+        let result = task
+            .await
+            .map_err(|_| Error::Refused("a delete batch has panicked".to_owned()))
+            .flatten()?;
         status.removed_chunks += result.removed_chunks;
         status.removed_bytes += result.removed_bytes;
         status.refused_chunks += result.refused;
         status.unknown_chunks += result.unknown;
         status.rescued_chunks += result.rescued;
-        job.log(format!("removed {} chunks ({} bytes) so far", status.removed_chunks, status.removed_bytes));
+        job.log(format!(
+            "removed {} chunks ({} bytes) so far",
+            status.removed_chunks, status.removed_bytes
+        ));
         Ok(())
     }
 

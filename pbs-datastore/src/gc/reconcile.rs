@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use s3_client::{ObjectStore as _, Optional as _};
+use s3_client::Optional as _;
 
 use super::cutoff::Cutoff;
 use super::{Bucket, Collector};
@@ -32,7 +32,11 @@ pub(super) enum Finding {
     /// The listing shows an object that an index names; no marker.
     ObjectWithoutMarker { digest: Digest, size: u64 },
     /// A marker vouches for an object that the listing does not show.
-    MarkerWithoutObject { digest: Digest, born: Timestamp, used: Timestamp },
+    MarkerWithoutObject {
+        digest: Digest,
+        born: Timestamp,
+        used: Timestamp,
+    },
 }
 
 /// Collects who needs the missing chunks.
@@ -56,7 +60,12 @@ impl MarkSink for Needers<'_> {
 
 impl Collector {
     /// Acts on one finding; returns the digest if a root needs it and it is missing.
-    pub(super) async fn reconcile(&self, bucket: &Bucket, finding: Finding, cutoff: &Cutoff) -> Result<Option<Digest>> {
+    pub(super) async fn reconcile(
+        &self,
+        bucket: &Bucket,
+        finding: Finding,
+        cutoff: &Cutoff,
+    ) -> Result<Option<Digest>> {
         match finding {
             Finding::ObjectWithoutMarker { digest, size } => {
                 if size >= CHUNK_BYTES_MIN {
@@ -76,7 +85,9 @@ impl Collector {
 
     /// A using marker becomes a marker.
     async fn adopt(&self, digest: Digest, cutoff: &Cutoff) -> Result<()> {
-        let Some(guard) = self.table.try_guard(digest) else { return Ok(()) };
+        let Some(guard) = self.table.try_guard(digest) else {
+            return Ok(());
+        };
         if guard.is_condemned() {
             return Ok(());
         }
@@ -84,8 +95,15 @@ impl Collector {
         let work = move |files: &dyn Files| {
             let path = markers.path(&digest);
             if markers.get(files, &digest).about(&path)?.is_none() {
-                let marker = Marker { size: 0, used: env.now(), born, nature: Nature::Unknown };
-                markers.put(files, &guard, &[], marker, "adopt").about(&path)?;
+                let marker = Marker {
+                    size: 0,
+                    used: env.now(),
+                    born,
+                    nature: Nature::Unknown,
+                };
+                markers
+                    .put(files, &guard, &[], marker, "adopt")
+                    .about(&path)?;
             }
             markers.remove_using(files, &digest).about(markers.using())
         };
@@ -94,8 +112,17 @@ impl Collector {
 
     /// Drops a marker whose object is not there; `false` if it is there after all, or was inserted since.
     async fn drop_marker(&self, bucket: &Bucket, digest: Digest, cutoff: &Cutoff) -> Result<bool> {
-        let Some(guard) = self.table.try_guard(digest) else { return Ok(false) };
-        if guard.is_condemned() || bucket.store.head(&bucket.layout.chunk(&digest)).await.optional()?.is_some() {
+        let Some(guard) = self.table.try_guard(digest) else {
+            return Ok(false);
+        };
+        if guard.is_condemned()
+            || bucket
+                .store
+                .head(&bucket.layout.chunk(&digest))
+                .await
+                .optional()?
+                .is_some()
+        {
             return Ok(false);
         }
         let (markers, start) = (self.markers.clone(), cutoff.start);
@@ -118,23 +145,41 @@ impl Collector {
     }
 
     /// Names the missing chunks with those who need them.
-    pub(super) async fn report_missing(&self, missing: Vec<Digest>, job: &JobContext) -> Result<()> {
+    pub(super) async fn report_missing(
+        &self,
+        missing: Vec<Digest>,
+        job: &JobContext,
+    ) -> Result<()> {
         if missing.is_empty() {
             return Ok(());
         }
-        let mut named: BTreeMap<_, _> =
-            missing.iter().take(MISSING_NAMED_MAX).map(|digest| (*digest, Vec::new())).collect();
+        let mut named: BTreeMap<_, _> = missing
+            .iter()
+            .take(MISSING_NAMED_MAX)
+            .map(|digest| (*digest, Vec::new()))
+            .collect();
         for root in &self.roots {
-            root.mark(&mut Needers { missing: &mut named }).await?;
+            root.mark(&mut Needers {
+                missing: &mut named,
+            })
+            .await?;
         }
         let named: Vec<_> = named.into_iter().collect();
         for (digest, needers) in &named {
             let names: Vec<_> = needers.iter().map(|needer| needer.name.as_str()).collect();
-            job.log(format!("missing chunk {digest}, needed by {}", names.join(", ")));
+            job.log(format!(
+                "missing chunk {digest}, needed by {}",
+                names.join(", ")
+            ));
         }
         for root in &self.roots {
-            let mine = |needers: &Vec<Needer>| needers.iter().any(|needer| needer.provider == root.name());
-            let damaged: Vec<_> = named.iter().filter(|(_, needers)| mine(needers)).cloned().collect();
+            let mine =
+                |needers: &Vec<Needer>| needers.iter().any(|needer| needer.provider == root.name());
+            let damaged: Vec<_> = named
+                .iter()
+                .filter(|(_, needers)| mine(needers))
+                .cloned()
+                .collect();
             if !damaged.is_empty() {
                 root.damaged(&damaged).await?;
             }
@@ -147,19 +192,35 @@ impl Collector {
     pub(super) async fn marked_without_chunk(&self, cutoff: &Cutoff) -> Result<Vec<Digest>> {
         let (markers, start) = (self.markers.clone(), cutoff.start);
         let fresh = move |files: &dyn Files| -> Result<_> {
-            let entries = optional(files.list(markers.using())).about(markers.using())?.unwrap_or_default();
-            let fresh = entries.into_iter().filter(|entry| entry.stat.atime >= start);
-            Ok(fresh.filter_map(|entry| entry.name.parse::<Digest>().ok()).collect::<Vec<_>>())
+            let entries = optional(files.list(markers.using()))
+                .about(markers.using())?
+                .unwrap_or_default();
+            let fresh = entries
+                .into_iter()
+                .filter(|entry| entry.stat.atime >= start);
+            Ok(fresh
+                .filter_map(|entry| entry.name.parse::<Digest>().ok())
+                .collect::<Vec<_>>())
         };
         let mut missing = Vec::new();
         for digest in self.env.io(fresh).await? {
             // Busy: it is being inserted.
-            let Some(guard) = self.table.try_guard(digest) else { continue };
+            let Some(guard) = self.table.try_guard(digest) else {
+                continue;
+            };
             let markers = self.markers.clone();
-            let known = self.env.io(move |files: &dyn Files| markers.get(files, &digest)).await;
+            let known = self
+                .env
+                .io(move |files: &dyn Files| markers.get(files, &digest))
+                .await;
             let mut there = known.about(self.markers.path(&digest))?.is_some();
             if let Some(bucket) = self.bucket.as_ref().filter(|_| !there) {
-                there = bucket.store.head(&bucket.layout.chunk(&digest)).await.optional()?.is_some();
+                there = bucket
+                    .store
+                    .head(&bucket.layout.chunk(&digest))
+                    .await
+                    .optional()?
+                    .is_some();
             }
             drop(guard);
             if !there {
@@ -187,8 +248,14 @@ impl Collector {
         for path in self.env.io(stale).await? {
             // Whoever works with a digest's files holds its guard; a temporary file may carry the times of the marker
             // it is about to replace.
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let digest = name.split('.').next().and_then(|name| name.parse::<Digest>().ok());
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
+            let digest = name
+                .split('.')
+                .next()
+                .and_then(|name| name.parse::<Digest>().ok());
             let guard = digest.map(|digest| self.table.try_guard(digest));
             if matches!(guard, Some(None)) {
                 continue;

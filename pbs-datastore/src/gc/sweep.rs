@@ -9,17 +9,17 @@
 //! cutoff, and which was written before the cutoff by the server's own clock. Candidates are checked again, under their
 //! guards, when their batch is condemned.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use s3_client::{ListEntry, ListRequest, ObjectKey, ObjectStore as _};
+use s3_client::{ListEntry, ListRequest, ObjectKey};
 use tokio::sync::mpsc;
 
-use super::{Bucket, Collector};
 use super::cutoff::Cutoff;
 use super::reconcile::Finding;
+use super::{Bucket, Collector};
 use crate::error::About as _;
 use crate::files::{Files, optional};
 #[cfg(feature = "sabotage")]
@@ -51,6 +51,16 @@ pub(super) enum Found {
     Finding(Finding),
 }
 
+/// What all ranges of one sweep share.
+#[derive(Clone, Debug)]
+pub(super) struct Sweep {
+    pub(super) cutoff: Cutoff,
+    /// Chunk folders that exist locally.
+    pub(super) present: Arc<BTreeSet<u32>>,
+    pub(super) job: JobContext,
+    pub(super) found: mpsc::Sender<Found>,
+}
+
 /// Counts of one range.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counts {
@@ -75,7 +85,11 @@ fn parse_name(name: &str) -> Option<(Digest, bool)> {
         Some((digest, rest)) => {
             let number = rest.strip_suffix(".bad")?;
             let good = number.len() == 1 && number.as_bytes()[0].is_ascii_digit();
-            digest.parse().ok().filter(|_| good).map(|digest| (digest, true))
+            digest
+                .parse()
+                .ok()
+                .filter(|_| good)
+                .map(|digest| (digest, true))
         }
     }
 }
@@ -90,23 +104,36 @@ impl Collector {
     pub(super) async fn sweep_range(
         self: Arc<Self>,
         folders: Range<u32>,
-        cutoff: Cutoff,
-        job: JobContext,
-        found: mpsc::Sender<Found>,
+        sweep: Sweep,
     ) -> Result<Counts> {
         match self.bucket.clone() {
-            Some(bucket) => self.sweep_bucket(&bucket, folders, &cutoff, &job, &found).await,
-            None => self.sweep_directory(folders, &cutoff, &job, &found).await,
+            Some(bucket) => self.sweep_bucket(&bucket, folders, &sweep).await,
+            None => self.sweep_directory(folders, &sweep).await,
         }
+    }
+
+    /// The chunk folders that exist. A folder made later holds younger marks only, and its chunks are checked again
+    /// before they are condemned.
+    pub(super) async fn present_folders(&self) -> Result<BTreeSet<u32>> {
+        let chunks = self.markers.chunks().to_owned();
+        let list = move |files: &dyn Files| optional(files.list(&chunks)).about(&chunks);
+        let entries = self.env.io(list).await?.unwrap_or_default();
+        let folder = |name: &str| {
+            u32::from_str_radix(name, 16)
+                .ok()
+                .filter(|_| name.len() == 4)
+        };
+        Ok(entries
+            .iter()
+            .filter_map(|entry| folder(&entry.name))
+            .collect())
     }
 
     async fn sweep_bucket(
         &self,
         bucket: &Bucket,
         folders: Range<u32>,
-        cutoff: &Cutoff,
-        job: &JobContext,
-        found: &mpsc::Sender<Found>,
+        sweep: &Sweep,
     ) -> Result<Counts> {
         let mut counts = Counts::default();
         let mut next = folders.start;
@@ -114,8 +141,11 @@ impl Collector {
         let chunks = bucket.layout.folder(&crate::Folder::Chunks);
         let mut after = Some(format!("{chunks}{:04x}", folders.start));
         while let Some(start_after) = after.take() {
-            job.check()?;
-            let request = ListRequest { start_after: Some(start_after), ..ListRequest::new(chunks.clone()) };
+            sweep.job.check()?;
+            let request = ListRequest {
+                start_after: Some(start_after),
+                ..ListRequest::new(chunks.clone())
+            };
             let asked = self.env.now();
             let page = match bucket.store.list(&request).await {
                 Ok(page) => page,
@@ -123,34 +153,45 @@ impl Collector {
                 Err(_) if sabotage::is_off(Rule::ListingErrorAborts) => break,
                 Err(error) => return Err(error.into()),
             };
-            let ahead = page.date.map_or(SignedDuration::ZERO, |date| date.duration_since(asked));
-            let complete = take_page(bucket, &page.value.entries, ahead, folders.end, &mut pending);
+            let ahead = page
+                .date
+                .map_or(SignedDuration::ZERO, |date| date.duration_since(asked));
+            let complete = take_page(
+                bucket,
+                &page.value.entries,
+                ahead,
+                folders.end,
+                &mut pending,
+            );
             let done = complete.is_none() || !page.value.truncated;
-            let until = if done { folders.end } else { complete.unwrap_or(next) };
+            let until = if done {
+                folders.end
+            } else {
+                complete.unwrap_or(next)
+            };
             if !done {
-                after = page.value.entries.last().map(|entry| entry.key.as_str().to_owned());
+                after = page
+                    .value
+                    .entries
+                    .last()
+                    .map(|entry| entry.key.as_str().to_owned());
             }
             let rest = pending.split_off(&until);
             let ready = std::mem::replace(&mut pending, rest);
-            self.compare(next..until, ready, cutoff, &mut counts, found).await?;
+            self.compare(next..until, ready, sweep, &mut counts).await?;
             next = until;
         }
         Ok(counts)
     }
 
-    async fn sweep_directory(
-        &self,
-        folders: Range<u32>,
-        cutoff: &Cutoff,
-        job: &JobContext,
-        found: &mpsc::Sender<Found>,
-    ) -> Result<Counts> {
+    async fn sweep_directory(&self, folders: Range<u32>, sweep: &Sweep) -> Result<Counts> {
         let mut counts = Counts::default();
         let mut next = folders.start;
         while next < folders.end {
-            job.check()?;
+            sweep.job.check()?;
             let until = (next + FOLDERS_PER_BATCH).min(folders.end);
-            self.compare(next..until, BTreeMap::new(), cutoff, &mut counts, found).await?;
+            self.compare(next..until, BTreeMap::new(), sweep, &mut counts)
+                .await?;
             next = until;
         }
         Ok(counts)
@@ -161,16 +202,32 @@ impl Collector {
         &self,
         folders: Range<u32>,
         stored: BTreeMap<u32, Folder>,
-        cutoff: &Cutoff,
+        sweep: &Sweep,
         counts: &mut Counts,
-        found: &mpsc::Sender<Found>,
     ) -> Result<()> {
-        let (markers, cutoff, listed) = (self.markers.clone(), cutoff.clone(), self.bucket.is_some());
+        let (markers, cutoff, listed) = (
+            self.markers.clone(),
+            sweep.cutoff.clone(),
+            self.bucket.is_some(),
+        );
+        let present = Arc::clone(&sweep.present);
         let work = move |files: &dyn Files| -> Result<(Counts, Vec<Found>)> {
             let (counts, found) = (Counts::default(), Vec::new());
-            let mut comparison = Comparison { files, markers: &markers, cutoff: &cutoff, listed, counts, found };
+            let mut comparison = Comparison {
+                files,
+                markers: &markers,
+                cutoff: &cutoff,
+                listed,
+                counts,
+                found,
+            };
             let mut stored = stored;
-            for folder in folders {
+            let believed: BTreeSet<u32> = present
+                .range(folders)
+                .copied()
+                .chain(stored.keys().copied())
+                .collect();
+            for folder in believed {
                 comparison.folder(folder as u16, stored.remove(&folder).unwrap_or_default())?;
             }
             Ok((comparison.counts, comparison.found))
@@ -183,7 +240,7 @@ impl Collector {
         counts.still_bad += more.still_bad;
         for item in list {
             // The receiver goes away only when the collection has failed; its error is the one to report.
-            if found.send(item).await.is_err() {
+            if sweep.found.send(item).await.is_err() {
                 break;
             }
         }
@@ -212,12 +269,19 @@ fn take_page(
             return None;
         }
         last = folder;
-        let written = entry.last_modified.saturating_sub(ahead).unwrap_or(Timestamp::MAX);
+        let written = entry
+            .last_modified
+            .saturating_sub(ahead)
+            .unwrap_or(Timestamp::MAX);
         let slot = pending.entry(folder).or_default();
         if bad {
             slot.bad.push((digest, entry.key.clone(), written));
         } else {
-            slot.chunks.push(Stored { digest, size: entry.size, written: Some(written) });
+            slot.chunks.push(Stored {
+                digest,
+                size: entry.size,
+                written: Some(written),
+            });
         }
     }
     Some(last)
@@ -236,7 +300,9 @@ struct Comparison<'a> {
 impl Comparison<'_> {
     fn folder(&mut self, folder: u16, stored: Folder) -> Result<()> {
         let path = self.markers.folder(folder);
-        let entries = optional(self.files.list(&path)).about(&path)?.unwrap_or_default();
+        let entries = optional(self.files.list(&path))
+            .about(&path)?
+            .unwrap_or_default();
         let mut believed = BTreeMap::new();
         let mut bad_files = Vec::new();
         for entry in entries {
@@ -244,13 +310,22 @@ impl Comparison<'_> {
                 Some((digest, false)) => {
                     believed.insert(digest, entry.stat);
                 }
-                Some((digest, true)) => bad_files.push((digest, path.join(&entry.name), entry.stat.atime)),
+                Some((digest, true)) => {
+                    bad_files.push((digest, path.join(&entry.name), entry.stat.atime))
+                }
                 None => {}
             }
         }
         if !self.listed {
             for (digest, stat) in believed {
-                self.stored(Stored { digest, size: stat.size, written: None }, Some(stat.atime))?;
+                self.stored(
+                    Stored {
+                        digest,
+                        size: stat.size,
+                        written: None,
+                    },
+                    Some(stat.atime),
+                )?;
             }
             for (digest, path, used) in bad_files {
                 self.bad_file(digest, path, used)?;
@@ -263,11 +338,20 @@ impl Comparison<'_> {
         }
         // What is believed and not stored: markers that must go, and chunks that are missed if somebody needs them.
         for (digest, stat) in believed {
-            self.found.push(Found::Finding(Finding::MarkerWithoutObject { digest, born: stat.mtime, used: stat.atime }));
+            self.found
+                .push(Found::Finding(Finding::MarkerWithoutObject {
+                    digest,
+                    born: stat.mtime,
+                    used: stat.atime,
+                }));
         }
         for (digest, key, written) in stored.bad {
-            let wanted = self.markers.using_since(self.files, &digest).about(self.markers.using())?;
-            if wanted.is_some_and(|since| since >= self.cutoff.start) || written >= self.cutoff.time {
+            let wanted = self
+                .markers
+                .using_since(self.files, &digest)
+                .about(self.markers.using())?;
+            if wanted.is_some_and(|since| since >= self.cutoff.start) || written >= self.cutoff.time
+            {
                 self.counts.still_bad += 1;
             } else {
                 self.found.push(Found::Bad(key));
@@ -281,10 +365,20 @@ impl Comparison<'_> {
         let about = || self.markers.path(&chunk.digest);
         let mut newest = marker;
         if self.listed && newest.is_none_or(|used| used < self.cutoff.time) {
-            let upload = self.markers.upload(self.files, &chunk.digest).about(about())?;
-            let using = self.markers.using_since(self.files, &chunk.digest).about(about())?;
+            let upload = self
+                .markers
+                .upload(self.files, &chunk.digest)
+                .about(about())?;
+            let using = self
+                .markers
+                .using_since(self.files, &chunk.digest)
+                .about(about())?;
             if marker.is_none() && using.is_some_and(|since| since >= self.cutoff.start) {
-                self.found.push(Found::Finding(Finding::ObjectWithoutMarker { digest: chunk.digest, size: chunk.size }));
+                self.found
+                    .push(Found::Finding(Finding::ObjectWithoutMarker {
+                        digest: chunk.digest,
+                        size: chunk.size,
+                    }));
             }
             newest = newest.max(upload).max(using).max(chunk.written);
         }
@@ -304,7 +398,12 @@ impl Comparison<'_> {
     }
 
     /// A set-aside chunk file of a directory: kept while its digest is missed and marked, or while it is young.
-    fn bad_file(&mut self, _digest: Digest, path: std::path::PathBuf, used: Timestamp) -> Result<()> {
+    fn bad_file(
+        &mut self,
+        _digest: Digest,
+        path: std::path::PathBuf,
+        used: Timestamp,
+    ) -> Result<()> {
         if used >= self.cutoff.time {
             self.counts.still_bad += 1;
             return Ok(());
@@ -323,7 +422,13 @@ mod tests {
         let digest = Digest::of(b"a");
         assert_eq!(parse_name(&digest.to_string()), Some((digest, false)));
         assert_eq!(parse_name(&format!("{digest}.3.bad")), Some((digest, true)));
-        for name in ["x", ".tmp", &format!("{digest}.bad"), &format!("{digest}.10.bad"), &format!("{digest}.tmp")] {
+        for name in [
+            "x",
+            ".tmp",
+            &format!("{digest}.bad"),
+            &format!("{digest}.10.bad"),
+            &format!("{digest}.tmp"),
+        ] {
             assert_eq!(parse_name(name), None, "{name}");
         }
     }

@@ -27,13 +27,23 @@ async fn garbage_goes_and_what_is_used_stays() {
     let life = garbage(&world, &["used", "unused"]).await;
     world.snapshot("host/a/1", &[digest("used")]);
     let status = life.collect().await.unwrap();
-    assert_eq!((status.removed_chunks, status.disk_chunks, status.index_file_count), (1, 1, 1));
+    assert_eq!(
+        (
+            status.removed_chunks,
+            status.disk_chunks,
+            status.index_file_count
+        ),
+        (1, 1, 1)
+    );
     assert!(world.holds(&life, &digest("used")));
     assert!(!world.holds(&life, &digest("unused")));
     assert!(life.marker(&digest("unused")).await.is_none());
     // Uploaded again, it is there again.
     let session = life.sessions.open("a");
-    assert_eq!(life.insert(&session, "unused").await.unwrap(), Inserted::New);
+    assert_eq!(
+        life.insert(&session, "unused").await.unwrap(),
+        Inserted::New
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -44,7 +54,10 @@ async fn an_open_session_holds_the_cutoff_back() {
     life.insert(&session, "one").await.unwrap();
     world.age().await;
     let status = life.collect().await.unwrap();
-    assert!(world.holds(&life, &digest("one")), "a chunk of an open session was deleted");
+    assert!(
+        world.holds(&life, &digest("one")),
+        "a chunk of an open session was deleted"
+    );
     assert_eq!(status.held_back_by.as_deref(), Some("slow"));
     assert_eq!(status.pending_chunks, 1);
 }
@@ -53,7 +66,9 @@ async fn an_open_session_holds_the_cutoff_back() {
 async fn an_upload_between_put_and_cache_insert_is_in_use() {
     let world = World::new();
     let life = world.start().await;
-    let gate = world.plan.stop_after(Fault::on(Op::Put).containing(".chunks/"));
+    let gate = world
+        .plan
+        .stop_after(Fault::on(Op::Put).containing(".chunks/"));
     let session = life.sessions.open("a");
     let (inserted, status) = tokio::join!(life.insert(&session, "one"), async {
         gate.reached().await;
@@ -75,16 +90,26 @@ async fn a_use_after_the_sweep_looked_is_seen_when_the_batch_is_condemned() {
     let life = garbage(&world, &["one", "two"]).await;
     let mut order = [digest("one"), digest("two")];
     order.sort();
-    let second = if order[1] == digest("one") { "one" } else { "two" };
+    let second = if order[1] == digest("one") {
+        "one"
+    } else {
+        "two"
+    };
     let gate = world.plan.stop_before(deletes());
     let (status, ()) = tokio::join!(life.collect(), async {
         gate.reached().await;
         let session = life.sessions.open("a");
-        assert_eq!(life.insert(&session, second).await.unwrap(), Inserted::Duplicate);
+        assert_eq!(
+            life.insert(&session, second).await.unwrap(),
+            Inserted::Duplicate
+        );
         gate.release();
     });
     let status = status.unwrap();
-    assert!(world.holds(&life, &order[1]), "a chunk was deleted after its use was recorded");
+    assert!(
+        world.holds(&life, &order[1]),
+        "a chunk was deleted after its use was recorded"
+    );
     assert_eq!((status.removed_chunks, status.rescued_chunks), (1, 1));
 }
 
@@ -111,7 +136,10 @@ async fn a_hit_on_a_condemned_chunk_waits_and_uploads_again() {
     });
     inserted.unwrap();
     status.unwrap();
-    assert!(world.holds(&life, &digest("one")), "a chunk on its way out was called a duplicate");
+    assert!(
+        world.holds(&life, &digest("one")),
+        "a chunk on its way out was called a duplicate"
+    );
     assert!(life.table.waits() > 0);
 }
 
@@ -132,7 +160,10 @@ async fn a_delete_without_answer_holds_its_digests_until_it_can_have_no_effect()
     });
     inserted.unwrap();
     assert_eq!(status.unwrap().unknown_chunks, 1);
-    assert!(world.holds(&life, &digest("one")), "a late delete took a chunk that was uploaded again");
+    assert!(
+        world.holds(&life, &digest("one")),
+        "a late delete took a chunk that was uploaded again"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -143,7 +174,11 @@ async fn a_journal_left_by_a_crash_holds_its_digests_until_the_delete_can_have_n
     world.plan.add(deletes().then(Action::Lose(Effect::Late)));
     let journal = format!("holdfast-gc-journal 1\n{}\nend\n", digest("one"));
     std::fs::write(world.dir.path().join("cache/.holdfast/gc-journal"), journal).unwrap();
-    world.store().delete(&[DeleteRequest::from(life.key(&digest("one")))], None).await.unwrap();
+    world
+        .store()
+        .delete(&[DeleteRequest::from(life.key(&digest("one")))], None)
+        .await
+        .unwrap();
     drop(life);
     let life = world.start().await;
     assert!(life.marker(&digest("one")).await.is_none());
@@ -153,7 +188,10 @@ async fn a_journal_left_by_a_crash_holds_its_digests_until_the_delete_can_have_n
         world.plan.deliver_late().await;
     });
     inserted.unwrap();
-    assert!(world.holds(&life, &digest("one")), "a delete of an earlier life took a chunk that was uploaded again");
+    assert!(
+        world.holds(&life, &digest("one")),
+        "a delete of an earlier life took a chunk that was uploaded again"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -167,7 +205,10 @@ async fn a_refused_key_loses_its_marker() {
     world.model.remove_raw(&life.key(&digest("one")));
     let session = life.sessions.open("a");
     life.insert(&session, "one").await.unwrap();
-    assert!(world.holds(&life, &digest("one")), "the marker of a refused key was believed");
+    assert!(
+        world.holds(&life, &digest("one")),
+        "the marker of a refused key was believed"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -193,7 +234,10 @@ async fn mark_records_use_and_never_existence() {
     assert_eq!(status.missing_chunks, 1);
     let session = life.sessions.open("a");
     life.insert(&session, "never uploaded").await.unwrap();
-    assert!(world.holds(&life, &digest("never uploaded")), "an index was taken for evidence");
+    assert!(
+        world.holds(&life, &digest("never uploaded")),
+        "an index was taken for evidence"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -215,9 +259,19 @@ async fn an_error_in_a_listing_ends_the_collection() {
     let world = World::new();
     let life = garbage(&world, &["one", "two"]).await;
     world.snapshot("host/a/1", &[digest("one"), digest("two")]);
-    world.plan.add(Fault::on(Op::List).containing(".chunks/").always().then(Action::Fail(ErrorKind::Unavailable)));
+    world.plan.add(
+        Fault::on(Op::List)
+            .containing(".chunks/")
+            .always()
+            .then(Action::Fail(ErrorKind::Unavailable)),
+    );
     // Were the failed listing taken for an empty one, every marker would be dropped and every chunk called missing.
-    world.plan.add(Fault::on(Op::Head).containing(".chunks/").always().then(Action::Fail(ErrorKind::NotFound)));
+    world.plan.add(
+        Fault::on(Op::Head)
+            .containing(".chunks/")
+            .always()
+            .then(Action::Fail(ErrorKind::NotFound)),
+    );
     let result = life.collect().await;
     assert!(matches!(result, Err(Error::Store(_))), "{result:?}");
     assert!(life.marker(&digest("one")).await.is_some());
@@ -229,26 +283,40 @@ async fn known_chunks_of_a_deleted_base_are_in_use() {
     let world = World::new();
     let life = garbage(&world, &["base"]).await;
     let session = life.sessions.open("a");
-    life.chunks.adopt(&session, &[(digest("base"), 4)]).await.unwrap();
+    life.chunks
+        .adopt(&session, &[(digest("base"), 4)])
+        .await
+        .unwrap();
     // The base snapshot is gone, nothing names the chunk.
     world.age().await;
     life.collect().await.unwrap();
-    assert!(world.holds(&life, &digest("base")), "a known chunk was deleted with its base");
+    assert!(
+        world.holds(&life, &digest("base")),
+        "a known chunk was deleted with its base"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_former_owner_deletes_nothing() {
     let world = World::new();
     let life = garbage(&world, &["one"]).await;
-    let gate = world.plan.stop_before(Fault::on(Op::List).containing(".chunks/"));
+    let gate = world
+        .plan
+        .stop_before(Fault::on(Op::List).containing(".chunks/"));
     let (status, ()) = tokio::join!(life.collect(), async {
         gate.reached().await;
         let key = s3_client::ObjectKey::new("store/.in-use").unwrap();
         let object = world.model.object(&key).unwrap();
-        let mut record: serde_json::Value = serde_json::from_slice(&object.body.into_bytes()).unwrap();
+        let mut record: serde_json::Value =
+            serde_json::from_slice(&object.body.into_bytes()).unwrap();
         record["counter"] = 99.into();
         record["start"] = "somebody-else".into();
-        world.model.insert_raw(key, record.to_string().into_bytes(), s3_client::Metadata::new(), None);
+        world.model.insert_raw(
+            key,
+            record.to_string().into_bytes(),
+            s3_client::Metadata::new(),
+            None,
+        );
         gate.release();
     });
     assert!(matches!(status, Err(Error::NotOwner(_))), "{status:?}");
@@ -260,7 +328,11 @@ async fn a_dry_run_deletes_nothing_and_a_second_run_is_refused() {
     let world = World::new();
     let life = garbage(&world, &["one"]).await;
     let dry = GcOptions { dry_run: true };
-    let status = life.collector.run(dry, &JobContext::detached()).await.unwrap();
+    let status = life
+        .collector
+        .run(dry, &JobContext::detached())
+        .await
+        .unwrap();
     assert_eq!(status.removed_chunks, 1);
     assert!(world.holds(&life, &digest("one")));
     let gate = world.plan.stop_before(deletes());

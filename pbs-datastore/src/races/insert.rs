@@ -12,12 +12,17 @@ use crate::Error;
 async fn the_upload_marker_is_there_before_the_first_byte() {
     let world = World::new();
     let life = world.start().await;
-    let gate = world.plan.stop_before(Fault::on(Op::Put).containing(".chunks/"));
+    let gate = world
+        .plan
+        .stop_before(Fault::on(Op::Put).containing(".chunks/"));
     let session = life.sessions.open("a");
     let (inserted, ()) = tokio::join!(life.insert(&session, "one"), async {
         gate.reached().await;
         let upload = life.markers.upload(&OsFiles, &digest("one")).unwrap();
-        assert!(upload.is_some(), "an upload is under way without its marker");
+        assert!(
+            upload.is_some(),
+            "an upload is under way without its marker"
+        );
         gate.release();
     });
     assert_eq!(inserted.unwrap(), Inserted::New);
@@ -30,9 +35,14 @@ async fn one_put_serves_all_who_upload_the_same_chunk() {
     let world = World::new();
     let life = world.start().await;
     world.model.reset_counts();
-    let sessions: Vec<_> = (0..16).map(|i| life.sessions.open(format!("{i}"))).collect();
+    let sessions: Vec<_> = (0..16)
+        .map(|i| life.sessions.open(format!("{i}")))
+        .collect();
     let results = join_all(sessions.iter().map(|session| life.insert(session, "one"))).await;
-    let new = results.iter().filter(|result| matches!(result, Ok(Inserted::New))).count();
+    let new = results
+        .iter()
+        .filter(|result| matches!(result, Ok(Inserted::New)))
+        .count();
     assert!(results.iter().all(Result::is_ok));
     assert_eq!((new, world.model.count(Op::Put)), (1, 1));
 }
@@ -44,16 +54,30 @@ async fn a_known_chunk_costs_no_request() {
     let session = life.sessions.open("a");
     life.insert(&session, "one").await.unwrap();
     world.model.reset_counts();
-    assert_eq!(life.insert(&session, "one").await.unwrap(), Inserted::Duplicate);
-    life.chunks.adopt(&session, &[(digest("one"), 3)]).await.unwrap();
-    assert!(world.model.counts().values().all(|count| *count == 0), "{:?}", world.model.counts());
+    assert_eq!(
+        life.insert(&session, "one").await.unwrap(),
+        Inserted::Duplicate
+    );
+    life.chunks
+        .adopt(&session, &[(digest("one"), 3)])
+        .await
+        .unwrap();
+    assert!(
+        world.model.counts().values().all(|count| *count == 0),
+        "{:?}",
+        world.model.counts()
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn of_two_uploads_one_may_fail_and_the_other_uploads_itself() {
     let world = World::new();
     let life = world.start().await;
-    world.plan.add(Fault::on(Op::Put).containing(".chunks/").then(Action::Fail(ErrorKind::Unauthorized)));
+    world.plan.add(
+        Fault::on(Op::Put)
+            .containing(".chunks/")
+            .then(Action::Fail(ErrorKind::Unauthorized)),
+    );
     let (a, b) = (life.sessions.open("a"), life.sessions.open("b"));
     let (first, second) = tokio::join!(life.insert(&a, "one"), life.insert(&b, "one"));
     assert!(matches!(first, Err(Error::Store(_))));
@@ -74,14 +98,19 @@ async fn a_joiner_touches_the_marker_himself() {
         world.env.now()
     });
     assert_eq!(joined.unwrap(), Inserted::Duplicate);
-    assert!(life.marker(&digest("one")).await.unwrap().used >= asked, "the joiner's use was not recorded");
+    assert!(
+        life.marker(&digest("one")).await.unwrap().used >= asked,
+        "the joiner's use was not recorded"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_dropped_request_does_not_stop_its_insert() {
     let world = World::new();
     let life = world.start().await;
-    let gate = world.plan.stop_after(Fault::on(Op::Put).containing(".chunks/"));
+    let gate = world
+        .plan
+        .stop_after(Fault::on(Op::Put).containing(".chunks/"));
     let session = life.sessions.open("a");
     {
         let insert = life.insert(&session, "one");
@@ -92,12 +121,18 @@ async fn a_dropped_request_does_not_stop_its_insert() {
         }
     }
     drop(session);
-    assert!(life.sessions.oldest_open().is_some(), "the session counts as open until its upload has ended");
+    assert!(
+        life.sessions.oldest_open().is_some(),
+        "the session counts as open until its upload has ended"
+    );
     gate.release();
     while life.sessions.oldest_open().is_some() {
         tokio::task::yield_now().await;
     }
-    assert!(life.marker(&digest("one")).await.is_some(), "the insert was cancelled with its request");
+    assert!(
+        life.marker(&digest("one")).await.is_some(),
+        "the insert was cancelled with its request"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -105,11 +140,19 @@ async fn an_answer_that_was_lost_is_asked_for() {
     let world = World::new();
     let life = world.start().await;
     for effect in [Effect::Now, Effect::Never] {
-        world.plan.add(Fault::on(Op::Put).containing(".chunks/").then(Action::Lose(effect)));
+        world.plan.add(
+            Fault::on(Op::Put)
+                .containing(".chunks/")
+                .then(Action::Lose(effect)),
+        );
         let text = format!("{effect:?}");
         let session = life.sessions.open("a");
         let inserted = life.insert(&session, &text).await.unwrap();
-        let expected = if matches!(effect, Effect::Now) { Inserted::Duplicate } else { Inserted::New };
+        let expected = if matches!(effect, Effect::Now) {
+            Inserted::Duplicate
+        } else {
+            Inserted::New
+        };
         assert_eq!(inserted, expected);
         assert!(world.holds(&life, &digest(&text)));
     }
@@ -120,15 +163,40 @@ async fn the_last_attempt_is_unconditional_for_what_is_verified() {
     let world = World::new();
     let life = world.start().await;
     let attempts = u64::from(world.config.upload_attempts_max);
-    world.plan.add(Fault::on(Op::Put).containing(".chunks/").times(attempts - 1).then(Action::Conflict));
+    world.plan.add(
+        Fault::on(Op::Put)
+            .containing(".chunks/")
+            .times(attempts - 1)
+            .then(Action::Conflict),
+    );
     let session = life.sessions.open("a");
     assert_eq!(life.insert(&session, "one").await.unwrap(), Inserted::New);
     // A stranger's plain chunk is not overwritten by what nobody can verify, on the last attempt either.
-    world.plan.add(Fault::on(Op::Put).containing(".chunks/").times(attempts - 1).then(Action::Conflict));
+    world.plan.add(
+        Fault::on(Op::Put)
+            .containing(".chunks/")
+            .times(attempts - 1)
+            .then(Action::Conflict),
+    );
     let target = plain("two");
-    world.model.insert_raw(life.key(&digest("two")), target.blob_for_tests().to_body(), Metadata::new(), None);
-    let error = life.chunks.insert(&session, forged(digest("two"), "evil!"), InsertOptions::default()).await;
-    assert!(matches!(error, Err(Error::NatureConflict { .. })), "{error:?}");
+    world.model.insert_raw(
+        life.key(&digest("two")),
+        target.blob_for_tests().to_body(),
+        Metadata::new(),
+        None,
+    );
+    let error = life
+        .chunks
+        .insert(
+            &session,
+            forged(digest("two"), "evil!"),
+            InsertOptions::default(),
+        )
+        .await;
+    assert!(
+        matches!(error, Err(Error::NatureConflict { .. })),
+        "{error:?}"
+    );
     assert!(world.holds(&life, &digest("two")));
 }
 
@@ -136,7 +204,9 @@ async fn the_last_attempt_is_unconditional_for_what_is_verified() {
 async fn a_damaged_object_is_replaced_by_a_verified_upload() {
     let world = World::new();
     let life = world.start().await;
-    world.model.insert_raw(life.key(&digest("one")), "cut", Metadata::new(), None);
+    world
+        .model
+        .insert_raw(life.key(&digest("one")), "cut", Metadata::new(), None);
     let session = life.sessions.open("a");
     life.insert(&session, "one").await.unwrap();
     assert!(world.holds(&life, &digest("one")), "a 412 was believed");
@@ -149,31 +219,64 @@ async fn natures_do_not_mix_by_marker_or_by_412() {
     let session = life.sessions.open("a");
     life.insert(&session, "one").await.unwrap();
     // By marker.
-    let error = life.chunks.insert(&session, forged(digest("one"), "x"), InsertOptions::default()).await;
-    assert!(matches!(error, Err(Error::NatureConflict { .. })), "{error:?}");
+    let error = life
+        .chunks
+        .insert(
+            &session,
+            forged(digest("one"), "x"),
+            InsertOptions::default(),
+        )
+        .await;
+    assert!(
+        matches!(error, Err(Error::NatureConflict { .. })),
+        "{error:?}"
+    );
     // The reverse, by marker: a forged chunk came first.
-    life.chunks.insert(&session, forged(digest("two"), "evil"), InsertOptions::default()).await.unwrap();
+    life.chunks
+        .insert(
+            &session,
+            forged(digest("two"), "evil"),
+            InsertOptions::default(),
+        )
+        .await
+        .unwrap();
     let error = life.insert(&session, "two").await;
-    assert!(matches!(error, Err(Error::NatureConflict { .. })), "{error:?}");
+    assert!(
+        matches!(error, Err(Error::NatureConflict { .. })),
+        "{error:?}"
+    );
     // And by 412, without a marker.
     let stored = forged(digest("three"), "a forged one of another size");
-    world.model.insert_raw(life.key(&digest("three")), stored.blob_for_tests().to_body(), Metadata::new(), None);
+    world.model.insert_raw(
+        life.key(&digest("three")),
+        stored.blob_for_tests().to_body(),
+        Metadata::new(),
+        None,
+    );
     let error = life.insert(&session, "three").await;
-    assert!(matches!(error, Err(Error::NatureConflict { .. })), "{error:?}");
+    assert!(
+        matches!(error, Err(Error::NatureConflict { .. })),
+        "{error:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_killed_session_is_told_nothing() {
     let world = World::new();
     let life = world.start().await;
-    let gate = world.plan.stop_after(Fault::on(Op::Put).containing(".chunks/"));
+    let gate = world
+        .plan
+        .stop_after(Fault::on(Op::Put).containing(".chunks/"));
     let session = life.sessions.open("a");
     let (inserted, ()) = tokio::join!(life.insert(&session, "one"), async {
         gate.reached().await;
         assert!(life.sessions.kill(session.id().seq, "administrator"));
         gate.release();
     });
-    assert!(matches!(inserted, Err(Error::SessionEnded(_))), "{inserted:?}");
+    assert!(
+        matches!(inserted, Err(Error::SessionEnded(_))),
+        "{inserted:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -182,7 +285,7 @@ async fn a_full_cache_disk_costs_the_cache_and_not_the_backup() {
     let life = world.start().await;
     let fault = crate::files::FileFault {
         op: crate::files::FileOp::Write,
-        path: "/tmp/".into(),
+        path: ".holdfast/tmp/".into(),
         times: 1,
         errno: nix::errno::Errno::ENOSPC as i32,
     };

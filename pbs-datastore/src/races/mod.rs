@@ -24,8 +24,8 @@ use crate::gc::{Bucket, Collector, CollectorParts, GcOptions, GcStatus, Recovery
 use crate::metrics::CacheMetrics;
 use crate::owner::{Capabilities, Owner, OwnerConfig};
 use crate::{
-    Backend, BucketLayout, CryptKey, DataBlob, DatastoreConfig, Digest, Env, Inserted, JobContext, MarkSink, MarkStats,
-    Needer, Result, RootProvider, Sessions, WriterSession,
+    Backend, BucketLayout, CryptKey, DataBlob, DatastoreConfig, Digest, Env, Inserted, JobContext,
+    MarkSink, MarkStats, Needer, Result, RootProvider, Sessions, WriterSession,
 };
 
 /// T of these tests.
@@ -50,19 +50,36 @@ impl RootProvider for Snapshots {
     }
 
     fn oldest_open(&self) -> Option<(String, Timestamp)> {
-        self.sessions.lock().unwrap().as_ref().and_then(|sessions| sessions.oldest_open())
+        self.sessions
+            .lock()
+            .unwrap()
+            .as_ref()
+            .and_then(|sessions| sessions.oldest_open())
     }
 
     async fn mark(&self, sink: &mut dyn MarkSink) -> Result<MarkStats> {
         let named = self.named.lock().unwrap().clone();
         for (name, digests) in &named {
-            sink.mark(&Needer { provider: self.name(), name: name.clone() }, digests).await?;
+            sink.mark(
+                &Needer {
+                    provider: self.name(),
+                    name: name.clone(),
+                },
+                digests,
+            )
+            .await?;
         }
-        Ok(MarkStats { index_files: named.len() as u64, index_bytes: 0 })
+        Ok(MarkStats {
+            index_files: named.len() as u64,
+            index_bytes: 0,
+        })
     }
 
     async fn damaged(&self, missing: &[(Digest, Vec<Needer>)]) -> Result<()> {
-        self.damaged.lock().unwrap().extend(missing.iter().map(|(digest, _)| *digest));
+        self.damaged
+            .lock()
+            .unwrap()
+            .extend(missing.iter().map(|(digest, _)| *digest));
         Ok(())
     }
 }
@@ -96,12 +113,24 @@ impl World {
         let env = Env::simulated(model.now(), 1, Arc::clone(&files) as Arc<dyn Files>);
         let dir = tempfile::tempdir().unwrap();
         let cache_dir = dir.path().join("cache");
-        let backend = Backend::Bucket { prefix: "store".into(), cache_dir, cache_bytes_max: 64 << 20 };
+        let backend = Backend::Bucket {
+            prefix: "store".into(),
+            cache_dir,
+            cache_bytes_max: 64 << 20,
+        };
         let mut config = DatastoreConfig::new("store", backend);
         config.gc_atime_cutoff = Duration::ZERO;
         config.late_request_max = LATE;
         config.list_ranges = 2;
-        Self { env, model, plan: FaultPlan::new(), files, dir, config, snapshots: Arc::default() }
+        Self {
+            env,
+            model,
+            plan: FaultPlan::new(),
+            files,
+            dir,
+            config,
+            snapshots: Arc::default(),
+        }
     }
 
     fn store(&self) -> Arc<dyn ObjectStore> {
@@ -112,7 +141,10 @@ impl World {
     async fn start(&self) -> Life {
         let cache_dir = self.dir.path().join("cache");
         let layout = BucketLayout::new(&"store".parse().unwrap());
-        let capabilities = Capabilities { conditional_create: true, conditional_overwrite: true };
+        let capabilities = Capabilities {
+            conditional_create: true,
+            conditional_overwrite: true,
+        };
         let owner_config = OwnerConfig {
             layout: layout.clone(),
             cache_dir: cache_dir.clone(),
@@ -123,18 +155,21 @@ impl World {
             late_request_max: LATE,
             signature_window: Duration::from_secs(900),
         };
-        let (owner, report) = Owner::open_bucket(&self.env, self.store(), owner_config).await.unwrap();
+        let (owner, report) = Owner::open_bucket(&self.env, self.store(), owner_config)
+            .await
+            .unwrap();
         if !report.markers_trusted {
             owner.markers_dropped().await.unwrap();
         }
         let owner = Arc::new(owner);
         let (table, markers) = (ChunkTable::new(), Markers::new(&cache_dir));
-        self.env.io({
-            let markers = markers.clone();
-            move |files| markers.create_dirs(files)
-        })
-        .await
-        .unwrap();
+        self.env
+            .io({
+                let markers = markers.clone();
+                move |files| markers.create_dirs(files)
+            })
+            .await
+            .unwrap();
         let cache = Cache::open(
             self.env.clone(),
             markers.clone(),
@@ -170,7 +205,11 @@ impl World {
             table: Arc::clone(&table),
             markers: markers.clone(),
             ours: cache_dir.join(".holdfast"),
-            bucket: Some(Bucket { store: self.store(), layout: layout.clone(), owner: Arc::clone(&owner) }),
+            bucket: Some(Bucket {
+                store: self.store(),
+                layout: layout.clone(),
+                owner: Arc::clone(&owner),
+            }),
             roots: vec![self.snapshots.clone()],
             sessions: Arc::clone(&sessions),
             cache: Some(cache),
@@ -184,7 +223,15 @@ impl World {
                 recovery.end(&collector).await.unwrap();
             });
         }
-        Life { owner, table, markers, sessions, chunks, collector, layout }
+        Life {
+            owner,
+            table,
+            markers,
+            sessions,
+            chunks,
+            collector,
+            layout,
+        }
     }
 
     /// Whether the bucket holds the chunk, intact.
@@ -192,7 +239,9 @@ impl World {
         let object = self.model.object(&life.layout.chunk(digest));
         object.is_some_and(|object| {
             let blob = DataBlob::parse(object.body.into_bytes());
-            blob.is_ok_and(|blob| blob.verify_crc().is_ok() && blob.verify_chunk(digest, None).is_ok())
+            blob.is_ok_and(|blob| {
+                blob.verify_crc().is_ok() && blob.verify_chunk(digest, None).is_ok()
+            })
         })
     }
 
@@ -202,7 +251,11 @@ impl World {
     }
 
     fn snapshot(&self, name: &str, digests: &[Digest]) {
-        self.snapshots.named.lock().unwrap().insert(name.into(), digests.to_vec());
+        self.snapshots
+            .named
+            .lock()
+            .unwrap()
+            .insert(name.into(), digests.to_vec());
     }
 }
 
@@ -212,16 +265,24 @@ impl Life {
     }
 
     async fn insert(&self, session: &WriterSession, text: &str) -> Result<Inserted> {
-        self.chunks.insert(session, plain(text), InsertOptions::default()).await
+        self.chunks
+            .insert(session, plain(text), InsertOptions::default())
+            .await
     }
 
     async fn collect(&self) -> Result<GcStatus> {
-        self.collector.run(GcOptions::default(), &JobContext::detached()).await
+        self.collector
+            .run(GcOptions::default(), &JobContext::detached())
+            .await
     }
 
     async fn marker(&self, digest: &Digest) -> Option<Marker> {
         let (markers, digest) = (self.markers.clone(), *digest);
-        self.chunks.env.io(move |files| markers.get(files, &digest)).await.unwrap()
+        self.chunks
+            .env
+            .io(move |files| markers.get(files, &digest))
+            .await
+            .unwrap()
     }
 }
 
@@ -234,7 +295,13 @@ fn plain(text: &str) -> VerifiedChunk {
 /// An encrypted blob under somebody else's digest.
 fn forged(digest: Digest, text: &str) -> VerifiedChunk {
     let key = CryptKey::new([7; 32]);
-    let blob = DataBlob::encode(Bytes::copy_from_slice(text.as_bytes()), false, Some(&key), [1; 16]).unwrap();
+    let blob = DataBlob::encode(
+        Bytes::copy_from_slice(text.as_bytes()),
+        false,
+        Some(&key),
+        [1; 16],
+    )
+    .unwrap();
     VerifiedChunk::check(blob, digest, text.len() as u32).unwrap()
 }
 

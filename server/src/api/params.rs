@@ -73,6 +73,28 @@ impl Params {
         Ok(params)
     }
 
+    /// The parameters of a whole request that is no upload; reads its body.
+    pub(crate) async fn of_request<B>(
+        variables: impl IntoIterator<Item = (&str, String)>,
+        head: &http::request::Parts,
+        body: B,
+    ) -> Result<Self, ApiError>
+    where
+        B: Body,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let content_type = match head.headers.get(http::header::CONTENT_TYPE) {
+            None => None,
+            Some(value) => Some(
+                value
+                    .to_str()
+                    .map_err(|_| ApiError::bad_request("the content type is not a text"))?,
+            ),
+        };
+        let body = read_body(body).await?;
+        Self::gather(variables, head.uri.query(), content_type, &body)
+    }
+
     fn add_json(&mut self, body: &[u8]) -> Result<(), ApiError> {
         let members: serde_json::Map<String, Json> =
             serde_json::from_slice(body).map_err(|error| {

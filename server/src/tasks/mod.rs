@@ -10,6 +10,8 @@
 //! go with their logs.
 
 mod append;
+mod handle;
+mod index;
 mod list;
 mod log;
 mod outcome;
@@ -22,11 +24,12 @@ use std::sync::Arc;
 
 #[expect(unused_imports, reason = "the surface for jobs and endpoints")]
 pub(crate) use self::{
+    handle::{AbortSignal, Task, TaskLogger},
+    index::FINISHED_MAX,
     list::{TaskFilter, download_name, list_reply, log_reply, status_reply},
     log::LogPage,
     outcome::{Outcome, OutcomeKind},
-    registry::{ACTIVE_MAX, FINISHED_MAX, TaskRegistry},
-    registry::{AbortSignal, Task, TaskError, TaskLogger, TaskStart},
+    registry::{ACTIVE_MAX, TaskError, TaskRegistry, TaskStart},
     upid::{Upid, UpidError},
 };
 

@@ -1,21 +1,20 @@
-//! All tasks, running and finished, and the handles of those that run.
+//! All tasks, running and finished.
 
 use std::collections::BTreeMap;
-use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::tz::TimeZone;
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::TaskInfo;
-use super::append::{AppendFile, Snapshot, run_blocking};
+use super::append::{AppendFile, Snapshot};
+use super::handle::Task;
+use super::index::{FINISHED_MAX, IndexLine, forget_oldest, log_path, read_index};
 use super::list::TaskFilter;
 use super::log::{End, LogPage, TaskLog};
-use super::outcome::Outcome;
 use super::upid::{TaskKey, Upid};
 use crate::api::ApiError;
 use crate::auth::AuthId;
@@ -23,8 +22,6 @@ use crate::clock::Clock;
 
 /// Most tasks that run at once.
 pub(crate) const ACTIVE_MAX: usize = 1024;
-/// Most finished tasks that are remembered.
-pub(crate) const FINISHED_MAX: usize = 10_000;
 /// Lines added to the index before it is written anew.
 const INDEX_LINES_MAX: usize = 4 * FINISHED_MAX;
 
@@ -75,11 +72,11 @@ pub(crate) struct TaskStart<'a> {
 }
 
 #[derive(Debug)]
-struct ActiveTask {
-    upid: Arc<Upid>,
+pub(super) struct ActiveTask {
+    pub(super) upid: Arc<Upid>,
     store: Option<String>,
-    log: TaskLog,
-    abort: watch::Sender<bool>,
+    pub(super) log: TaskLog,
+    pub(super) abort: watch::Sender<bool>,
 }
 
 impl ActiveTask {
@@ -115,32 +112,6 @@ struct Inner {
 /// All tasks; clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct TaskRegistry(Arc<Inner>);
-
-/// A line of the index: without an end the task has started, with one it has ended.
-#[derive(Debug, Serialize, Deserialize)]
-struct IndexLine {
-    upid: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    store: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    endtime: Option<i64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    status: Option<String>,
-}
-
-impl IndexLine {
-    fn of(task: &TaskInfo) -> Vec<u8> {
-        let line = Self {
-            upid: task.upid.to_string(),
-            store: task.store.clone(),
-            endtime: task.end.as_ref().map(|(time, _)| *time),
-            status: task.end.as_ref().map(|(_, outcome)| outcome.to_string()),
-        };
-        let mut bytes = serde_json::to_vec(&line).expect("texts and numbers are valid JSON");
-        bytes.push(b'\n');
-        bytes
-    }
-}
 
 impl TaskRegistry {
     /// The tasks kept in `dir`, which is made if it is missing. Tasks without an end get an unknown one. `hostname` goes
@@ -207,11 +178,7 @@ impl TaskRegistry {
             tasks.active.insert(key, active.clone());
         }
         self.append_index(&active.info());
-        Ok(Task {
-            active,
-            registry: self.clone(),
-            ended: false,
-        })
+        Ok(Task::new(active, self.clone()))
     }
 
     /// The tasks that `filter` asks for and `visible` admits, newest first: the page, and the number of all of them.
@@ -320,7 +287,7 @@ impl TaskRegistry {
     }
 
     /// Steps 2 to 4 of an end. Blocks.
-    fn retire(&self, active: &ActiveTask, end: End) {
+    pub(super) fn retire(&self, active: &ActiveTask, end: End) {
         active.log.flush();
         let info = TaskInfo {
             upid: active.upid.clone(),
@@ -336,11 +303,25 @@ impl TaskRegistry {
         };
         self.remove_logs(&dropped);
         self.append_index(&info);
+        self.0.index.flush_logged();
         if self.0.index_lines.load(Ordering::Relaxed) > INDEX_LINES_MAX
             && let Err(error) = self.write_index()
         {
             tracing::error!(%error, "cannot write the index of tasks");
         }
+    }
+
+    pub(super) fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    /// Writes what waits, as the blocking pool would.
+    #[cfg(test)]
+    pub(super) fn flush_now(&self) {
+        for task in self.lock().active.values() {
+            task.log.flush();
+        }
+        self.0.index.flush_logged();
     }
 
     fn append_index(&self, task: &TaskInfo) {
@@ -376,197 +357,6 @@ impl TaskRegistry {
     fn lock(&self) -> MutexGuard<'_, Tasks> {
         self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// A running task. Dropped without [`finish`](Self::finish) it ends with an error.
-#[derive(Debug)]
-#[must_use = "a task that is dropped ends with an error"]
-pub(crate) struct Task {
-    active: Arc<ActiveTask>,
-    registry: TaskRegistry,
-    ended: bool,
-}
-
-impl Task {
-    /// The task's name.
-    pub(crate) fn upid(&self) -> &Upid {
-        &self.active.upid
-    }
-
-    /// A handle that writes to the log.
-    pub(crate) fn logger(&self) -> TaskLogger {
-        TaskLogger {
-            active: self.active.clone(),
-            clock: self.registry.0.clock.clone(),
-        }
-    }
-
-    /// Adds a line to the log.
-    pub(crate) fn log(&self, message: impl Display) {
-        self.logger().log(message);
-    }
-
-    /// Adds a line to the log that counts as a warning.
-    pub(crate) fn warn(&self, message: impl Display) {
-        self.logger().warn(message);
-    }
-
-    /// The request to stop.
-    pub(crate) fn abort_signal(&self) -> AbortSignal {
-        AbortSignal(self.active.abort.subscribe())
-    }
-
-    /// Ends the task: `OK`, `WARNINGS: n` if there were any, or the error. Returns when log and index are written.
-    pub(crate) async fn finish(mut self, result: Result<(), String>) -> Outcome {
-        self.ended = true;
-        let end = self.active.log.end(self.registry.0.clock.now(), result);
-        let (registry, active) = (self.registry.clone(), self.active.clone());
-        let outcome = end.outcome.clone();
-        let written = tokio::task::spawn_blocking(move || registry.retire(&active, end)).await;
-        if let Err(error) = written {
-            tracing::error!(%error, upid = %self.active.upid, "a task could not be recorded");
-        }
-        outcome
-    }
-}
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        if self.ended {
-            return;
-        }
-        let result = Err("the task was cut off".to_owned());
-        let end = self.active.log.end(self.registry.0.clock.now(), result);
-        let (registry, active) = (self.registry.clone(), self.active.clone());
-        run_blocking(move || registry.retire(&active, end));
-    }
-}
-
-/// Writes to the log of a task; lines after its end are dropped.
-#[derive(Debug, Clone)]
-pub(crate) struct TaskLogger {
-    active: Arc<ActiveTask>,
-    clock: Clock,
-}
-
-impl TaskLogger {
-    /// Adds a line, or several if the message has several. Never waits for the disk.
-    pub(crate) fn log(&self, message: impl Display) {
-        self.active.log.add(self.clock.now(), &message);
-    }
-
-    /// Adds a line that counts as a warning.
-    pub(crate) fn warn(&self, message: impl Display) {
-        self.active.log.warn(self.clock.now(), &message);
-    }
-}
-
-#[cfg(test)]
-impl TaskLogger {
-    /// Writes log and index as the blocking pool would have.
-    pub(super) fn active_flush(&self, registry: &TaskRegistry) {
-        self.active.log.flush();
-        registry.0.index.flush_logged();
-    }
-}
-
-/// The request to stop a task, for those who do its work.
-#[derive(Debug, Clone)]
-pub(crate) struct AbortSignal(watch::Receiver<bool>);
-
-impl AbortSignal {
-    /// Whether the task was asked to stop.
-    pub(crate) fn is_aborted(&self) -> bool {
-        *self.0.borrow()
-    }
-
-    /// Returns once the task is asked to stop; never if it ends without.
-    pub(crate) async fn aborted(&mut self) {
-        if self.0.wait_for(|aborted| *aborted).await.is_err() {
-            // The task is gone, so nobody can ask any more.
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-/// `log/XX/NAME.log`: the name is all hex, XX the last two digits of the start time, so no folder grows large.
-fn log_path(dir: &Path, key: TaskKey) -> PathBuf {
-    let TaskKey {
-        start_time,
-        task_id,
-        pid,
-        pstart,
-    } = key;
-    dir.join("log")
-        .join(format!("{:02X}", start_time & 0xff))
-        .join(format!(
-            "{start_time:08X}-{task_id:X}-{pid:X}-{pstart:X}.log"
-        ))
-}
-
-/// The remembered tasks of an index; those without an end get an unknown one, at the time of their last log line, or
-/// `now`.
-fn read_index(text: &[u8], dir: &Path, now: i64) -> BTreeMap<TaskKey, TaskInfo> {
-    let mut found: BTreeMap<TaskKey, TaskInfo> = BTreeMap::new();
-    let mut damaged = 0;
-    for line in text
-        .split(|byte| *byte == b'\n')
-        .filter(|line| !line.is_empty())
-    {
-        let line = serde_json::from_slice::<IndexLine>(line).ok();
-        let Some((line, upid)) = line.and_then(|line| {
-            let upid: Upid = line.upid.parse().ok()?;
-            Some((line, upid))
-        }) else {
-            damaged += 1;
-            continue;
-        };
-        let end = line.endtime.map(|time| {
-            (
-                time,
-                Outcome::read(line.status.as_deref().unwrap_or_default()),
-            )
-        });
-        let key = upid.key();
-        // An end is never undone by a start that was written later.
-        if end.is_some() || !found.contains_key(&key) {
-            let task = TaskInfo {
-                upid: Arc::new(upid),
-                store: line.store,
-                end,
-            };
-            found.insert(key, task);
-        }
-    }
-    if damaged > 0 {
-        tracing::warn!(
-            damaged,
-            "lines of the index of tasks are damaged and left out"
-        );
-    }
-    for (key, task) in &mut found {
-        if task.end.is_none() {
-            let last = last_written(&log_path(dir, *key)).unwrap_or(now);
-            let time = last.clamp(key.start_time, now.max(key.start_time));
-            task.end = Some((time, Outcome::Unknown));
-        }
-    }
-    found
-}
-
-fn last_written(path: &Path) -> Option<i64> {
-    use std::os::unix::fs::MetadataExt as _;
-    std::fs::metadata(path).ok().map(|meta| meta.mtime())
-}
-
-fn forget_oldest(finished: &mut BTreeMap<TaskKey, TaskInfo>) -> Vec<TaskKey> {
-    let mut dropped = Vec::new();
-    while finished.len() > FINISHED_MAX
-        && let Some((key, _)) = finished.pop_first()
-    {
-        dropped.push(key);
-    }
-    dropped
 }
 
 /// The first label of a host name, as far as it is one.

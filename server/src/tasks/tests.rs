@@ -243,7 +243,7 @@ async fn tasks_survive_a_restart() {
     cut_off.log("half way");
     let name = cut_off.upid().clone();
     // What the next start finds when the process dies here: the start in the index, the log so far.
-    cut_off.logger().active_flush(&setup.registry);
+    setup.registry.flush_now();
     setup.time.advance(100);
     let again = setup.restarted();
     let info = again.find(&ended).expect("found");

@@ -11,10 +11,22 @@ use anyhow::{Context as _, Result, ensure};
 
 /// Each rule with the test that catches its absence.
 const TESTS: [(&str, &str); 15] = [
-    ("MarkerBeforeUpload", "races::insert::the_upload_marker_is_there_before_the_first_byte"),
-    ("CheckUnderGuard", "races::collect::a_use_after_the_sweep_looked_is_seen_when_the_batch_is_condemned"),
-    ("WaitForRelease", "races::collect::a_hit_on_a_condemned_chunk_waits_and_uploads_again"),
-    ("CheckAfterExists", "races::insert::a_damaged_object_is_replaced_by_a_verified_upload"),
+    (
+        "MarkerBeforeUpload",
+        "races::insert::the_upload_marker_is_there_before_the_first_byte",
+    ),
+    (
+        "CheckUnderGuard",
+        "races::collect::a_use_after_the_sweep_looked_is_seen_when_the_batch_is_condemned",
+    ),
+    (
+        "WaitForRelease",
+        "races::collect::a_hit_on_a_condemned_chunk_waits_and_uploads_again",
+    ),
+    (
+        "CheckAfterExists",
+        "races::insert::a_damaged_object_is_replaced_by_a_verified_upload",
+    ),
     (
         "UnknownDeleteWaits",
         "races::collect::a_delete_without_answer_holds_its_digests_until_it_can_have_no_effect",
@@ -23,22 +35,58 @@ const TESTS: [(&str, &str); 15] = [
         "JournalReplayed",
         "races::collect::a_journal_left_by_a_crash_holds_its_digests_until_the_delete_can_have_no_effect",
     ),
-    ("RefusedMarkerRemoved", "races::collect::a_refused_key_loses_its_marker"),
-    ("SessionsInCutoff", "races::collect::an_open_session_holds_the_cutoff_back"),
-    ("EvictionGuarded", "cache::evict::tests::eviction_runs_under_the_guard"),
-    ("FillRegistered", "cache::fill::tests::a_spoiled_fill_is_not_inserted"),
-    ("MarkProvesNothing", "races::collect::mark_records_use_and_never_existence"),
-    ("JoinerTouches", "races::insert::a_joiner_touches_the_marker_himself"),
-    ("KnownChunksTouched", "races::collect::known_chunks_of_a_deleted_base_are_in_use"),
-    ("InsertDetached", "races::insert::a_dropped_request_does_not_stop_its_insert"),
-    ("ListingErrorAborts", "races::collect::an_error_in_a_listing_ends_the_collection"),
+    (
+        "RefusedMarkerRemoved",
+        "races::collect::a_refused_key_loses_its_marker",
+    ),
+    (
+        "SessionsInCutoff",
+        "races::collect::an_open_session_holds_the_cutoff_back",
+    ),
+    (
+        "EvictionGuarded",
+        "cache::evict::tests::eviction_runs_under_the_guard",
+    ),
+    (
+        "FillRegistered",
+        "cache::fill::tests::a_spoiled_fill_is_not_inserted",
+    ),
+    (
+        "MarkProvesNothing",
+        "races::collect::mark_records_use_and_never_existence",
+    ),
+    (
+        "JoinerTouches",
+        "races::insert::a_joiner_touches_the_marker_himself",
+    ),
+    (
+        "KnownChunksTouched",
+        "races::collect::known_chunks_of_a_deleted_base_are_in_use",
+    ),
+    (
+        "InsertDetached",
+        "races::insert::a_dropped_request_does_not_stop_its_insert",
+    ),
+    (
+        "ListingErrorAborts",
+        "races::collect::an_error_in_a_listing_ends_the_collection",
+    ),
 ];
 
 /// Builds the unit tests of pbs-datastore with the switches and returns the program.
 fn build() -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
-        .args(["test", "--no-run", "--quiet", "--lib", "-p", "pbs-datastore", "--features", "sabotage"])
+        .args([
+            "test",
+            "--no-run",
+            "--quiet",
+            "--lib",
+            "-p",
+            "pbs-datastore",
+            "--features",
+            "sabotage",
+        ])
         .arg("--message-format=json")
         .stderr(Stdio::inherit())
         .output()
@@ -55,11 +103,15 @@ fn build() -> Result<PathBuf> {
 /// Whether the test passes without `rule` (with all rules for `None`).
 fn passes(program: &PathBuf, test: &str, rule: Option<&str>) -> Result<bool> {
     let mut command = Command::new(program);
-    command.args(["--exact", test]).env_remove("HOLDFAST_SABOTAGE");
+    command
+        .args(["--exact", test])
+        .env_remove("HOLDFAST_SABOTAGE");
     if let Some(rule) = rule {
         command.env("HOLDFAST_SABOTAGE", rule);
     }
-    let output = command.output().context("the test program could not be started")?;
+    let output = command
+        .output()
+        .context("the test program could not be started")?;
     let text = String::from_utf8_lossy(&output.stdout);
     ensure!(text.contains("running 1 test"), "there is no test '{test}'");
     Ok(output.status.success())
@@ -67,14 +119,23 @@ fn passes(program: &PathBuf, test: &str, rule: Option<&str>) -> Result<bool> {
 
 fn main() -> Result<ExitCode> {
     let chosen: Vec<String> = std::env::args().skip(1).collect();
-    if let Some(unknown) = chosen.iter().find(|rule| TESTS.iter().all(|(name, _)| name != rule)) {
+    if let Some(unknown) = chosen
+        .iter()
+        .find(|rule| TESTS.iter().all(|(name, _)| name != rule))
+    {
         println!("there is no rule '{unknown}'");
         return Ok(ExitCode::from(2));
     }
     let program = build()?;
     let mut survived = 0;
-    println!("{:<22} {:<9} {:<9} caught by", "rule off", "with it", "without");
-    for (rule, test) in TESTS.iter().filter(|(rule, _)| chosen.is_empty() || chosen.iter().any(|name| name == rule)) {
+    println!(
+        "{:<22} {:<9} {:<9} caught by",
+        "rule off", "with it", "without"
+    );
+    for (rule, test) in TESTS
+        .iter()
+        .filter(|(rule, _)| chosen.is_empty() || chosen.iter().any(|name| name == rule))
+    {
         let with = passes(&program, test, None)?;
         let without = passes(&program, test, Some(rule))?;
         let word = |passed| if passed { "passes" } else { "fails" };
@@ -84,5 +145,9 @@ fn main() -> Result<ExitCode> {
         }
     }
     println!("{survived} rules survive their absence");
-    Ok(if survived == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if survived == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }

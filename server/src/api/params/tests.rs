@@ -148,3 +148,17 @@ async fn bodies_are_bounded() {
     let error = read_body(body).await.expect_err("too large");
     assert_eq!(error.status(), StatusCode::BAD_REQUEST);
 }
+
+#[tokio::test]
+async fn a_whole_request_is_read() {
+    let request = http::Request::post("/api2/json/access/ticket?x=1")
+        .header("content-type", "application/json")
+        .body(Full::new(Bytes::from_static(br#"{"username":"a@pbs"}"#)))
+        .expect("a request");
+    let (head, body) = request.into_parts();
+    let params = Params::of_request([("node", "localhost".into())], &head, body).await;
+    let mut params = params.expect("gathered");
+    assert_eq!(params.required::<String>("username"), Ok("a@pbs".into()));
+    assert_eq!(params.required::<String>("node"), Ok("localhost".into()));
+    assert_eq!(params.finish(), Ok(()), "the query does not count");
+}

@@ -1,0 +1,434 @@
+//! Fills: chunks read from the bucket, once however many ask, for whoever waits and on the side for the cache.
+//!
+//! One fill, in a task of its own, so that a reader who goes away stops nothing
+//! 1. Take memory for the body, bounded wait.
+//! 2. Register with the chunk table ([`ChunkTable::register_fill`]): before the GET is sent.
+//! 3. GET. Not found: the chunk is missing. A transport error is reported as what it is, never as corruption.
+//! 4. Verify (I7): kind, CRC, and digest and length if unencrypted, otherwise the body's MD5 where the tag is one.
+//!    What fails is read a second time and only then called corrupt; it is served to nobody.
+//! 5. Hand it to everybody who waits. Who asks from here to the end of 6 gets it too.
+//! 6. Under the guard, unless the registration was spoiled meanwhile: insert into the cache. Few at a time; when the
+//!    disk does not keep up, not at all.
+//!
+//! A crash leaves nothing that an insert does not (see [`super`]).
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use md5::{Digest as _, Md5};
+use s3_client::{ByteRange, ETag, ErrorKind, ObjectKey, ObjectStore, Op, Optional as _};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use super::Cache;
+use crate::chunk_store::Chunk;
+use crate::chunk_store::guard::{ChunkTable, FillTicket};
+use crate::chunk_store::location::{ChunkLocation, ChunkLocations};
+use crate::chunk_store::marker::Nature;
+use crate::metrics::{CacheMetrics, count};
+use crate::{
+    CHUNK_ENCODED_BYTES_MAX, DataBlob, Digest, Env, Error, MemoryBudget, MemoryPermit, Result,
+};
+
+/// How long a read waits for memory. Longer than a client needs to take the bodies that are on their way to it, shorter
+/// than its own patience.
+pub(crate) const MEMORY_WAIT_MAX: Duration = Duration::from_secs(60);
+/// Chunks that wait to be cached or are being written; their memory is held as long.
+const INSERTS_QUEUED_MAX: usize = 16;
+/// Chunks that are being written: enough for the bandwidth of a disk.
+const INSERTS_RUNNING_MAX: usize = 4;
+/// How long a cache insert waits for the guard: who holds it may be waiting for S3.
+const GUARD_WAIT_MAX: Duration = Duration::from_secs(5);
+
+/// What is wrong with a chunk in the bucket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Damage {
+    /// There is no object.
+    Missing,
+    /// Two reads have brought something that is not the chunk: this is wrong with it.
+    Corrupt(String),
+}
+
+/// Is told of damage, to set the chunk aside and to make it known; must not block.
+pub(crate) type DamageHook = Box<dyn Fn(Digest, &Damage) + Send + Sync>;
+
+/// Why there is no chunk; shared by all who wait.
+#[derive(Clone, Debug)]
+enum Failure {
+    Damage(Damage),
+    Store(Arc<s3_client::Error>),
+    NoMemory,
+}
+
+impl Failure {
+    fn into_error(self, digest: Digest) -> Error {
+        match self {
+            Self::Damage(Damage::Missing) => Error::ChunkMissing { digest },
+            Self::Damage(Damage::Corrupt(fault)) => Error::ChunkCorrupt { digest, fault },
+            Self::Store(error) => Error::Store(s3_client::Error {
+                kind: error.kind,
+                op: error.op,
+                key: error.key.clone(),
+                message: error.message.clone(),
+                maybe_applied: error.maybe_applied,
+                lost_at: error.lost_at,
+                source: Some(Box::new(error)),
+            }),
+            Self::NoMemory => no_memory(),
+        }
+    }
+}
+
+/// The error of a read that got no memory in time.
+pub(crate) fn no_memory() -> Error {
+    Error::Busy("no memory for a chunk was free in time: too many slow readers at once".to_owned())
+}
+
+type Landed = Option<std::result::Result<Arc<Chunk>, Failure>>;
+
+/// A fill under way; clones wait for the same one. Holds the chunk once it is there.
+#[derive(Clone, Debug)]
+pub(crate) struct Flight {
+    digest: Digest,
+    landed: watch::Receiver<Landed>,
+}
+
+impl Flight {
+    /// Waits for the chunk. May be cancelled at will.
+    pub(crate) async fn wait(mut self) -> Result<Arc<Chunk>> {
+        let Ok(landed) = self.landed.wait_for(Option::is_some).await else {
+            let digest = self.digest;
+            return Err(Error::Refused(format!(
+                "the read of chunk {digest} was ended by the shutdown"
+            )));
+        };
+        match landed.clone() {
+            Some(Ok(chunk)) => Ok(chunk),
+            Some(Err(failure)) => Err(failure.into_error(self.digest)),
+            None => unreachable!("it was waited for"),
+        }
+    }
+
+    /// Length of the encoded chunk, if it is there.
+    pub(crate) fn landed_bytes(&self) -> Option<u64> {
+        match &*self.landed.borrow() {
+            Some(Ok(chunk)) => Some(chunk.encoded_len() as u64),
+            _ => None,
+        }
+    }
+}
+
+/// What has been learned of the tags of the bucket: servers are free to use something else than the MD5, and with some
+/// kinds of encryption it even looks like one.
+#[derive(Debug, Default)]
+struct Tags(AtomicU8);
+
+impl Tags {
+    const MD5: u8 = 1;
+    const OTHER: u8 = 2;
+
+    /// The tag of a body that is known to be good.
+    fn learn(&self, is_md5: bool) {
+        if is_md5 {
+            let (unknown, md5) = (0, Self::MD5);
+            self.0
+                .compare_exchange(unknown, md5, Ordering::AcqRel, Ordering::Acquire)
+                .ok();
+        } else {
+            self.0.store(Self::OTHER, Ordering::Release);
+        }
+    }
+
+    fn is_unknown(&self) -> bool {
+        self.0.load(Ordering::Acquire) == 0
+    }
+
+    fn are_md5(&self) -> bool {
+        self.0.load(Ordering::Acquire) == Self::MD5
+    }
+
+    /// Compares, and learns what can be learned; fails only if tags are known to be MD5s and this one is another's.
+    fn check(&self, blob: &DataBlob, body: &[u8], etag: &ETag) -> std::result::Result<(), String> {
+        let wanted = blob.is_encrypted() && !self.0.load(Ordering::Acquire).eq(&Self::OTHER);
+        if !wanted && !self.is_unknown() {
+            return Ok(());
+        }
+        let Some(expected) = etag.as_md5() else {
+            return Ok(());
+        };
+        let is_md5 = Md5::digest(body)[..] == expected;
+        if is_md5 || !blob.is_encrypted() {
+            self.learn(is_md5);
+            return Ok(());
+        }
+        if self.are_md5() {
+            return Err("its contents are not those that its tag was made for".to_owned());
+        }
+        Ok(())
+    }
+}
+
+struct Inner {
+    env: Env,
+    store: Arc<dyn ObjectStore>,
+    locations: ChunkLocations,
+    table: Arc<ChunkTable>,
+    cache: Arc<Cache>,
+    budget: MemoryBudget,
+    metrics: Arc<CacheMetrics>,
+    flights: Mutex<HashMap<Digest, watch::Receiver<Landed>>>,
+    tags: Tags,
+    inserting: AtomicBool,
+    queued: Arc<Semaphore>,
+    running: Semaphore,
+    damage: OnceLock<DamageHook>,
+}
+
+/// Reads from the bucket; clones share what is under way.
+#[derive(Clone)]
+pub(crate) struct Fills(Arc<Inner>);
+
+impl fmt::Debug for Fills {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Fills({} under way)", self.0.flights().len())
+    }
+}
+
+/// Ends a flight for those who would join it, also if its task panics.
+struct Landing(Arc<Inner>, Digest);
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        self.0.flights().remove(&self.1);
+    }
+}
+
+impl Fills {
+    /// Reads of the chunks at `locations` in `store`, cached in `cache`.
+    pub(crate) fn new(
+        env: Env,
+        store: Arc<dyn ObjectStore>,
+        locations: ChunkLocations,
+        table: Arc<ChunkTable>,
+        cache: Arc<Cache>,
+        budget: MemoryBudget,
+        metrics: Arc<CacheMetrics>,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            env,
+            store,
+            locations,
+            table,
+            cache,
+            budget,
+            metrics,
+            flights: Mutex::default(),
+            tags: Tags::default(),
+            inserting: AtomicBool::new(true),
+            queued: Arc::new(Semaphore::new(INSERTS_QUEUED_MAX)),
+            running: Semaphore::new(INSERTS_RUNNING_MAX),
+            damage: OnceLock::new(),
+        }))
+    }
+
+    /// Who is told of damaged chunks; the first call counts. The hook should hold its datastore weakly.
+    pub(crate) fn on_damage(&self, hook: DamageHook) {
+        self.0.damage.set(hook).ok();
+    }
+
+    /// Whether chunks read from now on may enter the cache; not so until T after an unclean stop (I3).
+    pub(crate) fn set_inserting(&self, inserting: bool) {
+        self.0.inserting.store(inserting, Ordering::Release);
+    }
+
+    /// The cache that is filled.
+    pub(crate) fn cache(&self) -> &Arc<Cache> {
+        &self.0.cache
+    }
+
+    /// Begins to read a chunk, or joins who does. `bytes_max` is the longest the encoded chunk is expected to be, if
+    /// something is known of it; `permit` is memory the caller has for it already.
+    pub(crate) fn start(
+        &self,
+        digest: Digest,
+        bytes_max: Option<u64>,
+        permit: Option<MemoryPermit>,
+    ) -> Flight {
+        let inner = &self.0;
+        let mut flights = inner.flights();
+        if let Some(landed) = flights.get(&digest) {
+            count(&inner.metrics.fills_joined);
+            let landed = landed.clone();
+            return Flight { digest, landed };
+        }
+        let (sender, landed) = watch::channel(None);
+        flights.insert(digest, landed.clone());
+        drop(flights);
+        let landing = Landing(Arc::clone(inner), digest);
+        let run = Arc::clone(inner).run(landing, bytes_max, permit, sender);
+        inner.env.spawn(run);
+        Flight { digest, landed }
+    }
+}
+
+/// A body as it was read.
+struct Read {
+    body: Bytes,
+    etag: ETag,
+}
+
+impl Inner {
+    fn flights(&self) -> MutexGuard<'_, HashMap<Digest, watch::Receiver<Landed>>> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn run(
+        self: Arc<Self>,
+        landing: Landing,
+        bytes_max: Option<u64>,
+        permit: Option<MemoryPermit>,
+        sender: watch::Sender<Landed>,
+    ) {
+        let digest = landing.1;
+        let longest = CHUNK_ENCODED_BYTES_MAX as u64;
+        let bytes = bytes_max.map_or(longest, |bytes| bytes.min(longest));
+        let permit = match permit {
+            Some(permit) => Some(permit),
+            None => self.budget.take(bytes, MEMORY_WAIT_MAX).await,
+        };
+        let Some(mut permit) = permit else {
+            drop(landing);
+            sender.send_replace(Some(Err(Failure::NoMemory)));
+            return;
+        };
+        let inserting = self.inserting.load(Ordering::Acquire);
+        let ticket = inserting.then(|| self.table.register_fill(digest));
+        let asked = self.env.now();
+        match self.fetch(digest).await {
+            Ok(blob) => {
+                count(&self.metrics.fills);
+                permit.fit_to(&self.budget, blob.encoded_len() as u64);
+                let chunk = Arc::new(Chunk::new(blob, Some(permit)));
+                sender.send_replace(Some(Ok(Arc::clone(&chunk))));
+                if let Some(ticket) = ticket {
+                    self.insert(&chunk, ticket, digest, asked).await;
+                }
+                drop(landing);
+            }
+            Err(failure) => {
+                // Who asks from now on tries anew.
+                drop(landing);
+                if let (Failure::Damage(damage), Some(hook)) = (&failure, self.damage.get()) {
+                    hook(digest, damage);
+                }
+                sender.send_replace(Some(Err(failure)));
+            }
+        }
+    }
+
+    /// Steps 3 and 4.
+    async fn fetch(self: &Arc<Self>, digest: Digest) -> std::result::Result<DataBlob, Failure> {
+        let mut fault = None;
+        for _ in 0..2 {
+            let ChunkLocation::Object(key) = self.locations.of(&digest);
+            let Some(read) = self.get(&key).await? else {
+                return Err(Failure::Damage(Damage::Missing));
+            };
+            let inner = Arc::clone(self);
+            let verify = move || inner.verify(&digest, read);
+            match self.env.compute(verify).await {
+                Ok(blob) => {
+                    if let Some(fault) = fault {
+                        count(&self.metrics.corrupt_once);
+                        tracing::warn!(%digest, "a read of the chunk was damaged, the next was not: {fault}");
+                    }
+                    return Ok(blob);
+                }
+                Err(found) => fault = Some(found),
+            }
+        }
+        let fault = fault.unwrap_or_default();
+        tracing::error!(%digest, "the chunk in the bucket is corrupt: {fault}");
+        Err(Failure::Damage(Damage::Corrupt(fault)))
+    }
+
+    /// One GET, of at most as much as a chunk can have; `None` if there is no object.
+    async fn get(&self, key: &ObjectKey) -> std::result::Result<Option<Read>, Failure> {
+        let end = CHUNK_ENCODED_BYTES_MAX as u64 + 1;
+        let range = ByteRange { start: 0, end };
+        let answer = match self.store.get(key, Some(range)).await.optional() {
+            Ok(Some(answer)) => answer.value,
+            Ok(None) => return Ok(None),
+            // An empty object has no range.
+            Err(error) if error.kind == ErrorKind::Other => {
+                let head = self.store.head(key).await.optional();
+                let empty = matches!(&head, Ok(Some(answer)) if answer.value.size == 0);
+                return match head {
+                    Ok(Some(answer)) if empty => Ok(Some(Read {
+                        body: Bytes::new(),
+                        etag: answer.value.etag,
+                    })),
+                    Ok(None) => Ok(None),
+                    _ => Err(Failure::Store(Arc::new(error))),
+                };
+            }
+            Err(error) => return Err(Failure::Store(Arc::new(error))),
+        };
+        let body = answer.body.into_bytes();
+        let expected = answer.meta.size.min(end);
+        if body.len() as u64 != expected {
+            let words = format!("{} bytes came of {expected}", body.len());
+            let error = s3_client::Error::new(ErrorKind::Corrupt, Op::Get, key.as_str(), words);
+            return Err(Failure::Store(Arc::new(error)));
+        }
+        let etag = answer.meta.etag;
+        Ok(Some(Read { body, etag }))
+    }
+
+    fn verify(&self, digest: &Digest, read: Read) -> std::result::Result<DataBlob, String> {
+        let blob = DataBlob::parse(read.body.clone()).map_err(|error| error.to_string())?;
+        blob.verify_crc()
+            .and_then(|()| blob.verify_chunk(digest, None))
+            .map_err(|error| error.to_string())?;
+        self.tags.check(&blob, &read.body, &read.etag)?;
+        Ok(blob)
+    }
+
+    /// Step 6.
+    async fn insert(&self, chunk: &Chunk, ticket: FillTicket, digest: Digest, asked: Timestamp) {
+        let Some(_queued) = self.queue() else {
+            count(&self.metrics.fills_dropped);
+            return;
+        };
+        let Ok(_running) = self.running.acquire().await else {
+            return;
+        };
+        let wait = tokio::time::timeout(GUARD_WAIT_MAX, self.table.guard(digest));
+        let Ok(guard) = wait.await else {
+            count(&self.metrics.fills_dropped);
+            return;
+        };
+        if ticket.is_spoiled(&guard) {
+            count(&self.metrics.fills_spoiled);
+            return;
+        }
+        let (header, payload) = chunk.parts();
+        let parts = [header, payload];
+        let nature = Nature::of(chunk.is_encrypted());
+        let (_guard, kept) = self.cache.insert_read(guard, &parts, nature, asked).await;
+        if let Err(error) = kept {
+            tracing::debug!(%digest, "the chunk was read and not cached: {error}");
+        }
+    }
+
+    fn queue(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.queued).try_acquire_owned().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests;
