@@ -9,6 +9,7 @@ mod catalog;
 mod chunk_store;
 mod chunker;
 mod config;
+mod contents;
 mod crypt;
 mod digest;
 mod env;
@@ -21,6 +22,7 @@ mod key_file;
 pub mod layout;
 mod manifest;
 mod metrics;
+mod mirror;
 mod namespace;
 mod owner;
 #[cfg(test)]
@@ -29,8 +31,10 @@ mod roots;
 #[cfg(feature = "sabotage")]
 pub mod sabotage;
 mod safe_id;
+mod seal;
 mod session;
 mod snapshot;
+mod snapshots;
 mod zstd_frame;
 
 pub use archive_name::{ArchiveKind, ArchiveName};
@@ -46,6 +50,7 @@ pub use chunk_store::{Chunk, ChunkReader, ChunkStream};
 pub use chunk_store::{InsertOptions, Inserted, VerifiedChunk};
 pub use chunker::{AVERAGE_BYTES, AVERAGE_BYTES_MIN, AverageError, Chunker};
 pub use config::{Backend, DatastoreConfig, SyncLevel};
+pub use contents::Contents;
 pub use crypt::{CryptKey, CryptMode, Fingerprint, IV_BYTES, TAG_BYTES, WrongKey};
 pub use digest::{Digest, DigestError};
 pub use env::Env;
@@ -62,13 +67,19 @@ pub use manifest::{
     VerifyOutcome, VerifyState,
 };
 pub use metrics::{CacheCounts, CacheMetrics};
+pub use mirror::RefreshStats;
 pub use namespace::{
     NAMESPACE_BYTES_MAX, NAMESPACE_COMPONENT_BYTES_MAX, NAMESPACE_DEPTH_MAX, Namespace,
 };
 pub use owner::{Capabilities, Fence, FencePass, Owner, OwnerConfig, StartReport};
 pub use roots::{MarkSink, MarkStats, Needer, RootProvider};
 pub use safe_id::{BackupId, DatastoreName, NameError, SAFE_ID_BYTES_MAX};
+pub use seal::SnapshotWriter;
 pub use session::{
     Lease, SessionEnded, SessionId, SessionInfo, SessionState, Sessions, Told, WriterSession,
 };
 pub use snapshot::{BackupGroup, BackupTime, BackupType, Snapshot};
+pub use snapshots::{
+    DeleteOptions, DeleteStats, FileInfo, GroupInfo, GroupLock, GroupRef, Lock, SnapshotFilter,
+    SnapshotInfo, SnapshotRef, SnapshotState, Snapshots, UnsealedStats,
+};

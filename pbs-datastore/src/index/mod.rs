@@ -9,6 +9,7 @@
 
 pub mod dynamic;
 pub mod fixed;
+pub mod writer;
 
 use std::ops::Range;
 

@@ -1,0 +1,517 @@
+//! A local copy of all objects below one prefix, each known by tag and size.
+//!
+//! The bucket is the truth and the copy is disposable (I3): [`Mirror::refresh`] makes it again from nothing. Reads and
+//! listings of what is mirrored cost no request.
+//!
+//! Write order of the mirror's owner
+//! 1. Put or delete the object.
+//! 2. [`Mirror::keep`] or [`Mirror::forget`]: change the local file, then the entry, then the log of entries.
+//!
+//! A crash after 1 leaves an old file or none; the next refresh sees another tag and fetches. A crash within 2 leaves a
+//! file that no entry knows, or an entry whose file has another size: both are fetched again. The log is not synced; a
+//! lost line costs one GET.
+//!
+//! Refresh, beside everything else that goes on
+//! 1. List all pages. Any error ends the refresh; nothing has been dropped then (I10).
+//! 2. GET what is new or differs by tag or by the size of the local file.
+//! 3. Drop what the complete listing does not have, entries first and files that no entry knows after that.
+//!
+//! What was kept or forgotten after the refresh began is newer than its listing and left alone.
+
+mod log;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use s3_client::{ETag, KeyPrefix, ListEntry, ListRequest, ObjectStore, Optional as _};
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::Env;
+use crate::error::{About as _, Error, Result};
+use crate::files::{FILE_MODE, Files, optional, replace};
+
+/// GETs of one refresh at the same time.
+const FETCHES_MAX: usize = 16;
+
+/// What is known of a mirrored object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MirrorEntry {
+    /// Tag of the object whose content the local file has.
+    pub(crate) etag: ETag,
+    /// Its length in bytes.
+    pub(crate) size: u64,
+}
+
+#[derive(Debug)]
+struct Known {
+    entry: MirrorEntry,
+    /// When it was last changed, by the count of changes.
+    changed: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    known: BTreeMap<String, Known>,
+    /// Counts changes.
+    changes: u64,
+    /// What was forgotten while a refresh runs, and when.
+    forgotten: Option<BTreeMap<String, u64>>,
+    log_bytes: u64,
+    log_lines: usize,
+}
+
+/// What a refresh did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RefreshStats {
+    /// Objects in the listing.
+    pub objects: u64,
+    /// Objects fetched because they were new or differed.
+    pub fetched: u64,
+    /// Bytes of those.
+    pub fetched_bytes: u64,
+    /// Local files dropped because the bucket does not have them.
+    pub dropped: u64,
+}
+
+/// New content of a local file.
+#[derive(Debug)]
+pub(crate) enum Content {
+    /// The bytes.
+    Bytes(Bytes),
+    /// A file on the same file system, complete and synced, which is moved.
+    File(PathBuf),
+}
+
+/// A local copy of a prefix. See the module page.
+#[derive(Debug)]
+pub(crate) struct Mirror {
+    env: Env,
+    store: Arc<dyn ObjectStore>,
+    prefix: KeyPrefix,
+    root: PathBuf,
+    log: PathBuf,
+    state: Mutex<State>,
+    /// One refresh at a time.
+    refresh: Mutex<()>,
+}
+
+/// Whether the part of a key after the prefix can be a path below a directory.
+fn is_path(name: &str) -> bool {
+    name.split('/')
+        .all(|part| !matches!(part, "" | "." | "..") && part.len() <= 255 && !part.contains('\0'))
+}
+
+impl Mirror {
+    /// The mirror of `prefix` below `root`, with its entries in the file `log`. Reads the entries; asks the bucket
+    /// nothing.
+    pub(crate) async fn open(
+        env: &Env,
+        store: Arc<dyn ObjectStore>,
+        prefix: KeyPrefix,
+        root: PathBuf,
+        log: PathBuf,
+    ) -> Result<Self> {
+        let (dir, path) = (root.clone(), log.clone());
+        let (entries, log_bytes, log_lines) = env
+            .io(move |files| {
+                files.create_dirs(&dir).about(&dir)?;
+                let parent = path.parent().unwrap_or(&path);
+                files.create_dirs(parent).about(parent)?;
+                log::read(files, &path).about(&path)
+            })
+            .await?;
+        let known = entries
+            .into_iter()
+            .map(|(name, entry)| (name, Known { entry, changed: 0 }))
+            .collect();
+        let state = State {
+            known,
+            log_bytes,
+            log_lines,
+            ..State::default()
+        };
+        Ok(Self {
+            env: env.clone(),
+            store,
+            prefix,
+            root,
+            log,
+            state: Mutex::new(state),
+            refresh: Mutex::default(),
+        })
+    }
+
+    /// The local path of an object.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+
+    /// What is known of an object.
+    pub(crate) async fn entry(&self, name: &str) -> Option<MirrorEntry> {
+        let state = self.state.lock().await;
+        state.known.get(name).map(|known| known.entry.clone())
+    }
+
+    /// Step 2 after a put: the object has this content and tag.
+    pub(crate) async fn keep(
+        &self,
+        name: &str,
+        content: Content,
+        entry: MirrorEntry,
+    ) -> Result<()> {
+        // The lock is held over local files, never over a request: entries and files change together.
+        let mut state = self.state.lock().await;
+        self.write_file(name, content, true).await?;
+        self.note(&mut state, name, Some(entry)).await
+    }
+
+    /// Step 2 after a delete: the object is gone.
+    pub(crate) async fn forget(&self, name: &str) -> Result<()> {
+        let mut state = self.state.lock().await;
+        self.remove_file(name).await?;
+        self.note(&mut state, name, None).await
+    }
+
+    /// Fetches one object again, whatever is known of it; `false` if there is none.
+    pub(crate) async fn fetch(&self, name: &str) -> Result<bool> {
+        let began = self.state.lock().await.changes;
+        self.fetch_since(name, began, true)
+            .await
+            .map(|n| n.is_some())
+    }
+
+    /// Makes the copy the same as the bucket. See the module page.
+    pub(crate) async fn refresh(&self) -> Result<RefreshStats> {
+        let _one = self.refresh.lock().await;
+        let began = {
+            let mut state = self.state.lock().await;
+            state.forgotten = Some(BTreeMap::new());
+            state.changes
+        };
+        let result = self.refresh_since(began).await;
+        let mut state = self.state.lock().await;
+        state.forgotten = None;
+        let stats = result?;
+        if stats.fetched + stats.dropped > 0 || state.log_lines > 2 * state.known.len() + 100 {
+            self.rewrite_log(&mut state).await?;
+        }
+        Ok(stats)
+    }
+
+    async fn refresh_since(&self, began: u64) -> Result<RefreshStats> {
+        let mut stats = RefreshStats::default();
+        let mut gone = Vec::new();
+        let mut request = ListRequest::new(self.prefix.clone());
+        let mut after = String::new();
+        loop {
+            let page = self.store.list(&request).await?.value;
+            let listed = self.listed(&page.entries);
+            stats.objects += listed.len() as u64;
+            let last = page.entries.last().map(|entry| entry.key.clone());
+            let until = match (&last, page.truncated) {
+                (Some(last), true) => self.prefix.strip(last).map(str::to_owned),
+                _ => None,
+            };
+            gone.extend(self.absent(&listed, &after, until.as_deref(), began).await);
+            let wanted = self.differing(&listed, began).await?;
+            let fetched = stream::iter(wanted)
+                .map(|name| async move { self.fetch_since(&name, began, false).await })
+                .buffer_unordered(FETCHES_MAX)
+                .try_fold((0, 0), |(count, bytes), size| async move {
+                    Ok((count + u64::from(size.is_some()), bytes + size.unwrap_or(0)))
+                })
+                .await?;
+            stats.fetched += fetched.0;
+            stats.fetched_bytes += fetched.1;
+            match (last, until) {
+                (Some(last), Some(until)) => {
+                    request.start_after = Some(last.as_str().to_owned());
+                    after = until;
+                }
+                _ if page.truncated => {
+                    return Err(Error::Refused(format!(
+                        "the listing of '{}' goes on and has no next page",
+                        self.prefix
+                    )));
+                }
+                _ => break,
+            }
+        }
+        for name in gone {
+            let mut state = self.state.lock().await;
+            if state
+                .known
+                .get(&name)
+                .is_some_and(|known| known.changed <= began)
+            {
+                self.remove_file(&name).await?;
+                self.note(&mut state, &name, None).await?;
+                stats.dropped += 1;
+            }
+        }
+        stats.dropped += self.drop_strays().await?;
+        Ok(stats)
+    }
+
+    /// The page's objects that can be files, by name.
+    fn listed(&self, entries: &[ListEntry]) -> BTreeMap<String, MirrorEntry> {
+        let mut listed = BTreeMap::new();
+        for entry in entries {
+            let name = self.prefix.strip(&entry.key).unwrap_or_default();
+            if is_path(name) {
+                let known = MirrorEntry {
+                    etag: entry.etag.clone(),
+                    size: entry.size,
+                };
+                listed.insert(name.to_owned(), known);
+            } else if !name.ends_with('/') {
+                tracing::warn!(key = %entry.key, "an object nobody of us writes is left alone");
+            }
+        }
+        listed
+    }
+
+    /// Entries between two names that the listing does not have.
+    async fn absent(
+        &self,
+        listed: &BTreeMap<String, MirrorEntry>,
+        after: &str,
+        until: Option<&str>,
+        began: u64,
+    ) -> Vec<String> {
+        let state = self.state.lock().await;
+        let start = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
+        state
+            .known
+            .range::<str, _>(start)
+            .take_while(|(name, _)| until.is_none_or(|until| name.as_str() <= until))
+            .filter(|(name, known)| known.changed <= began && !listed.contains_key(*name))
+            .map(|(name, _)| name.clone())
+            .collect()
+    }
+
+    /// Listed objects whose local file is missing or differs.
+    async fn differing(
+        &self,
+        listed: &BTreeMap<String, MirrorEntry>,
+        began: u64,
+    ) -> Result<Vec<String>> {
+        let mut wanted = Vec::new();
+        let mut same = Vec::new();
+        {
+            let state = self.state.lock().await;
+            for (name, entry) in listed {
+                match state.known.get(name) {
+                    Some(known) if known.changed > began => {}
+                    Some(known) if known.entry == *entry => {
+                        same.push((name.clone(), self.path(name), entry.size));
+                    }
+                    _ => wanted.push(name.clone()),
+                }
+            }
+        }
+        let damaged = self.env.io(move |files| {
+            let mut damaged = Vec::new();
+            for (name, path, size) in same {
+                let stat = optional(files.stat(&path)).about(&path)?;
+                if stat.is_none_or(|stat| stat.size != size || stat.is_dir) {
+                    damaged.push(name);
+                }
+            }
+            Ok::<_, Error>(damaged)
+        });
+        wanted.extend(damaged.await?);
+        Ok(wanted)
+    }
+
+    /// Fetches an object unless it was changed since; answers its size, `None` if nothing was done.
+    async fn fetch_since(&self, name: &str, began: u64, sync: bool) -> Result<Option<u64>> {
+        let key = self
+            .prefix
+            .key(name)
+            .map_err(|e| Error::Invalid(e.to_string()))?;
+        let object = self.store.get(&key, None).await.optional()?;
+        let mut state = self.state.lock().await;
+        let changed = state
+            .known
+            .get(name)
+            .is_some_and(|known| known.changed > began)
+            || state
+                .forgotten
+                .as_ref()
+                .is_some_and(|forgotten| forgotten.get(name).is_some_and(|at| *at > began));
+        // One that vanished after it was listed is dropped by whoever deleted it, or by the next refresh.
+        let Some(object) = object.filter(|_| !changed) else {
+            return Ok(None);
+        };
+        let object = object.value;
+        if object.body.len() != object.meta.size {
+            return Err(Error::Refused(format!("'{key}' was cut short on its way")));
+        }
+        let entry = MirrorEntry {
+            etag: object.meta.etag,
+            size: object.meta.size,
+        };
+        let size = entry.size;
+        self.write_file(name, Content::Bytes(object.body.into_bytes()), sync)
+            .await?;
+        if sync {
+            self.note(&mut state, name, Some(entry)).await?;
+        } else {
+            // Logged at the end of the refresh, after all files have been synced.
+            state.change(name, Some(entry));
+        }
+        Ok(Some(size))
+    }
+
+    /// Removes files that no entry knows, and directories left empty.
+    async fn drop_strays(&self) -> Result<u64> {
+        let root = self.root.clone();
+        let found = self.env.io(move |files| walk(files, &root)).await?;
+        let mut dropped = 0;
+        for (name, is_dir) in found.into_iter().rev() {
+            let state = self.state.lock().await;
+            if is_dir {
+                // Fails where it is not empty, which is what keeps those in use.
+                let path = self.path(&name);
+                self.env.io(move |files| files.remove_dir(&path).ok()).await;
+            } else if !state.known.contains_key(&name) {
+                self.remove_file(&name).await?;
+                dropped += 1;
+            }
+        }
+        Ok(dropped)
+    }
+
+    async fn write_file(&self, name: &str, content: Content, sync: bool) -> Result<()> {
+        let path = self.path(name);
+        let unique = self.env.new_id();
+        self.env
+            .io(move |files| {
+                let dir = path.parent().unwrap_or(&path);
+                files.create_dirs(dir).about(dir)?;
+                match content {
+                    Content::Bytes(bytes) if sync => replace(files, &path, &[bytes], &unique),
+                    Content::Bytes(bytes) => {
+                        let temporary = dir.join(format!(".{unique}.tmp"));
+                        files
+                            .create(&temporary, FILE_MODE, &[bytes], false)
+                            .and_then(|()| files.rename(&temporary, &path))
+                    }
+                    Content::File(from) => files
+                        .rename(&from, &path)
+                        .and_then(|()| files.sync_dir(dir)),
+                }
+                .about(&path)
+            })
+            .await
+    }
+
+    /// Removes a file, and the directories above it that this leaves empty.
+    async fn remove_file(&self, name: &str) -> Result<()> {
+        let (path, root) = (self.path(name), self.root.clone());
+        self.env
+            .io(move |files| {
+                optional(files.unlink(&path)).about(&path)?;
+                remove_empty_above(files, &path, &root);
+                Ok(())
+            })
+            .await
+    }
+
+    async fn note(
+        &self,
+        state: &mut MutexGuard<'_, State>,
+        name: &str,
+        entry: Option<MirrorEntry>,
+    ) -> Result<()> {
+        let line = log::line(name, entry.as_ref());
+        state.change(name, entry);
+        let (path, at, len) = (self.log.clone(), state.log_bytes, line.len() as u64);
+        self.env
+            .io(move |files| {
+                if at == 0 && optional(files.stat(&path)).about(&path)?.is_none() {
+                    files.create(&path, FILE_MODE, &[], false).about(&path)?;
+                }
+                files.write_at(&path, at, &line).about(&path)
+            })
+            .await?;
+        state.log_bytes += len;
+        state.log_lines += 1;
+        Ok(())
+    }
+
+    async fn rewrite_log(&self, state: &mut MutexGuard<'_, State>) -> Result<()> {
+        let lines = state
+            .known
+            .iter()
+            .map(|(name, known)| Bytes::from(log::line(name, Some(&known.entry))))
+            .collect::<Vec<_>>();
+        state.log_lines = lines.len();
+        state.log_bytes = lines.iter().map(|line| line.len() as u64).sum();
+        let (root, path, unique) = (self.root.clone(), self.log.clone(), self.env.new_id());
+        self.env
+            .io(move |files| {
+                files.sync_file_system(&root).about(&root)?;
+                replace(files, &path, &lines, &unique).about(&path)
+            })
+            .await
+    }
+}
+
+impl State {
+    fn change(&mut self, name: &str, entry: Option<MirrorEntry>) {
+        self.changes += 1;
+        let changed = self.changes;
+        if let Some(entry) = entry {
+            self.known.insert(name.to_owned(), Known { entry, changed });
+        } else {
+            self.known.remove(name);
+            if let Some(forgotten) = &mut self.forgotten {
+                forgotten.insert(name.to_owned(), changed);
+            }
+        }
+    }
+}
+
+/// Removes the directories between a removed file and `root`, up to the first that is not empty.
+pub(crate) fn remove_empty_above(files: &dyn Files, path: &Path, root: &Path) {
+    let mut dir = path.parent();
+    while let Some(above) = dir.filter(|dir| *dir != root && dir.starts_with(root)) {
+        if files.remove_dir(above).is_err() {
+            return;
+        }
+        dir = above.parent();
+    }
+}
+
+/// All files and directories below `root`, by name, each directory before what is in it.
+fn walk(files: &dyn Files, root: &Path) -> Result<Vec<(String, bool)>> {
+    let mut found = Vec::new();
+    let mut dirs = vec![String::new()];
+    while let Some(dir) = dirs.pop() {
+        let path = root.join(&dir);
+        for entry in optional(files.list(&path))
+            .about(&path)?
+            .unwrap_or_default()
+        {
+            let name = if dir.is_empty() {
+                entry.name
+            } else {
+                format!("{dir}/{}", entry.name)
+            };
+            if entry.stat.is_dir {
+                dirs.push(name.clone());
+            }
+            found.push((name, entry.stat.is_dir));
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,223 @@
+//! Namespaces, groups and snapshots: what there is, who uses it, and how it changes and goes.
+//!
+//! Everything is read from the local tree ([`Contents`]); [`SnapshotState::of`] is the one function that decides whether a
+//! snapshot counts. A folder without a manifest is no snapshot: it is shown while its writer lives, hidden afterwards,
+//! and removed by [`Snapshots::remove_unsealed`].
+//!
+//! Removal of a snapshot: manifest first, then everything else, under the exclusive lock and a fence pass. A crash after
+//! the manifest leaves a folder that counts as unsealed and is removed after the next start. A request whose answer was
+//! lost keeps the lock until it can have no effect any more (I8).
+//!
+//! After an unclean stop, snapshots that are not younger than the start are neither created nor removed until requests
+//! of the time before can have no effect any more.
+
+mod delete;
+mod edit;
+mod group;
+mod id;
+mod list;
+mod lock;
+mod namespace;
+mod state;
+mod unsealed;
+
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use lru::LruCache;
+use tokio::time::Instant;
+
+use crate::contents::Contents;
+use crate::error::{Error, Result};
+use crate::{Env, Fence, Namespace, StartReport};
+
+pub use delete::{DeleteOptions, DeleteStats};
+pub use group::{GroupInfo, GroupLock};
+pub use id::{GroupRef, SnapshotRef};
+pub use list::{FileInfo, SnapshotFilter, SnapshotInfo};
+pub use lock::Lock;
+pub(crate) use lock::Locks;
+pub use state::SnapshotState;
+pub use unsealed::UnsealedStats;
+
+/// Parsed manifests kept in memory, about 1 KiB each.
+const SUMMARIES_MAX: NonZeroUsize = NonZeroUsize::new(32 * 1024).expect("not zero");
+
+/// Stripes of the lock that orders changes of one manifest within this process.
+const EDIT_STRIPES: usize = 64;
+
+/// Manifests as last read, by snapshot, with what told whether the file is still the same.
+#[derive(Debug)]
+struct Summaries {
+    cache: LruCache<SnapshotRef, (state::Validator, Arc<SnapshotState>)>,
+    /// Raised by every change, so that what was read before is not remembered after it.
+    era: u64,
+}
+
+/// All snapshots of a datastore. See the module page.
+#[derive(Debug)]
+pub struct Snapshots {
+    contents: Arc<Contents>,
+    locks: Arc<Locks>,
+    fence: Fence,
+    instance: String,
+    start: String,
+    started: Timestamp,
+    frozen_until: Option<Instant>,
+    read_only: Option<String>,
+    no_collect: Option<String>,
+    summaries: Mutex<Summaries>,
+    /// Snapshots that are being written.
+    running: Mutex<BTreeSet<SnapshotRef>>,
+    edits: Vec<tokio::sync::Mutex<()>>,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Snapshots {
+    /// The snapshots of a tree. `late_request_max` is T; it is not used for a directory, whose requests are never late.
+    pub fn new(
+        contents: Arc<Contents>,
+        fence: Fence,
+        report: &StartReport,
+        late_request_max: Duration,
+    ) -> Arc<Self> {
+        let env = contents.env().clone();
+        let late = match contents.bucket() {
+            Some(_) => late_request_max,
+            None => Duration::ZERO,
+        };
+        Arc::new(Self {
+            locks: Locks::new(&env, late),
+            contents,
+            fence,
+            instance: report.instance.clone(),
+            start: report.start.clone(),
+            started: report.started,
+            frozen_until: report.gc_not_before,
+            read_only: report.read_only.clone(),
+            no_collect: report.no_collect.clone(),
+            summaries: Mutex::new(Summaries {
+                cache: LruCache::new(SUMMARIES_MAX),
+                era: 0,
+            }),
+            running: Mutex::default(),
+            edits: (0..EDIT_STRIPES)
+                .map(|_| tokio::sync::Mutex::default())
+                .collect(),
+        })
+    }
+
+    /// The tree.
+    pub fn contents(&self) -> &Arc<Contents> {
+        &self.contents
+    }
+
+    pub(crate) fn env(&self) -> &Env {
+        self.contents.env()
+    }
+
+    pub(crate) fn fence(&self) -> &Fence {
+        &self.fence
+    }
+
+    pub(crate) fn locks(&self) -> &Arc<Locks> {
+        &self.locks
+    }
+
+    /// Instance and start, for the metadata of what is written.
+    pub(crate) fn committer(&self) -> (&str, &str) {
+        (&self.instance, &self.start)
+    }
+
+    /// Fails where nothing may be written.
+    pub(crate) fn writable(&self) -> Result<()> {
+        self.read_only
+            .clone()
+            .map_or(Ok(()), |why| Err(Error::Refused(why)))
+    }
+
+    /// Fails where snapshots must not be collected, pruned or removed with their namespace.
+    pub fn collectable(&self) -> Result<()> {
+        self.no_collect
+            .clone()
+            .map_or(Ok(()), |why| Err(Error::Refused(why)))
+    }
+
+    /// Fails while requests of the time before the start may still concern this snapshot.
+    pub(crate) fn thawed(&self, id: &SnapshotRef) -> Result<()> {
+        let now = self.env().instant();
+        let left = self
+            .frozen_until
+            .map(|until| until.saturating_duration_since(now));
+        match left.filter(|left| !left.is_zero()) {
+            Some(left) if id.snapshot.time.timestamp() <= self.started => {
+                Err(Error::Busy(format!(
+                    "the daemon was not stopped cleanly: snapshots older than its start can be created or removed in {} s",
+                    left.as_secs() + 1
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// A shared lock: while it is held the snapshot is not removed. For readers, and for a backup that builds on it.
+    pub fn hold(&self, id: &SnapshotRef) -> Result<Lock> {
+        let busy = format!("snapshot {id} is being written or removed");
+        self.locks.shared(&id.to_string(), &busy)
+    }
+
+    /// Waits until nobody reads, writes or removes the snapshot.
+    pub async fn wait_unheld(&self, id: &SnapshotRef) {
+        self.locks.wait_unheld(&id.to_string()).await;
+    }
+
+    pub(crate) fn lock_exclusive(&self, id: &SnapshotRef) -> Result<Lock> {
+        let busy = format!(
+            "snapshot {id} is in use: it is being written, read or removed, or a backup builds on it"
+        );
+        self.locks.exclusive(&id.to_string(), &busy)
+    }
+
+    /// Marks a snapshot as being written, or as no longer so.
+    pub(crate) fn set_running(&self, id: &SnapshotRef, running: bool) {
+        let mut set = locked(&self.running);
+        if running {
+            set.insert(id.clone());
+        } else {
+            set.remove(id);
+        }
+    }
+
+    pub(crate) fn is_running(&self, id: &SnapshotRef) -> bool {
+        locked(&self.running).contains(id)
+    }
+
+    fn running_in(&self, group: &GroupRef) -> Vec<SnapshotRef> {
+        let running = locked(&self.running);
+        let of =
+            |id: &&SnapshotRef| id.namespace == group.namespace && id.snapshot.group == group.group;
+        running.iter().filter(of).cloned().collect()
+    }
+
+    fn running_groups(&self, namespace: &Namespace) -> BTreeSet<crate::BackupGroup> {
+        let running = locked(&self.running);
+        let within = running.iter().filter(|id| id.namespace == *namespace);
+        within.map(|id| id.snapshot.group.clone()).collect()
+    }
+
+    /// What was known of the snapshot's manifest is not to be believed any more.
+    pub(crate) fn changed(&self, id: &SnapshotRef) {
+        let mut summaries = locked(&self.summaries);
+        summaries.era += 1;
+        summaries.cache.pop(id);
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,82 @@
+//! Folders without a manifest that no writer owns: hidden everywhere, and removed when nothing can seal them any more.
+
+use super::{GroupRef, SnapshotRef, Snapshots};
+use crate::NAMESPACE_DEPTH_MAX;
+use crate::Namespace;
+use crate::error::{Error, Result};
+
+/// What became of unsealed folders.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UnsealedStats {
+    /// Removed.
+    pub removed: u64,
+    /// Found to be sealed after all.
+    pub sealed: u64,
+    /// Left alone: in use, or not to be removed for now.
+    pub left: u64,
+}
+
+impl Snapshots {
+    /// Removes all unsealed folders, here and in the bucket, once requests of the time before the start can have no
+    /// effect any more: waits for that. A seal that arrived late makes its folder a snapshot.
+    pub async fn remove_unsealed(&self) -> Result<UnsealedStats> {
+        if let Some(until) = self.frozen_until {
+            let now = self.env().instant();
+            self.env().sleep(until.saturating_duration_since(now)).await;
+        }
+        self.contents.refresh().await?;
+        let mut stats = UnsealedStats::default();
+        for namespace in self
+            .namespaces(&Namespace::root(), NAMESPACE_DEPTH_MAX)
+            .await?
+        {
+            for group in self.group_ids(&namespace).await? {
+                let group = GroupRef::new(namespace.clone(), group);
+                let one = self.remove_unsealed_of(&group).await?;
+                stats.removed += one.removed;
+                stats.sealed += one.sealed;
+                stats.left += one.left;
+            }
+        }
+        Ok(stats)
+    }
+
+    pub(super) async fn remove_unsealed_of(&self, group: &GroupRef) -> Result<UnsealedStats> {
+        let mut stats = UnsealedStats::default();
+        if self.read_only.is_some() {
+            return Ok(stats);
+        }
+        for folder in self.folders(group).await? {
+            let sealed = folder
+                .files
+                .iter()
+                .any(|entry| entry.name == "index.json.blob");
+            if sealed || self.is_running(&folder.id) || self.thawed(&folder.id).is_err() {
+                stats.left += u64::from(!sealed);
+                continue;
+            }
+            match self.remove_unsealed_one(&folder.id).await {
+                Ok(true) => stats.removed += 1,
+                Ok(false) => stats.sealed += 1,
+                Err(Error::Busy(_)) => stats.left += 1,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(stats)
+    }
+
+    /// `false` if it turned out to be sealed.
+    async fn remove_unsealed_one(&self, id: &SnapshotRef) -> Result<bool> {
+        let lock = self.lock_exclusive(id)?;
+        let pass = self.fence.check().await?;
+        if self.contents.fetch_again(&id.manifest()).await?
+            || self.contents.exists(&id.manifest()).await?
+        {
+            self.changed(id);
+            return Ok(false);
+        }
+        tracing::info!("removing what an unfinished backup left of {id}");
+        self.remove_rest(&lock, &pass, id).await?;
+        Ok(true)
+    }
+}
