@@ -59,6 +59,10 @@ const COPY_SOURCE: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
+/// Every answer bounds how far the server's clock is ahead; slow ones bound it badly, so the least bound counts. It may
+/// grow by this much per answer, in milliseconds, so that it follows a clock that was set.
+const CLOCK_CREEP_MS: i64 = 1000;
+
 /// The wall clock that validities are compared with.
 pub type WallClock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
@@ -67,7 +71,7 @@ pub struct AwsStore {
     client: Client,
     bucket: String,
     clock: WallClock,
-    /// Milliseconds by which the server's clock is ahead of ours at most, from its latest answer.
+    /// Milliseconds by which the server's clock is ahead of ours at most, from its answers; `i64::MAX` before the first.
     server_ahead_ms_max: AtomicI64,
     if_match_quoted: Arc<AtomicBool>,
     /// Cleared when the server turns out not to implement batch deletes.
@@ -168,7 +172,7 @@ impl AwsStore {
             client: Client::from_conf(sdk),
             bucket: config.bucket,
             clock,
-            server_ahead_ms_max: AtomicI64::new(0),
+            server_ahead_ms_max: AtomicI64::new(i64::MAX),
             if_match_quoted: Arc::new(AtomicBool::new(config.if_match_quoted)),
             batch_delete: AtomicBool::new(true),
             traffic,
@@ -192,7 +196,10 @@ impl AwsStore {
     fn answer<T>(&self, ask: &Ask, value: T) -> Answer<T> {
         if let Some(date) = ask.date() {
             let ahead = server_ahead_ms_max(date, ask.asked_at);
-            self.server_ahead_ms_max.store(ahead, Ordering::Relaxed);
+            let merge = |known: i64| Some(ahead.min(known.saturating_add(CLOCK_CREEP_MS)));
+            let order = Ordering::Relaxed;
+            // The closure always answers, so this cannot fail.
+            let _ = self.server_ahead_ms_max.fetch_update(order, order, merge);
         }
         Answer::new(value, ask.date())
     }
@@ -202,7 +209,10 @@ impl AwsStore {
         let Some(validity) = validity else {
             return false;
         };
-        let ahead = SignedDuration::from_millis(self.server_ahead_ms_max.load(Ordering::Relaxed));
+        let ahead = match self.server_ahead_ms_max.load(Ordering::Relaxed) {
+            i64::MAX => SignedDuration::ZERO,
+            ahead => SignedDuration::from_millis(ahead),
+        };
         (self.clock)()
             .checked_add(ahead)
             .map_or(true, |now| now >= validity.expires)
@@ -439,7 +449,7 @@ impl ObjectStore for AwsStore {
         precondition: Precondition,
     ) -> Result<Answer<PutOutcome>, Error> {
         let asked = Asked::new(Op::CompleteMultipart, key.as_str());
-        let ask = self.ask();
+        let ask = self.ask().with_root("CompleteMultipartUploadResult");
         let (if_none_match, if_match) = self.conditions(&precondition);
         let parts = parts.iter().map(|part| {
             CompletedPart::builder()

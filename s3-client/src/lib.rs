@@ -6,6 +6,7 @@
 mod aws;
 mod clock;
 pub mod conformance;
+mod batch;
 mod connector;
 mod decide;
 mod directory;
@@ -13,11 +14,19 @@ mod error;
 mod fault;
 mod key;
 mod model;
+mod limit;
+mod listing;
+mod meter;
 mod precondition;
+mod probe;
+mod retry;
+#[cfg(test)]
+mod scripted;
 mod store;
 
 pub use aws::{AwsConfig, AwsStore, Credentials, Secret, WallClock};
 pub use clock::{Clock, virtual_clock, wall_clock};
+pub use batch::{Deleted, delete_all};
 pub use connector::Traffic;
 pub use decide::{Decision, Page, clip, decide, decide_delete, page};
 pub use directory::{DirectoryOptions, DirectoryStore};
@@ -27,7 +36,12 @@ pub use fault::{
 };
 pub use key::{KEY_BYTES_MAX, KeyError, KeyPrefix, ObjectKey};
 pub use model::{ModelOptions, ModelStore, Support};
+pub use limit::{Limited, Limits};
+pub use listing::{KeyRange, Listed, ListedPage, list_all};
+pub use meter::{LATENCY_BOUNDS_MS, Meter, MeterSnapshot, Metered, OpSnapshot};
 pub use precondition::{DeleteOutcome, ETag, Precondition, PutId, PutOutcome, VersionId};
+pub use probe::{Capabilities, Check, Finding, IfMatch, ProbeOptions, Report, State, probe};
+pub use retry::{InsistOutcome, Overwrite, Retry, RetryPolicy};
 pub use store::{
     Answer, Body, BucketSettings, ByteRange, Copy, DeleteRequest, LifecycleRule, ListEntry,
     ListPage, ListRequest, Metadata, Object, ObjectMeta, ObjectStore, PAGE_KEYS_MAX,

@@ -85,10 +85,16 @@ where
     match error {
         SdkError::ServiceError(answer) => {
             let raw = answer.raw();
+            let words = match answer.err().message() {
+                Some(message) => message.to_owned(),
+                // The SDK files an answer that it cannot parse under errors of the service.
+                None if raw.status().is_success() => chain(error),
+                None => String::new(),
+            };
             let told = Told {
                 status: raw.status().as_u16(),
                 code: answer.err().code().unwrap_or_default(),
-                message: answer.err().message().unwrap_or_default(),
+                message: &words,
                 region: raw.headers().get("x-amz-bucket-region"),
             };
             sort(&told, asked)
@@ -232,8 +238,10 @@ fn sort(told: &Told<'_>, asked: Asked<'_>) -> Failure {
         // The server waited in vain for our bytes.
         (408, _) | (_, "RequestTimeout") => ErrorKind::Unavailable,
         (507, _) => ErrorKind::NoSpace,
-        // Our bytes did not arrive as they were signed.
-        (400, "BadDigest" | "IncompleteBody" | "XAmzContentSHA256Mismatch") => ErrorKind::Corrupt,
+        // Our bytes did not arrive as they were signed; or what came back is no answer to this request.
+        (400, "BadDigest" | "IncompleteBody" | "XAmzContentSHA256Mismatch") | (200, "") => {
+            ErrorKind::Corrupt
+        }
         (502 | 504, _) if mutation => {
             return Failure::Lost {
                 reason: format!("a gateway lost the answer: {}", told.words()),
@@ -349,6 +357,8 @@ mod tests {
                 Op::CompleteMultipart,
                 (K::Unavailable, true),
             ),
+            (200, "", "", Op::List, (K::Corrupt, false)),
+            (200, "", "", Op::CompleteMultipart, (K::Corrupt, true)),
             (400, "RequestTimeout", "", Op::Put, (K::Unavailable, false)),
             (
                 501,

@@ -7,11 +7,13 @@ use aws_sdk_s3::client::customize::CustomizableOperation;
 use aws_smithy_async::time::StaticTimeSource;
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::interceptors::context::{
-    BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextMut,
+    BeforeDeserializationInterceptorContextMut, BeforeDeserializationInterceptorContextRef,
+    BeforeTransmitInterceptorContextMut,
 };
 use aws_smithy_runtime_api::client::interceptors::{Intercept, dyn_dispatch_hint};
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::DateTime;
+use aws_smithy_types::body::SdkBody;
 use aws_smithy_types::config_bag::ConfigBag;
 use aws_smithy_types::date_time::Format;
 use base64::Engine;
@@ -28,6 +30,8 @@ pub(super) struct Ask {
     pub(super) asked_at: Timestamp,
     date: Arc<OnceLock<Timestamp>>,
     content_md5: bool,
+    verbatim: bool,
+    root: Option<&'static str>,
 }
 
 impl Ask {
@@ -36,12 +40,26 @@ impl Ask {
             asked_at,
             date: Arc::default(),
             content_md5: false,
+            verbatim: false,
+            root: None,
         }
     }
 
     /// The same with a `Content-MD5`, in place of the SDK's own checksum, which not every server knows.
     pub(super) fn with_content_md5(mut self) -> Self {
         self.content_md5 = true;
+        self
+    }
+
+    /// The same for an answer whose body is an object's content.
+    pub(super) fn verbatim(mut self) -> Self {
+        self.verbatim = true;
+        self
+    }
+
+    /// The same for an answer whose XML has this root, which some servers call `...Response`.
+    pub(super) fn with_root(mut self, root: &'static str) -> Self {
+        self.root = Some(root);
         self
     }
 
@@ -105,6 +123,23 @@ impl Intercept for Ask {
         Ok(())
     }
 
+    /// Makes well-meant XML what the SDK's parser accepts.
+    fn modify_before_deserialization(
+        &self,
+        context: &mut BeforeDeserializationInterceptorContextMut<'_>,
+        _components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        if self.verbatim && context.response().status().is_success() {
+            return Ok(());
+        }
+        let body = context.response_mut().body_mut();
+        if let Some(xml) = body.bytes().and_then(|xml| mended(xml, self.root)) {
+            *body = SdkBody::from(xml);
+        }
+        Ok(())
+    }
+
     fn read_before_deserialization(
         &self,
         context: &BeforeDeserializationInterceptorContextRef<'_>,
@@ -122,5 +157,61 @@ impl Intercept for Ask {
             let _ = self.date.set(date);
         }
         Ok(())
+    }
+}
+
+/// XML without the white space that some servers send before it (to keep a connection alive, or by accident), and with
+/// its root called `root` if it is called `...Response`. `None` if nothing has to be changed.
+fn mended(xml: &[u8], root: Option<&str>) -> Option<Vec<u8>> {
+    let trimmed = xml.trim_ascii_start();
+    let renamed = root.and_then(|root| renamed(std::str::from_utf8(trimmed).ok()?, root));
+    match renamed {
+        Some(text) => Some(text.into_bytes()),
+        None if trimmed.len() < xml.len() => Some(trimmed.to_vec()),
+        None => None,
+    }
+}
+
+fn renamed(xml: &str, root: &str) -> Option<String> {
+    let element = match xml.strip_prefix("<?xml") {
+        Some(rest) => rest.split_once("?>")?.1.trim_start(),
+        None => xml,
+    };
+    let inside = element.strip_prefix('<')?;
+    let name = inside.split(|c: char| c.is_whitespace() || c == '>' || c == '/');
+    let name = name.into_iter().next()?;
+    if !name.ends_with("Response") {
+        return None;
+    }
+    let rest = &inside[name.len()..];
+    let rest = match rest.rsplit_once("</") {
+        Some((content, end)) if end.trim_end().trim_end_matches('>').trim_end() == name => {
+            format!("{content}</{root}>")
+        }
+        _ => rest.to_owned(),
+    };
+    Some(format!("<{root}{rest}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mend(xml: &str) -> Option<String> {
+        let mended = mended(xml.as_bytes(), Some("R"))?;
+        Some(String::from_utf8(mended).expect("text"))
+    }
+
+    #[test]
+    fn roots_and_white_space_are_mended() {
+        assert_eq!(mend("<R><a/></R>"), None);
+        assert_eq!(mend("<Error><Code>x</Code></Error>"), None);
+        assert_eq!(mend(" \n<R/>"), Some("<R/>".into()));
+        let xml = "<?xml version='1.0'?>\n<XResponse xmlns='u'><a>1</a></XResponse>\n";
+        assert_eq!(mend(xml), Some("<R xmlns='u'><a>1</a></R>".into()));
+        assert_eq!(mend("<XResponse/>"), Some("<R/>".into()));
+        assert_eq!(mend("<XResponse"), Some("<R".into()));
+        assert_eq!(mend("<"), None);
+        assert_eq!(mend(""), None);
     }
 }

@@ -66,7 +66,7 @@ impl AwsStore {
         if range.is_some_and(|range| range.end <= range.start) {
             return Err(asked.error(ErrorKind::Other, "an empty range"));
         }
-        let ask = self.ask();
+        let ask = self.ask().verbatim();
         let request = self
             .client
             .get_object()

@@ -58,7 +58,7 @@ fn rule(rule: &SdkRule) -> LifecycleRule {
 
 impl AwsStore {
     pub(super) async fn read_bucket_settings(&self) -> Result<Answer<BucketSettings>, Error> {
-        let ask = self.ask();
+        let ask = self.ask().with_root("VersioningConfiguration");
         let request = self.client.get_bucket_versioning().bucket(&self.bucket);
         let versioning = match ask.attach(request.customize(), None).send().await {
             Ok(output) => Setting::Known(match output.status() {

@@ -1,6 +1,7 @@
 //! The adapter against a server that says what the test wants, byte by byte.
 
 mod server;
+mod tls;
 
 use std::net::TcpListener;
 
@@ -461,6 +462,30 @@ async fn an_error_in_a_good_answer_is_an_error() {
 }
 
 #[tokio::test]
+async fn white_space_before_an_answer_is_overlooked_and_nonsense_is_corrupt() {
+    let server = Server::start(|seen, _| {
+        if seen.line.contains("list-type") {
+            return reply("200 OK", "", "it works!");
+        }
+        let body = "\n  <?xml version=\"1.0\"?><CompleteMultipartUploadResult><ETag>t-1</ETag>\
+            </CompleteMultipartUploadResult>";
+        reply("200 OK", "", body)
+    });
+    let store = server.store().await;
+    let upload = UploadId("u".into());
+    let answer = store
+        .complete_multipart(&key("a"), &upload, &[], Precondition::Absent)
+        .await
+        .expect("an outcome");
+    let etag = ETag::new("t-1");
+    let version = None;
+    assert_eq!(answer.value, PutOutcome::Created { etag, version });
+    let request = ListRequest::new(crate::KeyPrefix::root());
+    let error = store.list(&request).await.expect_err("nonsense");
+    assert_eq!(error.kind, ErrorKind::Corrupt);
+}
+
+#[tokio::test]
 async fn settings_tell_unknown_from_denied() {
     let server = Server::start(|seen, _| {
         if seen.line.contains("versioning") {
@@ -506,6 +531,19 @@ async fn a_plain_proxy_gets_the_whole_address() {
         seen.line
     );
     assert_eq!(seen.header("host"), Some("s3.invalid:9000"));
+}
+
+#[tokio::test]
+async fn a_profile_without_keys_sends_nothing() {
+    let server = Server::start(|_, _| reply("200 OK", "", ""));
+    let name = "holdfast-test-without-keys".to_owned();
+    let store = store(&server.endpoint, |config| {
+        config.credentials = Credentials::Profile { name };
+    })
+    .await;
+    let error = store.put(put("a")).await.expect_err("no keys");
+    assert_eq!(error.kind, ErrorKind::Unauthorized, "{error}");
+    assert!(!error.maybe_applied && server.seen().is_empty());
 }
 
 #[tokio::test]

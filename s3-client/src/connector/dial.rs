@@ -110,7 +110,7 @@ impl Dialer {
         let stream = tls
             .connect(name, stream)
             .await
-            .map_err(|error| format!("TLS: {error}"))?;
+            .map_err(|error| tls_words(&error))?;
         Ok(Wire::Tls(Box::new(stream)))
     }
 
@@ -136,6 +136,17 @@ impl Dialer {
             }
         }
         Err(reason)
+    }
+}
+
+fn tls_words(error: &io::Error) -> String {
+    let words = format!("TLS: {error}");
+    if words.contains("CaUsedAsEndEntity") || words.contains("UnknownIssuer") {
+        format!(
+            "{words}; if the server's certificate is its own, set its fingerprint, else set ca-file"
+        )
+    } else {
+        words
     }
 }
 

@@ -1,10 +1,12 @@
 //! An HTTP server that answers with the bytes it is told to.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
+
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// A request as it came over the wire.
 #[derive(Clone, Debug)]
@@ -41,8 +43,25 @@ pub(super) struct Server {
 impl Server {
     /// Answers each request with what `script` makes of it and of the number of requests before it.
     pub(super) fn start(script: impl Fn(&Seen, usize) -> Reply + Send + Sync + 'static) -> Self {
+        Self::run(None, script)
+    }
+
+    /// The same behind TLS.
+    pub(super) fn start_tls(
+        config: Arc<ServerConfig>,
+        script: impl Fn(&Seen, usize) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        Self::run(Some(config), script)
+    }
+
+    fn run(
+        tls: Option<Arc<ServerConfig>>,
+        script: impl Fn(&Seen, usize) -> Reply + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let address = listener.local_addr().expect("an address");
+        let endpoint = format!("{scheme}://{address}");
         let seen = Arc::new(Mutex::new(Vec::new()));
         let closed = Arc::new(AtomicUsize::new(0));
         let script = Arc::new(script);
@@ -54,8 +73,14 @@ impl Server {
                 };
                 let (script, log, closes) =
                     (Arc::clone(&script), Arc::clone(&log), Arc::clone(&closes));
+                let tls = tls.clone();
                 thread::spawn(move || {
-                    serve(stream, &*script, &log);
+                    if let Some(config) = tls {
+                        let session = ServerConnection::new(config).expect("a valid configuration");
+                        serve(StreamOwned::new(session, stream), &*script, &log);
+                    } else {
+                        serve(stream, &*script, &log);
+                    }
                     closes.fetch_add(1, Ordering::SeqCst);
                 });
             }
@@ -72,7 +97,11 @@ impl Server {
     }
 }
 
-fn serve(mut stream: TcpStream, script: &dyn Fn(&Seen, usize) -> Reply, log: &Mutex<Vec<Seen>>) {
+fn serve(
+    mut stream: impl Read + Write,
+    script: &dyn Fn(&Seen, usize) -> Reply,
+    log: &Mutex<Vec<Seen>>,
+) {
     while let Some(seen) = read_request(&mut stream) {
         let before = {
             let mut log = log.lock().expect("not poisoned");
@@ -94,7 +123,7 @@ fn serve(mut stream: TcpStream, script: &dyn Fn(&Seen, usize) -> Reply, log: &Mu
     }
 }
 
-fn read_request(stream: &mut TcpStream) -> Option<Seen> {
+fn read_request(stream: &mut impl Read) -> Option<Seen> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
