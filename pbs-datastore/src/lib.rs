@@ -42,12 +42,8 @@ pub use auth_id::{AuthId, TOKEN_NAME_BYTES_MAX, TokenId, UserId};
 pub use blob::{BlobError, BlobKind, CHUNK_BYTES_MAX, CHUNK_ENCODED_BYTES_MAX, DataBlob};
 pub use budget::{MemoryBudget, MemoryPermit};
 pub use cache::ReadAhead;
-pub use catalog::{
-    CATALOG_MAGIC, CATALOG_NAME_BYTES_MAX, Catalog, CatalogEntry, CatalogError, CatalogKind,
-    CatalogTable,
-};
-pub use chunk_store::{Chunk, ChunkReader, ChunkStream};
-pub use chunk_store::{InsertOptions, Inserted, VerifiedChunk};
+pub use catalog::{CATALOG_MAGIC, CATALOG_NAME_BYTES_MAX, Catalog, CatalogEntry, CatalogError, CatalogKind, CatalogTable};
+pub use chunk_store::{Chunk, ChunkReader, ChunkStream, InsertOptions, Inserted, VerifiedChunk};
 pub use chunker::{AVERAGE_BYTES, AVERAGE_BYTES_MIN, AverageError, Chunker};
 pub use config::{Backend, DatastoreConfig, SyncLevel};
 pub use contents::Contents;
@@ -59,27 +55,15 @@ pub use gc::{GcOptions, GcStatus};
 pub use index::{DynamicIndex, FixedIndex, Index, IndexChecksum, IndexChunk, IndexError};
 pub use job::JobContext;
 pub use key_file::{KEY_FILE_BYTES_MAX, KeyFile, KeyFileError, KeyLock, PASSPHRASE_BYTES_MIN};
-pub use layout::{
-    AREAS, BadNumber, BucketLayout, Folder, HoldfastFile, LocalLayout, Place, SnapshotFile,
-};
-pub use manifest::{
-    ChunkUploadStats, MANIFEST_BYTES_MAX, Manifest, ManifestError, ManifestFile, SignatureCheck,
-    VerifyOutcome, VerifyState,
-};
+pub use layout::{AREAS, BadNumber, BucketLayout, Folder, HoldfastFile, LocalLayout, Place, SnapshotFile};
+pub use manifest::{ChunkUploadStats, MANIFEST_BYTES_MAX, Manifest, ManifestError, ManifestFile, SignatureCheck, VerifyOutcome, VerifyState};
 pub use metrics::{CacheCounts, CacheMetrics};
 pub use mirror::RefreshStats;
-pub use namespace::{
-    NAMESPACE_BYTES_MAX, NAMESPACE_COMPONENT_BYTES_MAX, NAMESPACE_DEPTH_MAX, Namespace,
-};
+pub use namespace::{NAMESPACE_BYTES_MAX, NAMESPACE_COMPONENT_BYTES_MAX, NAMESPACE_DEPTH_MAX, Namespace};
 pub use owner::{Capabilities, Fence, FencePass, Owner, OwnerConfig, StartReport};
 pub use roots::{MarkSink, MarkStats, Needer, RootProvider};
 pub use safe_id::{BackupId, DatastoreName, NameError, SAFE_ID_BYTES_MAX};
 pub use seal::SnapshotWriter;
-pub use session::{
-    Lease, SessionEnded, SessionId, SessionInfo, SessionState, Sessions, Told, WriterSession,
-};
+pub use session::{Lease, SessionEnded, SessionId, SessionInfo, SessionState, Sessions, Told, WriterSession};
 pub use snapshot::{BackupGroup, BackupTime, BackupType, Snapshot};
-pub use snapshots::{
-    DeleteOptions, DeleteStats, FileInfo, GroupInfo, GroupLock, GroupRef, Lock, SnapshotFilter,
-    SnapshotInfo, SnapshotRef, SnapshotState, Snapshots, UnsealedStats,
-};
+pub use snapshots::{DeleteOptions, DeleteStats, FileInfo, GroupInfo, GroupLock, GroupRef, Lock, SnapshotFilter, SnapshotInfo, SnapshotRef, SnapshotState, Snapshots, UnsealedStats};

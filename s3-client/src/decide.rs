@@ -3,6 +3,7 @@
 //! cannot come to different answers.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::ops::Bound;
 
 use md5::{Digest as _, Md5};
@@ -84,17 +85,24 @@ pub fn clip(range: Option<ByteRange>, size: u64) -> Option<(u64, u64)> {
     }
 }
 
+/// The name S3 has for an error of kind [`ErrorKind::Other`]; kept as its source for whoever serves the store.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Code(pub(crate) &'static str);
+
+/// An error that S3 has a name for and callers need not tell apart.
+pub(crate) fn coded(code: &'static str, op: Op, key: &ObjectKey, message: impl Display) -> Error {
+    let message = format!("{code}: {message}");
+    Error::new(ErrorKind::Other, op, key.as_str(), message).with_source(Code(code))
+}
+
 /// The error for a range that lies behind the end of the object.
 pub(crate) fn range_error(key: &ObjectKey, range: ByteRange, size: u64) -> Error {
-    Error::new(
-        ErrorKind::Other,
-        Op::Get,
-        key.as_str(),
-        format!(
-            "InvalidRange: bytes {}..{} are not in an object of {size} bytes",
-            range.start, range.end
-        ),
-    )
+    let message = format!(
+        "bytes {}..{} are not in an object of {size} bytes",
+        range.start, range.end
+    );
+    coded("InvalidRange", Op::Get, key, message)
 }
 
 /// The bytes `start..end` of a body, without copying any.
@@ -150,19 +158,29 @@ pub(crate) fn stored_metadata(
                 .all(|b| b.is_ascii_graphic() && !b.is_ascii_uppercase())
     };
     let value_is_fine = |value: &str| value.bytes().all(|b| b == b' ' || b.is_ascii_graphic());
-    match metadata
+    let bytes: usize = metadata
         .iter()
-        .find(|(name, value)| !name_is_fine(name) || !value_is_fine(value))
-    {
+        .map(|(name, value)| name.len() + value.len())
+        .sum();
+    if bytes > METADATA_BYTES_MAX {
+        let message = format!("metadata has {bytes} bytes, at most {METADATA_BYTES_MAX} are kept");
+        return Err(coded("MetadataTooLarge", op, key, message));
+    }
+    let faulty = metadata
+        .iter()
+        .find(|(name, value)| !name_is_fine(name) || !value_is_fine(value));
+    match faulty {
         None => Ok(metadata),
-        Some((name, _)) => Err(Error::new(
-            ErrorKind::Other,
-            op,
-            key.as_str(),
-            format!("metadata '{name}' must be a lower-case name with a printable ASCII value"),
-        )),
+        Some((name, _)) => {
+            let message =
+                format!("metadata '{name}' must be a lower-case name with a printable ASCII value");
+            Err(coded("InvalidArgument", op, key, message))
+        }
     }
 }
+
+/// Most bytes of user metadata, names and values together, that S3 keeps with an object.
+pub(crate) const METADATA_BYTES_MAX: usize = 2048;
 
 /// Checks the list of parts that is to become an object: not empty, numbers from 1 to 10,000 and rising.
 pub(crate) fn check_parts(key: &ObjectKey, parts: &[Part]) -> Result<(), Error> {
@@ -171,11 +189,11 @@ pub(crate) fn check_parts(key: &ObjectKey, parts: &[Part]) -> Result<(), Error> 
         .iter()
         .all(|part| (1..=PART_NUMBER_MAX).contains(&part.number));
     if parts.is_empty() || !rising || !bounded {
-        return Err(Error::new(
-            ErrorKind::Other,
+        return Err(coded(
+            "InvalidPartOrder",
             Op::CompleteMultipart,
-            key.as_str(),
-            "InvalidPartOrder: the parts must be numbered from 1 to 10,000 in rising order",
+            key,
+            "the parts must be numbered from 1 to 10,000 in rising order",
         ));
     }
     Ok(())
@@ -196,28 +214,29 @@ pub(crate) fn check_batch(requests: &[DeleteRequest]) -> Result<(), Error> {
 
 /// The error for a part that is too small to be followed by another.
 pub(crate) fn part_too_small(key: &ObjectKey, number: u16) -> Error {
-    Error::new(
-        ErrorKind::Other,
-        Op::CompleteMultipart,
-        key.as_str(),
-        format!("EntityTooSmall: part {number} is smaller than 5 MiB and is not the last one"),
-    )
+    let message = format!("part {number} is smaller than 5 MiB and is not the last one");
+    coded("EntityTooSmall", Op::CompleteMultipart, key, message)
 }
 
 /// Highest number of a part.
-pub(crate) const PART_NUMBER_MAX: u16 = 10_000;
+const PART_NUMBER_MAX: u16 = 10_000;
 
 /// Least length of a part that is not the last one.
 pub(crate) const PART_BYTES_MIN: u64 = 5 << 20;
 
 /// The error for a part that is missing or has another tag.
 pub(crate) fn invalid_part(key: &ObjectKey, number: u16) -> Error {
-    Error::new(
-        ErrorKind::Other,
-        Op::CompleteMultipart,
-        key.as_str(),
-        format!("InvalidPart: part {number} was not uploaded, or has another tag"),
-    )
+    let message = format!("part {number} was not uploaded, or has another tag");
+    coded("InvalidPart", Op::CompleteMultipart, key, message)
+}
+
+/// Checks the number of a part.
+pub(crate) fn check_part_number(key: &ObjectKey, number: u16) -> Result<(), Error> {
+    if (1..=PART_NUMBER_MAX).contains(&number) {
+        return Ok(());
+    }
+    let message = "a part number is from 1 to 10,000";
+    Err(coded("InvalidArgument", Op::UploadPart, key, message))
 }
 
 /// The error for an upload nobody knows.
@@ -226,7 +245,7 @@ pub(crate) fn no_such_upload(op: Op, key: &ObjectKey) -> Error {
         ErrorKind::NotFound,
         op,
         key.as_str(),
-        "NoSuchUpload: there is no such multipart upload of this key",
+        "there is no such multipart upload of this key",
     )
 }
 

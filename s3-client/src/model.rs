@@ -21,7 +21,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::clock::{Clock, virtual_clock, whole_seconds};
 use crate::decide::{
-    Decision, PART_BYTES_MIN, PART_NUMBER_MAX, check_batch, check_parts, clip, decide,
+    Decision, PART_BYTES_MIN, check_batch, check_part_number, check_parts, clip, decide,
     decide_delete, etag_of, etag_of_parts, invalid_part, page, part_too_small, range_error, slice,
     stored_metadata,
 };
@@ -456,15 +456,7 @@ impl ObjectStore for ModelStore {
         body: Body,
     ) -> Result<Answer<PartOutcome>, Error> {
         let mut bucket = self.request(Op::UploadPart);
-        if !(1..=PART_NUMBER_MAX).contains(&number) {
-            let message = "InvalidArgument: a part number is from 1 to 10,000";
-            return Err(Error::new(
-                ErrorKind::Other,
-                Op::UploadPart,
-                key.as_str(),
-                message,
-            ));
-        }
+        check_part_number(key, number)?;
         let parts = bucket.parts(Op::UploadPart, key, upload)?;
         let etag = etag_of(&body);
         parts.insert(number, (etag.clone(), body));

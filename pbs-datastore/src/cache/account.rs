@@ -3,6 +3,7 @@
 //! Until it has ended inserts create empty markers and reads find what is cached as always. A directory that cannot be
 //! listed is tried again until it can: what is not known cannot be bounded. Each chunk costs 48 bytes while it runs.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,43 +27,66 @@ type Found = (i64, Digest, u32);
 
 /// Accounts for everything, then lets inserts cache. Ends early if the cache is stopped.
 pub(super) async fn run(inner: Arc<Inner>) {
-    let folders: Vec<u16> = (0..=u16::MAX).collect();
+    let Some(folders) = patiently(&inner, Inner::folders).await else {
+        return;
+    };
     let mut found = Vec::new();
     for batch in folders.chunks(FOLDERS) {
-        let mut warned = false;
-        loop {
-            if *inner.stop.borrow() {
-                return;
-            }
-            let (worker, folders) = (Arc::clone(&inner), batch.to_vec());
-            let listed = inner.env.io(move |files| worker.find(files, &folders));
-            match listed.await {
-                Ok(chunks) => {
-                    found.extend(chunks);
-                    break;
-                }
-                Err(error) if !warned => {
-                    warned = true;
-                    tracing::warn!("cannot account for the cache, nothing is cached: {error}");
-                }
-                Err(error) => tracing::debug!("still cannot account for the cache: {error}"),
-            }
-            if !inner.goes_on(inner.env.sleep(RETRY)).await {
-                return;
-            }
-        }
+        let batch = batch.to_vec();
+        let find = move |inner: &Inner, files: &dyn Files| inner.find(files, &batch);
+        let Some(chunks) = patiently(&inner, find).await else {
+            return;
+        };
+        found.extend(chunks);
     }
     let worker = Arc::clone(&inner);
     let work = inner.env.compute(move || worker.add_found(found));
     work.await;
 }
 
+/// Does a piece of file work, again and again until it succeeds; `None` if the cache is stopped.
+async fn patiently<T: Send + 'static>(
+    inner: &Arc<Inner>,
+    work: impl Fn(&Inner, &dyn Files) -> Result<T> + Send + Sync + 'static,
+) -> Option<T> {
+    let work = Arc::new(work);
+    let mut warned = false;
+    loop {
+        if *inner.stop.borrow() {
+            return None;
+        }
+        let (worker, work) = (Arc::clone(inner), Arc::clone(&work));
+        let done = inner.env.io(move |files| work(&worker, files)).await;
+        let error = match done {
+            Ok(value) => return Some(value),
+            Err(error) => error,
+        };
+        if warned {
+            tracing::debug!("still cannot account for the cache: {error}");
+        } else {
+            warned = true;
+            tracing::warn!("cannot account for the cache, so nothing is cached: {error}");
+        }
+        if !inner.goes_on(inner.env.sleep(RETRY)).await {
+            return None;
+        }
+    }
+}
+
 impl Inner {
-    fn find(&self, files: &dyn Files, folders: &[u16]) -> Result<Vec<Found>> {
+    /// The folders that are there.
+    fn folders(&self, files: &dyn Files) -> Result<Vec<PathBuf>> {
+        let chunks = self.markers.chunks();
+        let mut folders = files.list(chunks).about(chunks)?;
+        folders.retain(|folder| folder.stat.is_dir);
+        let paths = folders.into_iter().map(|folder| chunks.join(folder.name));
+        Ok(paths.collect())
+    }
+
+    fn find(&self, files: &dyn Files, folders: &[PathBuf]) -> Result<Vec<Found>> {
         let mut found = Vec::new();
-        for folder in folders {
-            let path = self.markers.folder(*folder);
-            let Some(entries) = optional(files.list(&path)).about(&path)? else {
+        for path in folders {
+            let Some(entries) = optional(files.list(path)).about(path)? else {
                 continue;
             };
             for entry in entries {

@@ -5,6 +5,7 @@
 //!   skips (chunks that the client knows, runs of the zero chunk) and small disorder do not break the order.
 //! - From the second request in order on, chunks ahead of a cursor are fetched and held in memory until they are asked
 //!   for, each once. What is cached on disk is near enough and not fetched.
+//! - Cursors that are in use share the window.
 //! - The window starts small, doubles with every chunk that is served from it, up to the configured bound, and halves
 //!   when something was fetched in vain.
 //! - **Waste is bounded**: what is in flight or waiting never exceeds one window plus 5 % of all that was asked for, less
@@ -38,7 +39,11 @@ const LOOK_MAX: usize = 256;
 pub(crate) const AHEAD_CHUNKS_MAX: usize = 64;
 /// First window: two chunks of the usual size.
 const WINDOW_BYTES_MIN: u64 = 8 << 20;
-/// Chunks asked for lately; asking for them again, or not at all, says nothing about the order.
+/// Requests after which a cursor that was not used does not count any more …
+const ACTIVE_REQUESTS: u64 = 64;
+/// … and after which what was fetched ahead of it is given up.
+const IDLE_REQUESTS: u64 = 256;
+/// Chunks asked for, or fetched in vain, lately: asking for them again, or not, says nothing about the order.
 const RECENT_MAX: NonZeroUsize = NonZeroUsize::new(256).expect("it is not zero");
 /// Part of what is asked for that may be wasted.
 const WASTE_SHARE: u64 = 20;
@@ -113,9 +118,18 @@ struct Cursor {
     position: usize,
     /// Requests in order so far.
     hits: u32,
+    /// Number of the last request that belonged to it.
+    used: u64,
     /// The first entry not yet considered for reading ahead.
     considered: usize,
     ahead: VecDeque<Ahead>,
+}
+
+impl Cursor {
+    /// Bytes in flight or waiting to be asked for.
+    fn bytes_ahead(&self) -> u64 {
+        self.ahead.iter().map(|ahead| ahead.bytes).sum()
+    }
 }
 
 struct State {
@@ -124,6 +138,8 @@ struct State {
     cursors: VecDeque<Cursor>,
     recent: LruCache<Digest, ()>,
     window: u64,
+    /// Number of requests.
+    requests: u64,
     /// Bytes asked for.
     asked: u64,
     /// Bytes fetched in vain.
@@ -181,6 +197,7 @@ impl ReadAhead {
                 cursors: VecDeque::new(),
                 recent: LruCache::new(RECENT_MAX),
                 window,
+                requests: 0,
                 asked: 0,
                 wasted: 0,
             }),
@@ -234,8 +251,8 @@ impl ReadAhead {
     fn ask(&self, digest: &Digest) -> (Option<Flight>, Option<u64>) {
         let mut state = self.state();
         let state = &mut *state;
-        let mut flight = None;
-        let mut found = None;
+        state.requests += 1;
+        let (mut flight, mut found) = (None, None);
         match state.fit(digest) {
             Fit::Ahead(cursor, element) => {
                 let ahead = state.cursors[cursor].ahead.remove(element);
@@ -262,6 +279,8 @@ impl ReadAhead {
         let chunk = found.and_then(|(opened, entry)| opened.index.chunk(entry));
         let bytes = chunk.map(|chunk| chunk.len());
         state.asked += bytes.unwrap_or(0);
+        let idle = state.idle();
+        self.waste(state, idle);
         self.fetch(state);
         (flight, bytes)
     }
@@ -271,11 +290,15 @@ impl ReadAhead {
         let ahead_bytes_max = self.reader.ahead_bytes_max();
         let allowed = state.asked / WASTE_SHARE + ahead_bytes_max;
         let window = state.window.min(allowed.saturating_sub(state.wasted));
-        let mut outstanding = state.outstanding();
-        let mut chunks: usize = state.cursors.iter().map(|c| c.ahead.len()).sum();
+        let share = window / state.active().max(1);
         let Some(mut cursor) = state.cursors.pop_front() else {
             return;
         };
+        let mut outstanding = state.outstanding();
+        let mut chunks: usize = state.cursors.iter().map(|c| c.ahead.len()).sum();
+        let mut own = cursor.bytes_ahead();
+        outstanding += own;
+        chunks += cursor.ahead.len();
         let end = cursor.position.saturating_add(LOOK_MAX);
         let mut entry = cursor.considered.max(cursor.position);
         let mut repeats = 0;
@@ -287,12 +310,12 @@ impl ReadAhead {
             let last = last.and_then(|last| cursor.opened.index.digest(last));
             if last == Some(chunk.digest) {
                 repeats += usize::from(repeats < WALK_MAX);
-            } else if !state.recent.contains(&chunk.digest)
+            } else if !state.recent.promote(&chunk.digest)
                 && !state.is_ahead(&cursor, &chunk.digest)
                 && self.reader.gains_from_ahead(&chunk.digest)
             {
                 let bytes = chunk.len() + HEADER_BYTES_MAX;
-                if outstanding + bytes > window {
+                if outstanding + bytes > window || own + bytes > share {
                     break;
                 }
                 let Some(permit) = self.reader.budget().try_take_spare(bytes) else {
@@ -301,6 +324,7 @@ impl ReadAhead {
                 if let Some(flight) = self.reader.start_ahead(chunk.digest, permit) {
                     let digest = chunk.digest;
                     outstanding += bytes;
+                    own += bytes;
                     chunks += 1;
                     cursor.ahead.push_back(Ahead {
                         entry,
@@ -320,6 +344,7 @@ impl ReadAhead {
     fn waste(&self, state: &mut State, ahead: impl IntoIterator<Item = Ahead>) {
         for ahead in ahead {
             state.wasted += ahead.bytes;
+            state.recent.put(ahead.digest, ());
             state.window = (state.window / 2).max(WINDOW_BYTES_MIN.min(state.window));
             let bytes = ahead.flight.landed_bytes().unwrap_or(ahead.bytes);
             add(&self.reader.metrics().ahead_bytes_unused, bytes);
@@ -330,9 +355,28 @@ impl ReadAhead {
 impl State {
     /// Bytes in flight or waiting to be asked for.
     fn outstanding(&self) -> u64 {
-        let cursors = self.cursors.iter();
-        let ahead = cursors.flat_map(|cursor| &cursor.ahead);
-        ahead.map(|ahead| ahead.bytes).sum()
+        self.cursors.iter().map(Cursor::bytes_ahead).sum()
+    }
+
+    /// How many cursors want a share of the window.
+    fn active(&self) -> u64 {
+        let active = |cursor: &&Cursor| {
+            cursor.hits >= HITS_MIN
+                && cursor.position < cursor.opened.index.len()
+                && self.requests - cursor.used <= ACTIVE_REQUESTS
+        };
+        self.cursors.iter().filter(active).count() as u64
+    }
+
+    /// What was fetched ahead of a cursor that nobody uses any more.
+    fn idle(&mut self) -> VecDeque<Ahead> {
+        let requests = self.requests;
+        let idle = |cursor: &&mut Cursor| {
+            requests - cursor.used > IDLE_REQUESTS && !cursor.ahead.is_empty()
+        };
+        let idle = self.cursors.iter_mut().rfind(idle);
+        idle.map(|cursor| std::mem::take(&mut cursor.ahead))
+            .unwrap_or_default()
     }
 
     fn is_ahead(&self, current: &Cursor, digest: &Digest) -> bool {
@@ -377,6 +421,7 @@ impl State {
         };
         cursor.position = cursor.position.max(entry + 1);
         cursor.hits = cursor.hits.saturating_add(1);
+        cursor.used = self.requests;
         let late = cursor.position.saturating_sub(SKIP_MAX);
         let mut skipped = Vec::new();
         while let Some(ahead) = cursor.ahead.pop_front_if(|ahead| ahead.entry < late) {
@@ -392,6 +437,7 @@ impl State {
             opened,
             position,
             hits: 0,
+            used: self.requests,
             considered: position,
             ahead: VecDeque::new(),
         });

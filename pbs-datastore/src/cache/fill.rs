@@ -36,7 +36,7 @@ use crate::{
 
 /// How long a read waits for memory. Longer than a client needs to take the bodies that are on their way to it, shorter
 /// than its own patience.
-pub(crate) const MEMORY_WAIT_MAX: Duration = Duration::from_secs(60);
+pub(crate) const MEMORY_WAIT_MAX: Duration = Duration::from_mins(1);
 /// Chunks that wait to be cached or are being written; their memory is held as long.
 const INSERTS_QUEUED_MAX: usize = 16;
 /// Chunks that are being written: enough for the bandwidth of a disk.

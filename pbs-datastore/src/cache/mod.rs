@@ -46,7 +46,7 @@ const ROOM_WAIT_MAX: Duration = Duration::from_millis(100);
 /// First and longest pause after a failed write: short enough to use a disk soon that works again, long enough not to
 /// fill the log.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
-const PAUSE_MAX: Duration = Duration::from_secs(300);
+const PAUSE_MAX: Duration = Duration::from_mins(5);
 
 /// What an insert left in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -413,5 +413,7 @@ impl Inner {
     }
 }
 
+#[cfg(test)]
+pub(crate) mod fixture;
 #[cfg(test)]
 mod tests;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::Inner;
 use super::tree::failed;
 use crate::decide::{
-    PART_BYTES_MIN, PART_NUMBER_MAX, check_parts, etag_of, etag_of_parts, invalid_part,
+    PART_BYTES_MIN, check_part_number, check_parts, etag_of, etag_of_parts, invalid_part,
     no_such_upload, part_too_small, stored_metadata,
 };
 use crate::store::{Body, Metadata, Part, PartOutcome, UploadId};
@@ -112,10 +112,7 @@ impl Inner {
     ) -> Result<PartOutcome, Error> {
         const OP: Op = Op::UploadPart;
         let io = |error| failed(OP, key.as_str(), error);
-        if !(1..=PART_NUMBER_MAX).contains(&number) {
-            let message = "InvalidArgument: a part number is from 1 to 10,000";
-            return Err(Error::new(ErrorKind::Other, OP, key.as_str(), message));
-        }
+        check_part_number(key, number)?;
         let (folder, _) = self.upload(OP, key, upload)?;
         let etag = etag_of(body);
         let tag = etag.as_md5().expect("the tag of one body is its MD5");

@@ -5,9 +5,9 @@ use md5::{Digest, Md5};
 
 use super::{Check, Checked, IfMatch, Probe, State};
 use crate::{
-    Body, ByteRange, Copy, DeleteOutcome, DeleteRequest, ETag, Error, ErrorKind, ListRequest,
-    Metadata, Object, ObjectKey, Op, Optional, Part, PartOutcome, Precondition, Put, PutOutcome,
-    Setting, Validity, Versioning,
+    Body, ByteRange, Copy, DeleteOutcome, DeleteRequest, ETag, Error, ErrorKind, LifecycleRule,
+    ListRequest, Metadata, Object, ObjectKey, Op, Optional, Part, PartOutcome, Precondition, Put,
+    PutOutcome, Setting, Validity, Versioning,
 };
 
 /// Needs form encoding in listings, percent encoding in paths and escaping in XML.
@@ -438,7 +438,26 @@ impl Probe<'_> {
             }
         };
         self.note(Check::Versioning, versioning);
-        let lifecycle = match settings.lifecycle {
+        let lifecycle = self.lifecycle(settings.lifecycle);
+        self.note(Check::Lifecycle, lifecycle);
+        let lock = match settings.object_lock {
+            Setting::Known(false) => ok("off"),
+            Setting::Known(true) => {
+                self.capabilities.object_lock = true;
+                warning(
+                    "on: locked chunks cannot be deleted, so garbage collection frees nothing until locks end",
+                )
+            }
+            Setting::Unsupported => ok("this server has none"),
+            Setting::Denied => warning(
+                "may not be read: allow s3:GetBucketObjectLockConfiguration, or check it yourself",
+            ),
+        };
+        self.note(Check::ObjectLock, lock);
+    }
+
+    fn lifecycle(&self, lifecycle: Setting<Vec<LifecycleRule>>) -> Checked {
+        match lifecycle {
             Setting::Known(rules) => {
                 let harmful: Vec<_> = rules
                     .iter()
@@ -465,22 +484,7 @@ impl Probe<'_> {
             Setting::Denied => {
                 warning("may not be read: allow s3:GetLifecycleConfiguration, or check it yourself")
             }
-        };
-        self.note(Check::Lifecycle, lifecycle);
-        let lock = match settings.object_lock {
-            Setting::Known(false) => ok("off"),
-            Setting::Known(true) => {
-                self.capabilities.object_lock = true;
-                warning(
-                    "on: locked chunks cannot be deleted, so garbage collection frees nothing until locks end",
-                )
-            }
-            Setting::Unsupported => ok("this server has none"),
-            Setting::Denied => warning(
-                "may not be read: allow s3:GetBucketObjectLockConfiguration, or check it yourself",
-            ),
-        };
-        self.note(Check::ObjectLock, lock);
+        }
     }
 
     /// The prefix that is being probed.

@@ -1,8 +1,9 @@
 //! Deletes, tried again key by key.
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::Retry;
+use super::{Attempts, Retry};
 use crate::{
     Answer, DeleteOutcome, DeleteRequest, Error, ErrorKind, ObjectStore, Op, Optional, Validity,
 };
@@ -53,6 +54,34 @@ impl Open<'_> {
             None => DeleteOutcome::Refused(words.to_owned()),
         }
     }
+}
+
+/// All outcomes, or the error of the last attempt.
+fn conclude(
+    keys: Vec<Open<'_>>,
+    attempts: &Attempts<'_>,
+    date: Option<Timestamp>,
+    error: Option<Error>,
+) -> Result<Answer<Vec<DeleteOutcome>>, Error> {
+    let is_blank = keys.iter().all(|key| key.outcome.is_none());
+    let words = match error {
+        // Nothing is known of any key: the error says it all.
+        Some(error) if is_blank && (attempts.lost_at.is_none() || !error.kind.is_transient()) => {
+            return attempts.merged(Err(error));
+        }
+        Some(error) => error.to_string(),
+        None => "not tried".to_owned(),
+    };
+    let outcomes: Vec<_> = keys.into_iter().map(|key| key.settled(&words)).collect();
+    let mut lost_at = attempts.lost_at;
+    if lost_at.is_none() && outcomes.contains(&DeleteOutcome::Unknown) {
+        lost_at = Some(Instant::now());
+    }
+    Ok(Answer {
+        value: outcomes,
+        date,
+        lost_at,
+    })
 }
 
 impl<S: ObjectStore + ?Sized> Retry<S> {
@@ -109,27 +138,7 @@ impl<S: ObjectStore + ?Sized> Retry<S> {
                 _ => break error,
             }
         };
-        let is_blank = keys.iter().all(|key| key.outcome.is_none());
-        let words = match error {
-            // Nothing is known of any key: the error says it all.
-            Some(error)
-                if is_blank && (attempts.lost_at.is_none() || !error.kind.is_transient()) =>
-            {
-                return attempts.merged(Err(error));
-            }
-            Some(error) => error.to_string(),
-            None => "not tried".to_owned(),
-        };
-        let outcomes: Vec<_> = keys.into_iter().map(|key| key.settled(&words)).collect();
-        let mut lost_at = attempts.lost_at;
-        if lost_at.is_none() && outcomes.contains(&DeleteOutcome::Unknown) {
-            lost_at = Some(Instant::now());
-        }
-        Ok(Answer {
-            value: outcomes,
-            date,
-            lost_at,
-        })
+        conclude(keys, &attempts, date, error)
     }
 
     /// Takes over the outcomes of a batch; tells why to try again, if some keys are still open.
