@@ -10,9 +10,13 @@ mod atomic_file;
 mod auth;
 mod clock;
 mod config;
+mod control;
+mod daemon;
 mod entropy;
 mod instance;
+mod jobs;
 mod shutdown;
+mod stores;
 mod tasks;
 mod tls;
 

@@ -12,7 +12,7 @@ use http_body::Body;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::json;
 
-use super::call::{Access, Answer, BodyKind, Call, CallResult, Caller, Endpoint, data};
+use super::call::{Access, BodyKind, Call, CallResult, Caller, Endpoint, data};
 use super::error::ApiError;
 use super::params::Params;
 use super::path::{ApiPath, not_found};
@@ -202,13 +202,5 @@ pub(crate) async fn blocking<T: Send + 'static>(
             tracing::error!(%error, "a change of the configuration failed");
             Err(ApiError::internal("the configuration could not be changed"))
         }
-    }
-}
-
-/// An answer, for tests of endpoints.
-#[cfg(test)]
-impl Answer {
-    pub(crate) fn json(self) -> serde_json::Value {
-        serde_json::from_slice(self.into_response().body()).expect("JSON")
     }
 }

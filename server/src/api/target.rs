@@ -1,11 +1,59 @@
 //! What calls about a datastore's contents name: the datastore, a namespace, a group, a snapshot; and how the
 //! datastore's failures are answered.
 
-use pbs_datastore::{BackupGroup, BackupId, BackupTime, BackupType, GroupRef, Namespace, Snapshot, SnapshotRef};
+use std::sync::Arc;
 
+use pbs_datastore::{
+    BackupGroup, BackupId, BackupTime, BackupType, Datastore, DatastoreName, GroupRef, Namespace,
+    SnapshotRef,
+};
+
+use super::call::Call;
 use super::error::ApiError;
 use super::params::Params;
+use super::rule::{Reach, Rule};
 use crate::auth::AuthId;
+use crate::daemon::Daemon;
+
+/// A datastore that the caller may use, and how far.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    /// The datastore.
+    pub(crate) store: Arc<Datastore>,
+    /// On what.
+    pub(crate) reach: Reach,
+}
+
+impl Opened {
+    /// Refuses a group that is out of reach.
+    pub(crate) async fn demand_group(&self, group: &GroupRef) -> Result<(), ApiError> {
+        if self.reach == Reach::All {
+            return Ok(());
+        }
+        let owner = self.store.snapshots().owner(group).await?;
+        self.reach.demand(owner_of(owner.as_ref()).as_ref())
+    }
+}
+
+/// Takes the datastore's name, and opens it for an operation in `namespace` that `rule` allows. Rights come first, so
+/// that strangers do not learn which datastores there are.
+pub(crate) fn open(
+    daemon: &Daemon,
+    call: &mut Call,
+    rule: Rule,
+    namespace: &Namespace,
+) -> Result<Opened, ApiError> {
+    let name: DatastoreName = call.params.required("store")?;
+    let who = call.who()?;
+    let reach = rule.check(
+        &daemon.authority,
+        who,
+        name.as_str(),
+        &namespace.to_string(),
+    )?;
+    let store = daemon.stores.get(name.as_str())?;
+    Ok(Opened { store, reach })
+}
 
 /// Takes the namespace; absent is the root.
 pub(crate) fn take_namespace(params: &mut Params) -> Result<Namespace, ApiError> {
@@ -24,10 +72,10 @@ pub(crate) fn take_group(params: &mut Params) -> Result<GroupRef, ApiError> {
 pub(crate) fn take_snapshot(params: &mut Params) -> Result<SnapshotRef, ApiError> {
     let group = take_group(params)?;
     let seconds = params.required_integer("backup-time", 1..=i64::MAX)?;
-    let time = BackupTime::from_unix(seconds)
-        .map_err(|error| ApiError::bad_request(format!("parameter verification failed: 'backup-time': {error}")))?;
-    let snapshot: Snapshot = group.group.at(time);
-    Ok(SnapshotRef::new(group.namespace, snapshot))
+    let time = BackupTime::new(seconds).map_err(|error| {
+        ApiError::bad_request(format!("parameter verification failed: 'backup-time': {error}"))
+    })?;
+    Ok(group.at(time))
 }
 
 /// The owner of a group, in the words of the rights.

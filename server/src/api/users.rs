@@ -14,11 +14,18 @@ use super::error::ApiError;
 use super::params::Params;
 use super::respond::blocking;
 use crate::auth::{AccountChange, AclPath, AuthId, Principal, Privilege, Privileges, TokenId, UserId};
-use crate::config::{Account, Config};
+use crate::config::{Account, Config, Expiry};
 use crate::daemon::Daemon;
 
 fn account(id_name: &str, id: &str, account: &Account) -> Value {
-    let mut entry = json!({ id_name: id, "enable": account.enable, "expire": account.expire.0 });
+    let mut entry = json!({ id_name: id });
+    // Defaults are left out, as clients know it.
+    if !account.enable {
+        entry["enable"] = json!(false);
+    }
+    if account.expire != Expiry::NEVER {
+        entry["expire"] = json!(account.expire.0);
+    }
     if let Some(comment) = &account.comment {
         entry["comment"] = json!(comment);
     }
@@ -26,9 +33,7 @@ fn account(id_name: &str, id: &str, account: &Account) -> Value {
 }
 
 fn token_entry(id: &TokenId, values: &Account) -> Value {
-    let mut entry = account("tokenid", &id.to_string(), values);
-    entry["token-name"] = json!(id.name());
-    entry
+    account("tokenid", &id.to_string(), values)
 }
 
 fn tokens_of(config: &Config, user: &UserId) -> Vec<Value> {
