@@ -2,6 +2,7 @@
 
 mod archive_name;
 mod auth_id;
+mod backup;
 mod blob;
 mod budget;
 mod cache;
@@ -11,6 +12,7 @@ mod chunker;
 mod config;
 mod contents;
 mod crypt;
+mod datastore;
 mod digest;
 mod env;
 mod error;
@@ -39,15 +41,20 @@ mod zstd_frame;
 
 pub use archive_name::{ArchiveKind, ArchiveName};
 pub use auth_id::{AuthId, TOKEN_NAME_BYTES_MAX, TokenId, UserId};
+pub use backup::{Backup, BackupRequest, IndexKind, SnapshotReader};
 pub use blob::{BlobError, BlobKind, CHUNK_BYTES_MAX, CHUNK_ENCODED_BYTES_MAX, DataBlob};
 pub use budget::{MemoryBudget, MemoryPermit};
 pub use cache::ReadAhead;
-pub use catalog::{CATALOG_MAGIC, CATALOG_NAME_BYTES_MAX, Catalog, CatalogEntry, CatalogError, CatalogKind, CatalogTable};
+pub use catalog::{
+    CATALOG_MAGIC, CATALOG_NAME_BYTES_MAX, Catalog, CatalogEntry, CatalogError, CatalogKind,
+    CatalogTable,
+};
 pub use chunk_store::{Chunk, ChunkReader, ChunkStream, InsertOptions, Inserted, VerifiedChunk};
 pub use chunker::{AVERAGE_BYTES, AVERAGE_BYTES_MIN, AverageError, Chunker};
 pub use config::{Backend, DatastoreConfig, SyncLevel};
 pub use contents::Contents;
 pub use crypt::{CryptKey, CryptMode, Fingerprint, IV_BYTES, TAG_BYTES, WrongKey};
+pub use datastore::{BucketAccess, Datastore, DatastoreSpace, OpenOptions};
 pub use digest::{Digest, DigestError};
 pub use env::Env;
 pub use error::{Error, Result};
@@ -55,15 +62,27 @@ pub use gc::{GcOptions, GcStatus};
 pub use index::{DynamicIndex, FixedIndex, Index, IndexChecksum, IndexChunk, IndexError};
 pub use job::JobContext;
 pub use key_file::{KEY_FILE_BYTES_MAX, KeyFile, KeyFileError, KeyLock, PASSPHRASE_BYTES_MIN};
-pub use layout::{AREAS, BadNumber, BucketLayout, Folder, HoldfastFile, LocalLayout, Place, SnapshotFile};
-pub use manifest::{ChunkUploadStats, MANIFEST_BYTES_MAX, Manifest, ManifestError, ManifestFile, SignatureCheck, VerifyOutcome, VerifyState};
+pub use layout::{
+    AREAS, BadNumber, BucketLayout, Folder, HoldfastFile, LocalLayout, Place, SnapshotFile,
+};
+pub use manifest::{
+    ChunkUploadStats, MANIFEST_BYTES_MAX, Manifest, ManifestError, ManifestFile, SignatureCheck,
+    VerifyOutcome, VerifyState,
+};
 pub use metrics::{CacheCounts, CacheMetrics};
 pub use mirror::RefreshStats;
-pub use namespace::{NAMESPACE_BYTES_MAX, NAMESPACE_COMPONENT_BYTES_MAX, NAMESPACE_DEPTH_MAX, Namespace};
+pub use namespace::{
+    NAMESPACE_BYTES_MAX, NAMESPACE_COMPONENT_BYTES_MAX, NAMESPACE_DEPTH_MAX, Namespace,
+};
 pub use owner::{Capabilities, Fence, FencePass, Owner, OwnerConfig, StartReport};
-pub use roots::{MarkSink, MarkStats, Needer, RootProvider};
+pub use roots::{MarkSink, MarkStats, Needer, RootProvider, SessionRoots, SnapshotRoots};
 pub use safe_id::{BackupId, DatastoreName, NameError, SAFE_ID_BYTES_MAX};
 pub use seal::SnapshotWriter;
-pub use session::{Lease, SessionEnded, SessionId, SessionInfo, SessionState, Sessions, Told, WriterSession};
+pub use session::{
+    Lease, SessionEnded, SessionId, SessionInfo, SessionState, Sessions, Told, WriterSession,
+};
 pub use snapshot::{BackupGroup, BackupTime, BackupType, Snapshot};
-pub use snapshots::{DeleteOptions, DeleteStats, FileInfo, GroupInfo, GroupLock, GroupRef, Lock, SnapshotFilter, SnapshotInfo, SnapshotRef, SnapshotState, Snapshots, UnsealedStats};
+pub use snapshots::{
+    DeleteOptions, DeleteStats, FileInfo, GroupInfo, GroupLock, GroupRef, Lock, SnapshotFilter,
+    SnapshotInfo, SnapshotRef, SnapshotState, Snapshots, UnsealedStats,
+};

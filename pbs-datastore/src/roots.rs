@@ -3,10 +3,16 @@
 //! Roots are streamed, so that they can be many and need not fit in memory. Reports name a [`Needer`], not a snapshot:
 //! later there are needers that are none.
 
+mod sessions;
+mod snapshots;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 
 use crate::{Digest, Result};
+
+pub use sessions::SessionRoots;
+pub use snapshots::SnapshotRoots;
 
 /// Something that needs chunks.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -329,6 +329,10 @@ impl Inner {
             let state = locked(&self.state);
             (state.phase == Phase::Sealed, state.hands_off)
         };
+        // Other backups of the group do not wait for what may still happen to this one.
+        self.snapshots.set_running(&self.id, false);
+        locked(&self.base).take();
+        locked(&self.group).take();
         if !sealed {
             self.session.kill("its snapshot was given up");
             if let Ok(lock) = self.lock() {

@@ -32,7 +32,9 @@ pub use connector::Traffic;
 pub use decide::{Decision, Page, clip, decide, decide_delete, page};
 pub use directory::{DirectoryOptions, DirectoryStore};
 pub use error::{Error, ErrorKind, Op, Optional};
-pub use fault::{Action, Delivery, Effect, Fault, FaultId, FaultPlan, FaultyStore, Gate, Odds, Reply};
+pub use fault::{
+    Action, Delivery, Effect, Fault, FaultId, FaultPlan, FaultyStore, Gate, Odds, Reply,
+};
 pub use key::{KEY_BYTES_MAX, KeyError, KeyPrefix, ObjectKey};
 pub use limit::{Limited, Limits};
 pub use listing::{KeyRange, Listed, ListedPage, list_all};
@@ -41,4 +43,8 @@ pub use model::{ModelOptions, ModelStore, Support};
 pub use precondition::{DeleteOutcome, ETag, Precondition, PutId, PutOutcome, VersionId};
 pub use probe::{Capabilities, Check, Finding, IfMatch, ProbeOptions, Report, State, probe};
 pub use retry::{InsistOutcome, Overwrite, Retry, RetryPolicy};
-pub use store::{Answer, Body, BucketSettings, ByteRange, Copy, DeleteRequest, LifecycleRule, ListEntry, ListPage, ListRequest, Metadata, Object, ObjectMeta, ObjectStore, PAGE_KEYS_MAX, PUT_ID_METADATA, Part, PartOutcome, Put, Setting, UploadId, Validity, Versioning};
+pub use store::{
+    Answer, Body, BucketSettings, ByteRange, Copy, DeleteRequest, LifecycleRule, ListEntry,
+    ListPage, ListRequest, Metadata, Object, ObjectMeta, ObjectStore, PAGE_KEYS_MAX,
+    PUT_ID_METADATA, Part, PartOutcome, Put, Setting, UploadId, Validity, Versioning,
+};

@@ -1,13 +1,14 @@
-//! The daemon and the one binary of Holdfast.
+//! The one binary of Holdfast.
 
 #![allow(
     dead_code,
-    reason = "the modules are wired together by the daemon's start"
+    reason = "the modules are wired together by the command line"
 )]
 
 mod api;
 mod atomic_file;
 mod auth;
+mod client;
 mod clock;
 mod config;
 mod control;
@@ -20,4 +21,23 @@ mod stores;
 mod tasks;
 mod tls;
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Backup chunk store that speaks the Proxmox Backup protocol.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: client::ClientCommand,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let cli = Cli::parse();
+    let runtime = tokio::runtime::Runtime::new()?;
+    let code = runtime.block_on(client::run(cli.command));
+    // A failed backup may have left a thread behind that waits for standard input.
+    runtime.shutdown_background();
+    Ok(code)
+}

@@ -53,7 +53,7 @@ pub(super) fn check_notes(notes: &str) -> Result<()> {
 
 impl Snapshots {
     /// All groups that have a folder or a running backup, in order.
-    pub(super) async fn group_ids(&self, namespace: &Namespace) -> Result<Vec<BackupGroup>> {
+    pub(crate) async fn group_ids(&self, namespace: &Namespace) -> Result<Vec<BackupGroup>> {
         let mut groups = self.running_groups(namespace);
         for kind in BackupType::ALL {
             let folder = Folder::Type(namespace.clone(), kind);

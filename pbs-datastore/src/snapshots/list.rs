@@ -105,6 +105,54 @@ impl Snapshots {
             .await
     }
 
+    /// The snapshots of a group whose chunks are to be kept, oldest first.
+    pub(crate) async fn sealed_in(&self, group: &GroupRef) -> Result<Vec<SnapshotRef>> {
+        let folders = self.folders(group).await?;
+        let sealed = folders
+            .into_iter()
+            .filter(|folder| folder.manifest().is_some());
+        Ok(sealed.map(|folder| folder.id).collect())
+    }
+
+    /// What a snapshot is, and all indexes in its folder, listed in its manifest or not; `None` if it is no snapshot.
+    pub(crate) async fn indexes_of(
+        &self,
+        id: &SnapshotRef,
+    ) -> Result<Option<(Arc<SnapshotState>, Vec<ArchiveName>)>> {
+        let folder = self.folder(id).await?;
+        let state = self.state_of(&folder).await?;
+        if !state.is_root() {
+            return Ok(None);
+        }
+        let found = folder
+            .files
+            .iter()
+            .filter_map(|entry| entry.name.parse().ok());
+        let listed = state
+            .manifest()
+            .into_iter()
+            .flat_map(|manifest| manifest.files());
+        let mut names = found
+            .chain(listed.map(|file| file.name.clone()))
+            .filter(|name: &ArchiveName| name.kind().is_index())
+            .collect::<Vec<_>>();
+        names.sort_unstable();
+        names.dedup();
+        Ok(Some((state, names)))
+    }
+
+    async fn folder(&self, id: &SnapshotRef) -> Result<Folder> {
+        let path = self.contents.folder(&id.folder());
+        let files = self
+            .env()
+            .io(move |files| optional(files.list(&path)).about(&path))
+            .await?;
+        Ok(Folder {
+            id: id.clone(),
+            files: files.unwrap_or_default(),
+        })
+    }
+
     /// What a folder is, from memory if its manifest is the one last read.
     pub(super) async fn state_of(&self, folder: &Folder) -> Result<Arc<SnapshotState>> {
         let Some(manifest) = folder.manifest() else {
@@ -147,15 +195,7 @@ impl Snapshots {
 
     /// One snapshot.
     pub async fn snapshot(&self, id: &SnapshotRef) -> Result<SnapshotInfo> {
-        let path = self.contents.folder(&id.folder());
-        let files = self
-            .env()
-            .io(move |files| optional(files.list(&path)).about(&path))
-            .await?;
-        let folder = Folder {
-            id: id.clone(),
-            files: files.unwrap_or_default(),
-        };
+        let folder = self.folder(id).await?;
         let state = self.state_of(&folder).await?;
         if !state.is_root() && !self.is_running(id) {
             return Err(Error::NotFound(format!("snapshot {id}")));

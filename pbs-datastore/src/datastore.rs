@@ -1,0 +1,622 @@
+//! One datastore: everything of it, put together in the order a start demands.
+//!
+//! Start of a bucket datastore
+//! 1. *Owner*: lock, records, counter. Says what may be trusted and what has to wait.
+//! 2. *Markers*: dropped if the cache directory does not agree with the bucket (I3).
+//! 3. *Journal*: what a crash left condemned is condemned again before anybody can ask (I8).
+//! 4. *Mirror* of `.cnt/`: fetched where it differs; a cache directory that was deleted is rebuilt here.
+//! 5. In the background, T after an unclean stop: the journal is cleared and its digests released, unsealed snapshot
+//!    folders are removed.
+//!
+//! A directory datastore has its lock for 1, and neither 2 nor 4.
+//!
+//! Stop: sessions are ended, tasks awaited; only if nothing is open or unknown the stop is recorded as clean.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use s3_client::ObjectStore;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use crate::backup::{Backup, BackupRequest, SnapshotReader};
+use crate::cache::Cache;
+use crate::cache::fill::{Damage, Fills};
+use crate::chunk_store::guard::ChunkTable;
+use crate::chunk_store::insert::{ChunkBucket, ChunkStore};
+use crate::chunk_store::location::ChunkLocations;
+use crate::chunk_store::marker::Markers;
+use crate::contents::Contents;
+use crate::error::About as _;
+use crate::files::{Files, optional};
+use crate::gc::{Bucket, Collector, CollectorParts, Recovery};
+use crate::metrics::CacheMetrics;
+use crate::owner::{Capabilities, Owner, OwnerConfig, StartReport};
+use crate::roots::{SessionRoots, SnapshotRoots};
+use crate::{
+    AuthId, Backend, BucketLayout, CacheCounts, ChunkReader, DatastoreConfig, DatastoreName,
+    Digest, Env, Error, GcOptions, GcStatus, JobContext, MemoryBudget, Namespace, Result, Sessions,
+    Snapshot, Snapshots,
+};
+
+/// How long a stop waits for tasks of the datastore.
+const DRAIN_MAX: Duration = Duration::from_secs(30);
+
+/// A bucket as the datastore uses it.
+#[derive(Clone, Debug)]
+pub struct BucketAccess {
+    /// With limits and metering, without retries: for chunk uploads, which know themselves what is safe to repeat.
+    pub once: Arc<dyn ObjectStore>,
+    /// The same with retries.
+    pub store: Arc<dyn ObjectStore>,
+    /// What the server was found to support.
+    pub capabilities: Capabilities,
+    /// W: how long the server accepts a signed request.
+    pub signature_window: Duration,
+}
+
+/// How a datastore is opened.
+#[derive(Clone, Debug)]
+pub struct OpenOptions {
+    /// This machine's name, shown to whoever is refused.
+    pub hostname: String,
+    /// Take the prefix from another owner.
+    pub take_over: bool,
+    /// The operator states that the owner before runs no more and will not run again.
+    pub previous_owner_is_dead: bool,
+    /// Memory that reads take from.
+    pub budget: MemoryBudget,
+}
+
+/// Room, as clients are shown it; bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DatastoreSpace {
+    /// Never 0.
+    pub total: u64,
+    /// Taken.
+    pub used: u64,
+    /// Left.
+    pub avail: u64,
+}
+
+/// A bucket has no size; clients divide by a total, so they are shown this much room above what is used.
+const BUCKET_ROOM: u64 = 1 << 50;
+
+/// Corrupt chunks waiting to be set aside; more are found again by the next read.
+const SETTING_ASIDE_MAX: usize = 16;
+
+/// An open datastore.
+#[derive(Debug)]
+pub struct Datastore {
+    name: DatastoreName,
+    env: Env,
+    config: Arc<DatastoreConfig>,
+    root: PathBuf,
+    owner: Arc<Owner>,
+    report: StartReport,
+    table: Arc<ChunkTable>,
+    sessions: Arc<Sessions>,
+    snapshots: Arc<Snapshots>,
+    snapshot_roots: Arc<SnapshotRoots>,
+    chunks: Arc<ChunkStore>,
+    reader: Arc<ChunkReader>,
+    cache: Option<Arc<Cache>>,
+    metrics: Arc<CacheMetrics>,
+    collector: Arc<Collector>,
+    gc_status: Mutex<Option<GcStatus>>,
+    setting_aside: Arc<Semaphore>,
+}
+
+/// The parts that differ between a bucket and a directory.
+struct Parts {
+    root: PathBuf,
+    owner: Arc<Owner>,
+    report: StartReport,
+    contents: Contents,
+    bucket: Option<(BucketAccess, BucketLayout)>,
+    cache: Option<Arc<Cache>>,
+    reader: Arc<ChunkReader>,
+    table: Arc<ChunkTable>,
+    markers: Markers,
+    metrics: Arc<CacheMetrics>,
+}
+
+impl Datastore {
+    /// Opens a datastore. `access` is needed for a bucket.
+    pub async fn open(
+        env: Env,
+        config: DatastoreConfig,
+        access: Option<BucketAccess>,
+        options: OpenOptions,
+    ) -> Result<Arc<Self>> {
+        let name: DatastoreName = config
+            .name
+            .parse()
+            .map_err(|error| Error::Invalid(format!("{error}")))?;
+        if let Some(fault) = config.faults().first() {
+            return Err(Error::Invalid(format!("datastore {name}: {fault}")));
+        }
+        let config = Arc::new(config);
+        let parts = match (&config.backend, access) {
+            (Backend::Directory(root), _) => {
+                open_directory(&env, &config, root.clone(), &options).await?
+            }
+            (
+                Backend::Bucket {
+                    prefix,
+                    cache_dir,
+                    cache_bytes_max,
+                },
+                Some(access),
+            ) => {
+                let prefix = prefix
+                    .parse()
+                    .map_err(|error| Error::Invalid(format!("{error}")))?;
+                let layout = BucketLayout::new(&prefix);
+                open_bucket(
+                    &env,
+                    &config,
+                    layout,
+                    cache_dir.clone(),
+                    *cache_bytes_max,
+                    access,
+                    &options,
+                )
+                .await?
+            }
+            (Backend::Bucket { .. }, None) => {
+                return Err(Error::Invalid(format!(
+                    "datastore {name} names no S3 endpoint"
+                )));
+            }
+        };
+        Self::assemble(env, name, config, parts).await
+    }
+
+    async fn assemble(
+        env: Env,
+        name: DatastoreName,
+        config: Arc<DatastoreConfig>,
+        parts: Parts,
+    ) -> Result<Arc<Self>> {
+        let Parts {
+            root,
+            owner,
+            report,
+            contents,
+            bucket,
+            cache,
+            reader,
+            table,
+            markers,
+            metrics,
+        } = parts;
+        contents.refresh().await?;
+        let late = config.late_request_max;
+        let snapshots = Snapshots::new(Arc::new(contents), owner.fence().clone(), &report, late);
+        let sessions = Sessions::new(env.clone(), report.start.clone());
+        let snapshot_roots = Arc::new(SnapshotRoots::new(Arc::clone(&snapshots), String::new()));
+        let ours = root.join(".holdfast");
+        let collector_bucket = bucket.as_ref().map(|(access, layout)| Bucket {
+            store: Arc::clone(&access.store),
+            layout: layout.clone(),
+            owner: Arc::clone(&owner),
+        });
+        let waits = [report.gc_not_before, report.not_before]
+            .into_iter()
+            .flatten()
+            .max();
+        let collector = Collector::new(CollectorParts {
+            env: env.clone(),
+            config: Arc::clone(&config),
+            table: Arc::clone(&table),
+            markers: markers.clone(),
+            ours,
+            bucket: collector_bucket,
+            roots: vec![
+                snapshot_roots.clone(),
+                Arc::new(SessionRoots::new(Arc::clone(&sessions))),
+            ],
+            sessions: Arc::clone(&sessions),
+            cache: cache.clone(),
+            not_before: waits,
+        });
+        let recovery = Recovery::begin(&collector).await?;
+        let chunk_bucket = bucket
+            .zip(cache.clone())
+            .map(|((access, layout), cache)| ChunkBucket {
+                once: access.once,
+                store: access.store,
+                layout,
+                conditional_create: access.capabilities.conditional_create,
+                conditional_overwrite: access.capabilities.conditional_overwrite,
+                cache,
+            });
+        let chunks = Arc::new(ChunkStore {
+            env: env.clone(),
+            config: Arc::clone(&config),
+            table: Arc::clone(&table),
+            markers,
+            bucket: chunk_bucket,
+            not_before: report.not_before,
+        });
+        let this = Arc::new(Self {
+            gc_status: Mutex::new(load_status(&env, root.join(".gc-status")).await),
+            name,
+            env,
+            config,
+            root,
+            owner,
+            report,
+            table,
+            sessions,
+            snapshots,
+            snapshot_roots,
+            chunks,
+            reader,
+            cache,
+            metrics,
+            collector,
+            setting_aside: Arc::new(Semaphore::new(SETTING_ASIDE_MAX)),
+        });
+        this.clone().settle(recovery, waits);
+        let weak = Arc::downgrade(&this);
+        this.reader.on_damage(Box::new(move |digest, damage| {
+            report_damage(&weak, digest, damage)
+        }));
+        Ok(this)
+    }
+
+    /// Step 5 of the start.
+    fn settle(self: Arc<Self>, recovery: Recovery, waits: Option<Instant>) {
+        let env = self.env.clone();
+        if recovery.len() > 0 {
+            let (collector, late) = (Arc::clone(&self.collector), self.config.late_request_max);
+            let until = waits.unwrap_or_else(|| env.instant() + late);
+            tracing::info!(
+                digests = recovery.len(),
+                "deletes of an earlier life are waited for"
+            );
+            env.spawn(async move {
+                tokio::time::sleep_until(until).await;
+                if let Err(error) = recovery.end(&collector).await {
+                    tracing::error!(%error, "the journal of deletes could not be cleared; its chunks stay locked");
+                }
+            });
+        }
+        let weak = Arc::downgrade(&self);
+        let snapshots = Arc::clone(&self.snapshots);
+        env.spawn(async move {
+            if let Err(error) = snapshots.remove_unsealed().await
+                && weak.strong_count() > 0
+            {
+                tracing::warn!(%error, "unfinished backups could not be removed; the next start tries again");
+            }
+        });
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &DatastoreName {
+        &self.name
+    }
+
+    /// Its settings.
+    pub fn config(&self) -> &DatastoreConfig {
+        &self.config
+    }
+
+    /// The world it runs in.
+    pub fn env(&self) -> &Env {
+        &self.env
+    }
+
+    /// What its start found.
+    pub fn start_report(&self) -> &StartReport {
+        &self.report
+    }
+
+    /// Namespaces, groups and snapshots.
+    pub fn snapshots(&self) -> &Arc<Snapshots> {
+        &self.snapshots
+    }
+
+    /// Writers.
+    pub fn sessions(&self) -> &Arc<Sessions> {
+        &self.sessions
+    }
+
+    /// Chunks.
+    pub fn reader(&self) -> &Arc<ChunkReader> {
+        &self.reader
+    }
+
+    pub(crate) fn chunks(&self) -> &Arc<ChunkStore> {
+        &self.chunks
+    }
+
+    /// Counters of cache and reads.
+    pub fn cache_counts(&self) -> CacheCounts {
+        self.metrics.counts()
+    }
+
+    /// Bytes in the cache, temporary files included; 0 for a directory.
+    pub fn cache_bytes(&self) -> u64 {
+        self.cache.as_ref().map_or(0, |cache| cache.bytes_used())
+    }
+
+    /// How many inserts have waited for the release of a chunk that was being deleted.
+    pub fn condemned_waits(&self) -> u64 {
+        self.table.waits()
+    }
+
+    /// Begins a backup; see [`Backup`].
+    pub async fn begin_backup(self: &Arc<Self>, request: BackupRequest) -> Result<Arc<Backup>> {
+        Backup::begin(Arc::clone(self), request).await
+    }
+
+    /// Opens a snapshot for reading. With `who` the group must be his.
+    pub async fn begin_read(
+        self: &Arc<Self>,
+        namespace: &Namespace,
+        snapshot: &Snapshot,
+        who: Option<&AuthId>,
+    ) -> Result<Arc<SnapshotReader>> {
+        SnapshotReader::begin(self, namespace, snapshot, who).await
+    }
+
+    /// Whether a namespace exists.
+    pub async fn namespace_exists(&self, namespace: &Namespace) -> Result<bool> {
+        self.snapshots.has_namespace(namespace).await
+    }
+
+    /// Collects garbage. `upid` names the task in the status and in snapshots that turn out to be damaged.
+    pub async fn collect(
+        &self,
+        options: GcOptions,
+        upid: Option<String>,
+        job: &JobContext,
+    ) -> Result<GcStatus> {
+        self.snapshots.collectable()?;
+        self.snapshot_roots
+            .set_task(upid.clone().unwrap_or_default());
+        let mut status = self.collector.run(options, job).await?;
+        status.upid = upid;
+        if !options.dry_run {
+            self.collector
+                .save_status(self.root.clone(), &status)
+                .await?;
+            *self
+                .gc_status
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner) = Some(status.clone());
+        }
+        Ok(status)
+    }
+
+    /// What the last collection did.
+    pub fn gc_status(&self) -> Option<GcStatus> {
+        self.gc_status
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Room. A bucket's use is what the last collection counted.
+    pub async fn space(&self) -> Result<DatastoreSpace> {
+        if self.cache.is_some() {
+            let used = self
+                .gc_status()
+                .map_or(0, |status| status.disk_bytes + status.pending_bytes);
+            return Ok(DatastoreSpace {
+                total: used.saturating_add(BUCKET_ROOM),
+                used,
+                avail: BUCKET_ROOM,
+            });
+        }
+        let root = self.root.clone();
+        let free = self
+            .env
+            .io(move |files: &dyn Files| files.free_space(&root))
+            .await
+            .about(&self.root)?;
+        let used = free.bytes_total.saturating_sub(free.bytes_free);
+        Ok(DatastoreSpace {
+            total: free.bytes_total.max(1),
+            used,
+            avail: free.bytes_free,
+        })
+    }
+
+    /// Ends all sessions, waits for what runs, and records a clean stop if nothing is open or unknown. Returns whether
+    /// it did.
+    pub async fn close(&self) -> Result<bool> {
+        for session in self.sessions.list() {
+            self.sessions
+                .kill(session.id.seq, "the server is shutting down");
+        }
+        if let Some(cache) = &self.cache {
+            cache.stop();
+        }
+        let deadline = self.env.instant() + DRAIN_MAX;
+        while self.sessions.oldest_open().is_some() && self.env.instant() < deadline {
+            self.env.sleep(Duration::from_millis(20)).await;
+        }
+        if self.sessions.oldest_open().is_some() || self.collector.is_busy() {
+            return Ok(false);
+        }
+        self.owner.stop_clean().await?;
+        Ok(true)
+    }
+}
+
+async fn load_status(env: &Env, path: PathBuf) -> Option<GcStatus> {
+    let data = env
+        .io(move |files: &dyn Files| optional(files.read(&path)))
+        .await
+        .ok()
+        .flatten()?;
+    serde_json::from_slice(&data).ok()
+}
+
+/// Acts on a chunk that turned out to be damaged: what is missing is announced to open sessions, what is corrupt (read
+/// twice) is set aside as well, so that the next backup that carries the chunk heals it.
+fn report_damage(datastore: &Weak<Datastore>, digest: Digest, damage: &Damage) {
+    let Some(datastore) = datastore.upgrade() else {
+        return;
+    };
+    tracing::error!(datastore = %datastore.name, %digest, ?damage, "a stored chunk cannot be read");
+    datastore.sessions.announce_lost(&digest);
+    if !matches!(damage, Damage::Corrupt(_)) {
+        return;
+    }
+    let Ok(permit) = Arc::clone(&datastore.setting_aside).try_acquire_owned() else {
+        return;
+    };
+    let collector = Arc::clone(&datastore.collector);
+    datastore.env.spawn(async move {
+        if let Err(error) = collector.set_aside(digest).await {
+            tracing::error!(%digest, %error, "the corrupt chunk could not be set aside");
+        }
+        drop(permit);
+    });
+}
+
+async fn open_directory(
+    env: &Env,
+    config: &Arc<DatastoreConfig>,
+    root: PathBuf,
+    options: &OpenOptions,
+) -> Result<Parts> {
+    let (owner, report) = Owner::open_directory(env, &root).await?;
+    let (table, markers, metrics) = (
+        ChunkTable::new(),
+        Markers::new(&root),
+        Arc::new(CacheMetrics::default()),
+    );
+    create_dirs(env, &markers).await?;
+    let contents = Contents::open_directory(env, &root, config.sync_level);
+    let reader = ChunkReader::directory(
+        env.clone(),
+        markers.clone(),
+        options.budget.clone(),
+        Arc::clone(&metrics),
+        config.read_ahead_bytes_max,
+    );
+    let owner = Arc::new(owner);
+    Ok(Parts {
+        root,
+        owner,
+        report,
+        contents,
+        bucket: None,
+        cache: None,
+        reader,
+        table,
+        markers,
+        metrics,
+    })
+}
+
+async fn open_bucket(
+    env: &Env,
+    config: &Arc<DatastoreConfig>,
+    layout: BucketLayout,
+    cache_dir: PathBuf,
+    cache_bytes_max: u64,
+    access: BucketAccess,
+    options: &OpenOptions,
+) -> Result<Parts> {
+    let owner_config = OwnerConfig {
+        layout: layout.clone(),
+        cache_dir: cache_dir.clone(),
+        hostname: options.hostname.clone(),
+        capabilities: access.capabilities,
+        take_over: options.take_over,
+        previous_owner_is_dead: options.previous_owner_is_dead,
+        late_request_max: config.late_request_max,
+        signature_window: access.signature_window,
+    };
+    let (owner, report) = Owner::open_bucket(env, Arc::clone(&access.store), owner_config).await?;
+    let (table, markers, metrics) = (
+        ChunkTable::new(),
+        Markers::new(&cache_dir),
+        Arc::new(CacheMetrics::default()),
+    );
+    if !report.markers_trusted {
+        let dropped = markers.clone();
+        let drop_all = move |files: &dyn Files| -> Result<()> {
+            for dir in [dropped.chunks(), dropped.using(), dropped.uploads()] {
+                optional(files.remove_tree(dir)).about(dir)?;
+            }
+            Ok(())
+        };
+        env.io(drop_all).await?;
+        owner.markers_dropped().await?;
+    }
+    create_dirs(env, &markers).await?;
+    let cache = Cache::open(
+        env.clone(),
+        markers.clone(),
+        Arc::clone(&table),
+        cache_bytes_max,
+        Arc::clone(&metrics),
+    )
+    .await?;
+    let locations =
+        ChunkLocations::new(layout.prefix()).map_err(|error| Error::Invalid(error.to_string()))?;
+    let fills = Fills::new(
+        env.clone(),
+        Arc::clone(&access.store),
+        locations,
+        Arc::clone(&table),
+        Arc::clone(&cache),
+        options.budget.clone(),
+        Arc::clone(&metrics),
+    );
+    if let Some(until) = report.not_before {
+        fills.set_inserting(false);
+        let fills = fills.clone();
+        env.spawn(async move {
+            tokio::time::sleep_until(until).await;
+            fills.set_inserting(true);
+        });
+    }
+    let reader = ChunkReader::bucket(
+        env.clone(),
+        markers.clone(),
+        Arc::clone(&table),
+        fills,
+        options.budget.clone(),
+        Arc::clone(&metrics),
+        config.read_ahead_bytes_max,
+    );
+    let contents = Contents::open_bucket(
+        env,
+        Arc::clone(&access.store),
+        layout.clone(),
+        access.capabilities,
+        &cache_dir,
+    )
+    .await?;
+    let (owner, bucket, cache) = (Arc::new(owner), Some((access, layout)), Some(cache));
+    Ok(Parts {
+        root: cache_dir,
+        owner,
+        report,
+        contents,
+        bucket,
+        cache,
+        reader,
+        table,
+        markers,
+        metrics,
+    })
+}
+
+async fn create_dirs(env: &Env, markers: &Markers) -> Result<()> {
+    let created = markers.clone();
+    env.io(move |files: &dyn Files| created.create_dirs(files))
+        .await
+        .about(markers.chunks())
+}

@@ -1,0 +1,71 @@
+//! `holdfast gc`: start, status.
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+
+use super::ServerArgs;
+use super::output;
+use super::progress::Progress;
+use super::task::follow;
+
+/// `holdfast gc …`
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum GcCommand {
+    /// Collect garbage: remove the chunks that no snapshot needs. Prints the log to its end.
+    Start {
+        /// Print the task's id and leave it to run.
+        #[arg(long)]
+        detach: bool,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Show what the last garbage collection found and removed.
+    Status {
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+}
+
+impl GcCommand {
+    pub(super) async fn run(self, progress: &Progress) -> anyhow::Result<()> {
+        match self {
+            Self::Start { detach, server } => {
+                let mut session = server.session().await?;
+                let path = session.datastore("gc");
+                let started = session.post(&path, &json!({})).await?;
+                let upid = started
+                    .as_str()
+                    .context("the server's answer is not understood: it is no task id")?;
+                if detach {
+                    return server.output().value(&started, upid);
+                }
+                follow(&mut session, upid, server.output(), progress).await
+            }
+            Self::Status { server } => {
+                let mut session = server.session().await?;
+                let path = session.datastore("gc");
+                let status = session.get(&path, &[]).await?["data"].take();
+                server.output().value(&status, &lines(&status))
+            }
+        }
+    }
+}
+
+/// One line for each member, bytes with their unit.
+fn lines(status: &Value) -> String {
+    let Some(members) = status.as_object() else {
+        return output::plain(status);
+    };
+    let lines = members
+        .iter()
+        .filter(|(_, value)| !value.is_null())
+        .map(|(name, value)| {
+            let value = if name.ends_with("-bytes") {
+                output::bytes_of(value)
+            } else {
+                output::plain(value)
+            };
+            format!("{name}: {value}")
+        });
+    lines.collect::<Vec<_>>().join("\n")
+}
