@@ -6,6 +6,7 @@
 )]
 
 mod api;
+mod app;
 mod atomic_file;
 mod auth;
 mod client;
@@ -14,8 +15,10 @@ mod config;
 mod control;
 mod daemon;
 mod entropy;
+mod idle_io;
 mod instance;
 mod jobs;
+mod protocol;
 mod shutdown;
 mod stores;
 mod tasks;
