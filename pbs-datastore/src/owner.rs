@@ -76,6 +76,9 @@ pub struct OwnerConfig {
     pub cache_dir: PathBuf,
     /// This machine's name, shown to whoever is refused.
     pub hostname: String,
+    /// Id of the installation, of which one process runs at a time: it may go on with an empty cache directory without
+    /// taking over, for nobody else can be the owner.
+    pub installation: String,
     /// What the server supports.
     pub capabilities: Capabilities,
     /// Take the prefix from another owner.
