@@ -9,7 +9,6 @@ mod answer;
 mod backup;
 mod call;
 mod connection;
-mod contract;
 mod flow;
 mod memory;
 mod reader;
@@ -17,7 +16,12 @@ mod session;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::admission::{FindDatastore, OnFinished, Protocol, ProtocolName};
-pub(crate) use self::contract::{Backup, BackupRequest, Datastore, IndexKind, SnapshotReader};
-pub(crate) use self::memory::ProtocolMemory;
-pub(crate) use self::session::{SessionKind, SessionReport, SessionSubject, SessionTable};
+#[expect(
+    unused_imports,
+    reason = "the surface for the daemon's start and for its endpoints"
+)]
+pub(crate) use self::{
+    admission::{FindDatastore, OnFinished, Protocol, ProtocolName},
+    memory::ProtocolMemory,
+    session::{SessionKind, SessionReport, SessionSubject, SessionTable},
+};

@@ -7,10 +7,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
-use pbs_datastore::Digest;
+use pbs_datastore::{Digest, SnapshotReader};
 use tokio::sync::Semaphore;
 
-use super::SnapshotReader;
 use super::answer::{AnswerBody, Refusal, json, raw};
 use super::backup::absent;
 use super::call::{Call, archive_name, directory, take, take_file_name};

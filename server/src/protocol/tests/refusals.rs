@@ -78,7 +78,7 @@ async fn an_upgrade_is_refused_before_anything_is_made() {
             READER,
             "full",
             400,
-            "does not exist",
+            "host/a",
         ),
         (
             good.replace("backup?", "reader?"),
@@ -159,7 +159,8 @@ async fn groups_times_owners_and_numbers_are_checked() {
     let (status, text) = fixture.refused(backup(&fixture, "d", 0, "backup")).await;
     assert_eq!(status, 503);
     assert!(text.contains("backup-sessions-max"), "{text}");
-    session.finish().await;
+    session.put_blob("x.conf.blob", b"text").await;
+    session.finish(&snapshot("a", 1)).await;
     drop((session, more));
     fixture.settle().await;
     assert_eq!(
@@ -174,7 +175,7 @@ async fn groups_times_owners_and_numbers_are_checked() {
     );
     let (status, text) = fixture.refused(backup(&fixture, "a", 2, "other")).await;
     assert_eq!(status, 400);
-    assert!(text.contains("owner"), "{text}");
+    assert!(text.contains("belongs to"), "{text}");
     let read = |token| fixture.upgrade_request(&reader, READER, token);
     assert_eq!(
         fixture.refused(read("other")).await.0,
@@ -552,7 +553,8 @@ async fn errors_of_the_reader_protocol_and_after_a_finish() {
     let snapshot = snapshot("raw", 0);
     let session = fixture.backup(&snapshot).await;
     let (get, post, none) = (Method::GET, Method::POST, Bytes::new());
-    session.finish().await;
+    session.put_blob("x.conf.blob", b"text").await;
+    session.finish(&snapshot).await;
     refuse(&session, post.clone(), "/finish", &none, 400, true).await;
     refuse(
         &session,
