@@ -30,7 +30,7 @@ use tokio::time::timeout;
 use super::backup::BackupSession;
 use super::connection::{Bounds, ConnectionEnd, Surroundings, serve};
 use super::flow::StreamExecutor;
-use super::memory::{ProtocolMemory, Window, WriterMemory};
+use super::memory::{ProtocolMemory, ReaderMemory, WriterMemory};
 use super::reader::ReaderSession;
 use super::session::{OpenSession, SessionKind, SessionSubject, SessionTable};
 use crate::api::{ApiError, Delays, Params};
@@ -134,7 +134,7 @@ impl UpgradeParams {
 /// What an admitted session works on, and with which memory.
 enum Work {
     Backup(Arc<Backup>, WriterMemory),
-    Reader(Arc<SnapshotReader>, Window),
+    Reader(Arc<SnapshotReader>, ReaderMemory),
 }
 
 /// A session whose checks are done.
@@ -328,7 +328,7 @@ impl Protocol {
         who: &Principal,
         owner_needed: bool,
     ) -> Result<Work, ApiError> {
-        let window = self.memory.open_reader().await.ok_or_else(no_window)?;
+        let memory = self.memory.open_reader().await.ok_or_else(no_window)?;
         let owner = if owner_needed {
             Some(datastore_id(who)?)
         } else {
@@ -337,7 +337,7 @@ impl Protocol {
         let reader = datastore
             .begin_read(&params.namespace, &params.snapshot, owner.as_ref())
             .await;
-        Ok(Work::Reader(reader.map_err(refused)?, window))
+        Ok(Work::Reader(reader.map_err(refused)?, memory))
     }
 
     fn start_task(&self, subject: &SessionSubject) -> Result<Task, ApiError> {
@@ -402,9 +402,10 @@ impl Protocol {
                 };
                 serve(io, around(&memory.window), ended, answer).await
             }
-            Work::Reader(reader, window) => {
+            Work::Reader(reader, memory) => {
                 let served = Arc::new(ReaderSession::new(
                     Arc::clone(reader),
+                    memory,
                     progress,
                     task.logger(),
                 ));
@@ -412,7 +413,7 @@ impl Protocol {
                     let served = Arc::clone(&served);
                     async move { served.answer(request).await }
                 };
-                serve(io, around(window), ended, answer).await
+                serve(io, around(&memory.window), ended, answer).await
             }
         }
     }
