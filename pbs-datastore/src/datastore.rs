@@ -20,18 +20,19 @@ use s3_client::ObjectStore;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+mod open;
+
+use self::open::{Parts, open_bucket, open_directory};
 use crate::backup::{Backup, BackupRequest, SnapshotReader};
 use crate::cache::Cache;
-use crate::cache::fill::{Damage, Fills};
+use crate::cache::fill::Damage;
 use crate::chunk_store::guard::ChunkTable;
 use crate::chunk_store::insert::{ChunkBucket, ChunkStore};
-use crate::chunk_store::marker::Markers;
-use crate::contents::Contents;
 use crate::error::About as _;
 use crate::files::{Files, optional};
 use crate::gc::{Bucket, Collector, CollectorParts, Recovery};
 use crate::metrics::CacheMetrics;
-use crate::owner::{Capabilities, Owner, OwnerConfig, StartReport};
+use crate::owner::{Capabilities, Owner, StartReport};
 use crate::roots::{SessionRoots, SnapshotRoots};
 use crate::{
     AuthId, Backend, BucketLayout, CacheCounts, ChunkReader, DatastoreConfig, DatastoreName,
@@ -60,6 +61,8 @@ pub struct BucketAccess {
 pub struct OpenOptions {
     /// This machine's name, shown to whoever is refused.
     pub hostname: String,
+    /// Id of the installation, of which one process runs at a time.
+    pub installation: String,
     /// Take the prefix from another owner.
     pub take_over: bool,
     /// The operator states that the owner before runs no more and will not run again.
@@ -105,20 +108,6 @@ pub struct Datastore {
     collector: Arc<Collector>,
     gc_status: Mutex<Option<GcStatus>>,
     setting_aside: Arc<Semaphore>,
-}
-
-/// The parts that differ between a bucket and a directory.
-struct Parts {
-    root: PathBuf,
-    owner: Arc<Owner>,
-    report: StartReport,
-    contents: Contents,
-    bucket: Option<(BucketAccess, BucketLayout)>,
-    cache: Option<Arc<Cache>>,
-    reader: Arc<ChunkReader>,
-    table: Arc<ChunkTable>,
-    markers: Markers,
-    metrics: Arc<CacheMetrics>,
 }
 
 impl Datastore {
@@ -438,10 +427,15 @@ impl Datastore {
             cache.stop();
         }
         let deadline = self.env.instant() + DRAIN_MAX;
-        while self.sessions.oldest_open().is_some() && self.env.instant() < deadline {
+        while (self.sessions.oldest_open().is_some() || !self.snapshots.is_idle())
+            && self.env.instant() < deadline
+        {
             self.env.sleep(Duration::from_millis(20)).await;
         }
-        if self.sessions.oldest_open().is_some() || self.collector.is_busy() {
+        if self.sessions.oldest_open().is_some()
+            || self.collector.is_busy()
+            || !self.snapshots.is_idle()
+        {
             return Ok(false);
         }
         self.owner.stop_clean().await?;
@@ -479,141 +473,4 @@ fn report_damage(datastore: &Weak<Datastore>, digest: Digest, damage: &Damage) {
         }
         drop(permit);
     });
-}
-
-async fn open_directory(
-    env: &Env,
-    config: &Arc<DatastoreConfig>,
-    root: PathBuf,
-    options: &OpenOptions,
-) -> Result<Parts> {
-    let (owner, report) = Owner::open_directory(env, &root).await?;
-    let (table, markers, metrics) = (
-        ChunkTable::new(),
-        Markers::new(&root),
-        Arc::new(CacheMetrics::default()),
-    );
-    create_dirs(env, &markers).await?;
-    let contents = Contents::open_directory(env, &root, config.sync_level);
-    let reader = ChunkReader::directory(
-        env.clone(),
-        markers.clone(),
-        options.budget.clone(),
-        Arc::clone(&metrics),
-        config.read_ahead_bytes_max,
-    );
-    let owner = Arc::new(owner);
-    Ok(Parts {
-        root,
-        owner,
-        report,
-        contents,
-        bucket: None,
-        cache: None,
-        reader,
-        table,
-        markers,
-        metrics,
-    })
-}
-
-async fn open_bucket(
-    env: &Env,
-    config: &Arc<DatastoreConfig>,
-    layout: BucketLayout,
-    cache_dir: PathBuf,
-    cache_bytes_max: u64,
-    access: BucketAccess,
-    options: &OpenOptions,
-) -> Result<Parts> {
-    let owner_config = OwnerConfig {
-        layout: layout.clone(),
-        cache_dir: cache_dir.clone(),
-        hostname: options.hostname.clone(),
-        capabilities: access.capabilities,
-        take_over: options.take_over,
-        previous_owner_is_dead: options.previous_owner_is_dead,
-        late_request_max: config.late_request_max,
-        signature_window: access.signature_window,
-    };
-    let (owner, report) = Owner::open_bucket(env, Arc::clone(&access.store), owner_config).await?;
-    let (table, markers, metrics) = (
-        ChunkTable::new(),
-        Markers::new(&cache_dir),
-        Arc::new(CacheMetrics::default()),
-    );
-    if !report.markers_trusted {
-        let dropped = markers.clone();
-        let drop_all = move |files: &dyn Files| -> Result<()> {
-            for dir in [dropped.chunks(), dropped.using(), dropped.uploads()] {
-                optional(files.remove_tree(dir)).about(dir)?;
-            }
-            Ok(())
-        };
-        env.io(drop_all).await?;
-        owner.markers_dropped().await?;
-    }
-    create_dirs(env, &markers).await?;
-    let cache = Cache::open(
-        env.clone(),
-        markers.clone(),
-        Arc::clone(&table),
-        cache_bytes_max,
-        Arc::clone(&metrics),
-    )
-    .await?;
-    let fills = Fills::new(
-        env.clone(),
-        Arc::clone(&access.store),
-        layout.clone(),
-        Arc::clone(&table),
-        Arc::clone(&cache),
-        options.budget.clone(),
-        Arc::clone(&metrics),
-    );
-    if let Some(until) = report.not_before {
-        fills.set_inserting(false);
-        let fills = fills.clone();
-        env.spawn(async move {
-            tokio::time::sleep_until(until).await;
-            fills.set_inserting(true);
-        });
-    }
-    let reader = ChunkReader::bucket(
-        env.clone(),
-        markers.clone(),
-        Arc::clone(&table),
-        fills,
-        options.budget.clone(),
-        Arc::clone(&metrics),
-        config.read_ahead_bytes_max,
-    );
-    let contents = Contents::open_bucket(
-        env,
-        Arc::clone(&access.store),
-        layout.clone(),
-        access.capabilities,
-        &cache_dir,
-    )
-    .await?;
-    let (owner, bucket, cache) = (Arc::new(owner), Some((access, layout)), Some(cache));
-    Ok(Parts {
-        root: cache_dir,
-        owner,
-        report,
-        contents,
-        bucket,
-        cache,
-        reader,
-        table,
-        markers,
-        metrics,
-    })
-}
-
-async fn create_dirs(env: &Env, markers: &Markers) -> Result<()> {
-    let created = markers.clone();
-    env.io(move |files: &dyn Files| created.create_dirs(files))
-        .await
-        .about(markers.chunks())
 }

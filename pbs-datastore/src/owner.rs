@@ -76,6 +76,9 @@ pub struct OwnerConfig {
     pub cache_dir: PathBuf,
     /// This machine's name, shown to whoever is refused.
     pub hostname: String,
+    /// Id of the installation, of which one process runs at a time: it may go on with an empty cache directory without
+    /// taking over, for nobody else can be the owner.
+    pub installation: String,
     /// What the server supports.
     pub capabilities: Capabilities,
     /// Take the prefix from another owner.
@@ -239,11 +242,16 @@ impl Owner {
             .await
     }
 
-    /// Step 5 for a directory that did not agree: its markers are gone, durably.
+    /// Step 5 for a directory that did not agree: its markers have been removed. Makes that durable first, for a marker
+    /// that a power loss brings back would be trusted.
     pub async fn markers_dropped(&self) -> Result<()> {
         let Some(bucket) = &self.bucket else {
             return Ok(());
         };
+        let dir = bucket.cache_dir.clone();
+        self.env
+            .io(move |files| files.sync_file_system(&dir).about(&dir))
+            .await?;
         let mut written = bucket.written.lock().await;
         written.directory_agrees = true;
         bucket

@@ -132,9 +132,9 @@ impl Collector {
         })
     }
 
-    /// Whether a run is under way.
+    /// Whether a run is under way, or a chunk is being set aside.
     pub(crate) fn is_busy(&self) -> bool {
-        self.running.try_lock().is_err()
+        self.running.try_lock().is_err() || self.batch.try_lock().is_err()
     }
 
     fn cache_forget(&self, digest: &Digest) {

@@ -24,6 +24,9 @@ pub(super) struct Record {
     /// Id of the cache directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) instance: Option<String>,
+    /// Id of the installation that runs the daemon; it outlives the cache directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) installation: Option<String>,
     /// Id of the process start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) start: Option<String>,

@@ -85,11 +85,13 @@ impl Start {
             )));
         }
         let ours = self.local.as_ref().map(|local| local.instance.as_str());
-        let is_ours = found.instance.is_some() && found.instance.as_deref() == ours;
+        // A deleted cache directory has taken the instance with it; the installation is the same, and it runs once.
+        let is_rebuilt =
+            ours.is_none() && found.installation.as_ref() == Some(&self.config.installation);
+        let is_ours = found.instance.is_some() && (found.instance.as_deref() == ours || is_rebuilt);
         if !is_ours && !self.config.take_over {
             return Err(Error::NotOwner(format!(
-                "the prefix '{}' belongs to {}; make sure that nobody else writes there, then start once with --take-over \
-                 (also if this machine's cache directory was deleted or moved)",
+                "the prefix '{}' belongs to {}; make sure that nobody else writes there, then start once with --take-over",
                 self.config.layout.prefix(),
                 found.holder()
             )));
@@ -220,6 +222,7 @@ impl Start {
             hostname: format!("{} (holdfast)", self.config.hostname),
             mode: Some(MODE_SINGLE.to_owned()),
             instance: Some(instance.to_owned()),
+            installation: Some(self.config.installation.clone()),
             start: Some(start.to_owned()),
             counter: found.counter.max(local.counter) + 1,
             // Where the record was lost, or is another's, no directory may agree with it by chance.

@@ -39,6 +39,7 @@ impl World {
             layout: BucketLayout::new(&"store".parse().unwrap()),
             cache_dir: self.dir.path().join(dir),
             hostname: "host".into(),
+            installation: format!("installation {dir}"),
             capabilities: Capabilities {
                 conditional_create: true,
                 conditional_overwrite: true,
@@ -327,4 +328,16 @@ async fn a_directory_datastore_is_locked_and_gets_a_format() {
     .unwrap();
     let (_, report) = Owner::open_directory(&world.env, &root).await.unwrap();
     assert!(report.no_collect.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_cache_directory_is_rebuilt_without_taking_over() {
+    let world = World::new();
+    drop(world.first().await);
+    std::fs::remove_dir_all(world.dir.path().join("a")).unwrap();
+    let (owner, report) = world.open("a").await.unwrap();
+    assert!(!report.markers_trusted && !report.clean);
+    // What was on its way when the directory went must be over before anything is believed (I3).
+    assert_eq!(report.not_before, Some(world.env.instant() + T));
+    assert!(owner.fence().check().await.is_ok());
 }

@@ -149,6 +149,7 @@ impl World {
             layout: layout.clone(),
             cache_dir: cache_dir.clone(),
             hostname: "test".into(),
+            installation: "installation".into(),
             capabilities,
             take_over: false,
             previous_owner_is_dead: false,

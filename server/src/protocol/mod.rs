@@ -16,12 +16,8 @@ mod session;
 #[cfg(test)]
 mod tests;
 
-#[expect(
-    unused_imports,
-    reason = "the surface for the daemon's start and for its endpoints"
-)]
 pub(crate) use self::{
-    admission::{FindDatastore, OnFinished, Protocol, ProtocolName},
+    admission::{Protocol, ProtocolName},
     memory::ProtocolMemory,
-    session::{SessionKind, SessionReport, SessionSubject, SessionTable},
+    session::{SessionReport, SessionTable},
 };

@@ -92,6 +92,7 @@ impl World {
             layout: Self::layout(),
             cache_dir: self.cache(dir),
             hostname: "host".into(),
+            installation: "installation".into(),
             capabilities: self.capabilities,
             take_over,
             previous_owner_is_dead: false,

@@ -26,7 +26,8 @@ use crate::app::{App, whole};
 use crate::auth::{AccountChange, Authority, Passwords};
 use crate::clock::Clock;
 use crate::config::{ConfigStore, Secrets, SecretsStore};
-use crate::protocol::{Protocol, ProtocolMemory, SessionSubject, SessionTable};
+use crate::protocol::session::SessionSubject;
+use crate::protocol::{Protocol, ProtocolMemory, SessionTable};
 use crate::shutdown::{Drained, Shutdown};
 use crate::tasks::{Outcome, TaskFilter, TaskRegistry};
 use crate::tls::ServerTls;
@@ -358,6 +359,7 @@ async fn open_datastore(
     let config = DatastoreConfig::new("store1", Backend::Directory(path));
     let options = OpenOptions {
         hostname: "pbs".to_owned(),
+        installation: "0123456789abcdef0123456789abcdef".to_owned(),
         take_over: false,
         previous_owner_is_dead: false,
         budget,
