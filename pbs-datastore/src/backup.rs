@@ -18,6 +18,24 @@ use crate::{
     Error, Index, Namespace, Result, SessionId, SessionState, Snapshot, SnapshotRef, WriterSession,
 };
 
+/// Which kind of index a writer makes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IndexKind {
+    /// `.didx`: chunks of any size, appended.
+    Dynamic,
+    /// `.fidx`: chunks of 4 MiB, in any order.
+    Fixed,
+}
+
+impl IndexKind {
+    fn archive(self) -> ArchiveKind {
+        match self {
+            Self::Dynamic => ArchiveKind::Dynamic,
+            Self::Fixed => ArchiveKind::Fixed,
+        }
+    }
+}
+
 /// What a client wants to back up.
 #[derive(Clone, Debug)]
 pub struct BackupRequest {
@@ -164,11 +182,16 @@ impl Backup {
         Ok(wid)
     }
 
+    /// Whether an index of `kind` is open under this id; to be asked before a chunk's body is read.
+    pub fn check_writer(&self, wid: u16, kind: IndexKind) -> Result<()> {
+        self.writer.check_writer(wid, kind.archive())
+    }
+
     /// Takes an uploaded chunk for an open index: verifies it off the runtime's threads, then inserts it.
     pub async fn upload(
         &self,
         wid: u16,
-        kind: ArchiveKind,
+        kind: IndexKind,
         digest: Digest,
         size: u32,
         encoded: Bytes,
@@ -182,7 +205,9 @@ impl Backup {
             VerifiedChunk::check(blob, digest, size)
         };
         let chunk = self.datastore.env().compute(verify).await?;
-        self.writer.admit_chunk(wid, kind, u64::from(size)).await?;
+        self.writer
+            .admit_chunk(wid, kind.archive(), u64::from(size))
+            .await?;
         let inserted = self
             .datastore
             .chunks()
@@ -197,25 +222,22 @@ impl Backup {
     }
 
     /// Enters chunks into an open index: digest and start offset.
-    pub async fn append(
-        &self,
-        wid: u16,
-        kind: ArchiveKind,
-        chunks: &[(Digest, u64)],
-    ) -> Result<()> {
-        self.writer.append(wid, kind, chunks).await
+    pub async fn append(&self, wid: u16, kind: IndexKind, chunks: &[(Digest, u64)]) -> Result<()> {
+        self.writer.append(wid, kind.archive(), chunks).await
     }
 
     /// Closes an index and stores it.
     pub async fn close(
         &self,
         wid: u16,
-        kind: ArchiveKind,
+        kind: IndexKind,
         chunk_count: u64,
         size: u64,
         csum: Digest,
     ) -> Result<()> {
-        self.writer.close(wid, kind, chunk_count, size, csum).await
+        self.writer
+            .close(wid, kind.archive(), chunk_count, size, csum)
+            .await
     }
 
     /// Stores a blob.

@@ -16,7 +16,7 @@ use s3_client::{
 };
 
 use crate::error::{About as _, Error, Result};
-use crate::files::{DirEntry, FILE_MODE, optional, replace};
+use crate::files::{DirEntry, optional, replace};
 use crate::layout::{BucketLayout, Folder, LocalLayout, Place};
 use crate::mirror::{Content, Mirror, MirrorEntry, RefreshStats, remove_empty_above};
 use crate::snapshots::Lock;
@@ -288,19 +288,6 @@ impl Contents {
             Backing::Bucket(bucket) => bucket.mirror.fetch(&bucket.name(place)).await,
             Backing::Directory(_) => Ok(false),
         }
-    }
-
-    /// Creates an empty file in the place of temporary files.
-    pub(crate) async fn create_temporary(&self, parts: Vec<Bytes>) -> Result<PathBuf> {
-        let dir = self.temporary();
-        let path = dir.join(uuid::Uuid::from_bytes(self.env.random_16()).to_string());
-        self.env
-            .io(move |files| {
-                files.create_dirs(&dir).about(&dir)?;
-                files.create(&path, FILE_MODE, &parts, false).about(&path)?;
-                Ok(path)
-            })
-            .await
     }
 }
 

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use s3_client::ObjectStore;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use crate::backup::{Backup, BackupRequest, SnapshotReader};
@@ -82,6 +83,9 @@ pub struct DatastoreSpace {
 /// A bucket has no size; clients divide by a total, so they are shown this much room above what is used.
 const BUCKET_ROOM: u64 = 1 << 50;
 
+/// Corrupt chunks waiting to be set aside; more are found again by the next read.
+const SETTING_ASIDE_MAX: usize = 16;
+
 /// An open datastore.
 #[derive(Debug)]
 pub struct Datastore {
@@ -101,6 +105,7 @@ pub struct Datastore {
     metrics: Arc<CacheMetrics>,
     collector: Arc<Collector>,
     gc_status: Mutex<Option<GcStatus>>,
+    setting_aside: Arc<Semaphore>,
 }
 
 /// The parts that differ between a bucket and a directory.
@@ -253,6 +258,7 @@ impl Datastore {
             cache,
             metrics,
             collector,
+            setting_aside: Arc::new(Semaphore::new(SETTING_ASIDE_MAX)),
         });
         this.clone().settle(recovery, waits);
         let weak = Arc::downgrade(&this);
@@ -453,14 +459,27 @@ async fn load_status(env: &Env, path: PathBuf) -> Option<GcStatus> {
     serde_json::from_slice(&data).ok()
 }
 
-/// Tells sessions and the log about a chunk that turned out to be damaged. What is to be done about a corrupt object is
-/// decided by a verification, which reads it again.
+/// Acts on a chunk that turned out to be damaged: what is missing is announced to open sessions, what is corrupt (read
+/// twice) is set aside as well, so that the next backup that carries the chunk heals it.
 fn report_damage(datastore: &Weak<Datastore>, digest: Digest, damage: &Damage) {
     let Some(datastore) = datastore.upgrade() else {
         return;
     };
-    datastore.sessions.announce_lost(&digest);
     tracing::error!(datastore = %datastore.name, %digest, ?damage, "a stored chunk cannot be read");
+    datastore.sessions.announce_lost(&digest);
+    if !matches!(damage, Damage::Corrupt(_)) {
+        return;
+    }
+    let Ok(permit) = Arc::clone(&datastore.setting_aside).try_acquire_owned() else {
+        return;
+    };
+    let collector = Arc::clone(&datastore.collector);
+    datastore.env.spawn(async move {
+        if let Err(error) = collector.set_aside(digest).await {
+            tracing::error!(%digest, %error, "the corrupt chunk could not be set aside");
+        }
+        drop(permit);
+    });
 }
 
 async fn open_directory(

@@ -41,7 +41,7 @@ mod zstd_frame;
 
 pub use archive_name::{ArchiveKind, ArchiveName};
 pub use auth_id::{AuthId, TOKEN_NAME_BYTES_MAX, TokenId, UserId};
-pub use backup::{Backup, BackupRequest, SnapshotReader};
+pub use backup::{Backup, BackupRequest, IndexKind, SnapshotReader};
 pub use blob::{BlobError, BlobKind, CHUNK_BYTES_MAX, CHUNK_ENCODED_BYTES_MAX, DataBlob};
 pub use budget::{MemoryBudget, MemoryPermit};
 pub use cache::ReadAhead;

@@ -126,10 +126,6 @@ impl Snapshots {
         &self.fence
     }
 
-    pub(crate) fn locks(&self) -> &Arc<Locks> {
-        &self.locks
-    }
-
     /// Instance and start, for the metadata of what is written.
     pub(crate) fn committer(&self) -> (&str, &str) {
         (&self.instance, &self.start)

@@ -6,14 +6,21 @@
 )]
 
 mod api;
+mod app;
 mod atomic_file;
 mod auth;
 mod client;
 mod clock;
 mod config;
+mod control;
+mod daemon;
 mod entropy;
+mod idle_io;
 mod instance;
+mod jobs;
+mod protocol;
 mod shutdown;
+mod stores;
 mod tasks;
 mod tls;
 

@@ -53,23 +53,34 @@ pub(super) struct BatchResult {
 
 /// Step 1 is done.
 #[derive(Debug)]
-struct Condemned {
-    chunks: Vec<Stored>,
-    condemnation: Condemnation,
-    rescued: u64,
+pub(super) struct Condemned {
+    pub(super) chunks: Vec<Stored>,
+    pub(super) condemnation: Condemnation,
+    pub(super) rescued: u64,
 }
 
 /// Steps 2 and 3 are done; deletes take nothing else.
 #[derive(Debug)]
-struct Confirmed {
+pub(super) struct Confirmed {
     chunks: Vec<Stored>,
     condemnation: Condemnation,
     pass: FencePass,
 }
 
+impl Confirmed {
+    /// No delete is sent after all; the markers go all the same, and the digests are released.
+    pub(super) fn given_up(self) -> Deleted {
+        Deleted {
+            condemnation: self.condemnation,
+            lost_at: None,
+            refused: Vec::new(),
+        }
+    }
+}
+
 /// Step 4 is done.
 #[derive(Debug)]
-struct Deleted {
+pub(super) struct Deleted {
     condemnation: Condemnation,
     lost_at: Option<Instant>,
     refused: Vec<Digest>,
@@ -102,6 +113,7 @@ impl Collector {
         batch: Vec<Stored>,
         cutoff: Cutoff,
     ) -> Result<BatchResult> {
+        let _batch = self.batch.lock().await;
         let condemned = self.condemn(batch, cutoff.time).await?;
         let rescued = condemned.rescued;
         if condemned.chunks.is_empty() {
@@ -171,7 +183,7 @@ impl Collector {
     }
 
     /// Steps 2 and 3. No request has been sent before they end, so an error releases the digests.
-    async fn confirm(&self, bucket: &Bucket, condemned: Condemned) -> Result<Confirmed> {
+    pub(super) async fn confirm(&self, bucket: &Bucket, condemned: Condemned) -> Result<Confirmed> {
         let Condemned {
             chunks,
             condemnation,
@@ -207,7 +219,11 @@ impl Collector {
     }
 
     /// Step 4.
-    async fn delete(&self, bucket: &Bucket, confirmed: Confirmed) -> (Deleted, BatchResult) {
+    pub(super) async fn delete(
+        &self,
+        bucket: &Bucket,
+        confirmed: Confirmed,
+    ) -> (Deleted, BatchResult) {
         let Confirmed {
             chunks,
             condemnation,
@@ -261,7 +277,7 @@ impl Collector {
     }
 
     /// Steps 5 to 8. On an error the condemnation is dropped, which never releases it.
-    async fn forget(&self, deleted: Deleted) -> Result<()> {
+    pub(super) async fn forget(&self, deleted: Deleted) -> Result<()> {
         let Deleted {
             condemnation,
             lost_at,

@@ -3,10 +3,10 @@
 //! One run, in this order; each phase takes what the one before it returned.
 //! 1. *Cutoff*: the atime proof, then the start, then the open writers (`cutoff.rs`).
 //! 2. *Mark*: every digest of every root is touched (`mark.rs`). Any error ends the run: nothing has been deleted.
-//! 3. *Epoch*: before its first delete a run raises the epoch in the bucket and in the cache directory, so that an old
-//!    copy of the cache directory is recognised (I3).
-//! 4. *Sweep*: stored chunks are compared with marks (`sweep.rs`), in parallel ranges; candidates are deleted in
+//! 3. *Sweep*: stored chunks are compared with marks (`sweep.rs`), in parallel ranges; candidates are deleted in
 //!    batches (`condemn.rs`), one batch at a time.
+//! 4. *Epoch*: before its first delete a run raises the epoch in the bucket and in the cache directory, so that an old
+//!    copy of the cache directory is recognised (I3).
 //! 5. *Reconcile*: belief is made to agree with the complete listing (`reconcile.rs`), missing chunks are reported.
 //! 6. Stale upload markers, using markers and temporary files go.
 //!
@@ -15,27 +15,29 @@
 //!
 //! Kept: I2 (cutoff, mark), I4 (upload markers count as use), I5 and I8 (`condemn.rs`), I10 (errors end the run).
 
+mod batches;
 mod condemn;
 mod cutoff;
 mod journal;
 mod mark;
 mod reconcile;
+mod set_aside;
 mod status;
 mod sweep;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use s3_client::{ObjectKey, ObjectStore};
+use s3_client::ObjectStore;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use self::batches::Batches;
 pub(crate) use self::condemn::Recovery;
 use self::cutoff::{Cutoff, prove_atimes};
 use self::journal::Journal;
 pub use self::status::GcStatus;
-use self::sweep::{Counts, FOLDERS, Found, Stored, Sweep};
+use self::sweep::{Counts, FOLDERS, Sweep};
 use crate::chunk_store::guard::ChunkTable;
 use crate::chunk_store::marker::Markers;
 use crate::error::About as _;
@@ -77,6 +79,8 @@ pub(crate) struct Collector {
     pub(crate) cache: Option<Arc<crate::cache::Cache>>,
     journal: Journal,
     running: tokio::sync::Mutex<Option<Instant>>,
+    /// Held by whoever has digests in the journal: one batch, or one chunk that is set aside.
+    batch: tokio::sync::Mutex<()>,
 }
 
 /// The parts a collector is made of.
@@ -111,6 +115,7 @@ impl Collector {
             not_before,
         } = parts;
         let running = tokio::sync::Mutex::new(not_before);
+        let batch = tokio::sync::Mutex::default();
         Arc::new(Self {
             env,
             config,
@@ -123,6 +128,7 @@ impl Collector {
             cache,
             journal,
             running,
+            batch,
         })
     }
 
@@ -192,12 +198,6 @@ impl Collector {
             held_back_by: cutoff.held_back_by.clone(),
             ..GcStatus::default()
         };
-        if let Some(bucket) = self.bucket.as_ref().filter(|_| !options.dry_run) {
-            bucket
-                .owner
-                .raise_epoch(&bucket.owner.fence().check().await?)
-                .await?;
-        }
         let missing = self.sweep(&cutoff, options, job, &mut status).await?;
         status.missing_chunks = missing.len() as u64;
         self.report_missing(missing, job).await?;
@@ -208,7 +208,7 @@ impl Collector {
         Ok(status)
     }
 
-    /// Phases 4 and 5; returns the missing chunks.
+    /// Phases 3 to 5; returns the missing chunks.
     async fn sweep(
         self: &Arc<Self>,
         cutoff: &Cutoff,
@@ -238,7 +238,9 @@ impl Collector {
             );
         }
         drop(shared);
-        let acted = self.act(&mut receiver, cutoff, options, job, status).await;
+        let acted = Batches::new(self, cutoff, options, job, status)
+            .run(&mut receiver)
+            .await;
         // A failed batch ends the ranges too: their sends fail once the receiver is gone.
         drop(receiver);
         let mut total = Counts::default();
@@ -268,100 +270,20 @@ impl Collector {
         status.still_bad += total.still_bad;
         // Only now is the listing known to be complete.
         let mut missing = Vec::new();
-        if let Some(bucket) = self.bucket.as_ref().filter(|_| !options.dry_run) {
+        if let Some(bucket) = self
+            .bucket
+            .as_ref()
+            .filter(|_| !options.dry_run && !findings.is_empty())
+        {
             for finding in findings {
                 missing.extend(self.reconcile(bucket, finding, cutoff).await?);
             }
+            self.sync_markers().await?;
         }
         missing.extend(self.marked_without_chunk(cutoff).await?);
         missing.sort_unstable();
         missing.dedup();
         Ok(missing)
-    }
-
-    /// Takes what the ranges find: deletes in batches, and keeps for the end what needs the complete listing.
-    async fn act(
-        self: &Arc<Self>,
-        receiver: &mut mpsc::Receiver<Found>,
-        cutoff: &Cutoff,
-        options: GcOptions,
-        job: &JobContext,
-        status: &mut GcStatus,
-    ) -> Result<Vec<reconcile::Finding>> {
-        let mut batch: Vec<Stored> = Vec::new();
-        let mut bad = Vec::new();
-        let mut absent = Vec::new();
-        while let Some(found) = receiver.recv().await {
-            match found {
-                Found::Candidate(chunk) if options.dry_run => {
-                    job.log(format!(
-                        "would remove chunk {} ({} bytes)",
-                        chunk.digest, chunk.size
-                    ));
-                    status.removed_chunks += 1;
-                    status.removed_bytes += chunk.size;
-                }
-                Found::Candidate(chunk) => batch.push(chunk),
-                Found::Bad(_) if options.dry_run => status.removed_bad += 1,
-                Found::Bad(key) => bad.push(key),
-                Found::Finding(finding @ reconcile::Finding::ObjectWithoutMarker { .. }) => {
-                    // The page itself is the evidence; nothing to wait for.
-                    if let Some(bucket) = &self.bucket {
-                        self.reconcile(bucket, finding, cutoff).await?;
-                    }
-                }
-                Found::Finding(finding) => absent.push(finding),
-            }
-            if batch.len() >= self.config.delete_batch_keys_max {
-                self.delete_one(std::mem::take(&mut batch), cutoff, job, status)
-                    .await?;
-            }
-            if bad.len() >= self.config.delete_batch_keys_max {
-                status.removed_bad += self.delete_all_bad(std::mem::take(&mut bad)).await?;
-            }
-        }
-        if !batch.is_empty() {
-            self.delete_one(batch, cutoff, job, status).await?;
-        }
-        if !bad.is_empty() {
-            status.removed_bad += self.delete_all_bad(bad).await?;
-        }
-        Ok(absent)
-    }
-
-    async fn delete_all_bad(&self, keys: Vec<ObjectKey>) -> Result<u64> {
-        match &self.bucket {
-            Some(bucket) => self.delete_bad(bucket, keys).await,
-            None => Ok(0),
-        }
-    }
-
-    /// One batch, in a task that outlives whoever asked for the collection.
-    async fn delete_one(
-        self: &Arc<Self>,
-        batch: Vec<Stored>,
-        cutoff: &Cutoff,
-        job: &JobContext,
-        status: &mut GcStatus,
-    ) -> Result<()> {
-        job.check()?;
-        let task = self
-            .env
-            .spawn(Arc::clone(self).delete_batch(batch, cutoff.clone()));
-        let result = task
-            .await
-            .map_err(|_| Error::Refused("a delete batch has panicked".to_owned()))
-            .flatten()?;
-        status.removed_chunks += result.removed_chunks;
-        status.removed_bytes += result.removed_bytes;
-        status.refused_chunks += result.refused;
-        status.unknown_chunks += result.unknown;
-        status.rescued_chunks += result.rescued;
-        job.log(format!(
-            "removed {} chunks ({} bytes) so far",
-            status.removed_chunks, status.removed_bytes
-        ));
-        Ok(())
     }
 
     /// Keeps the result for the next start and for other programs.
@@ -374,11 +296,6 @@ impl Collector {
             move |files: &dyn Files| crate::files::replace(files, &path, &[text.into()], &unique)
         };
         self.env.io(write).await.about(path)
-    }
-
-    /// Adds the requests of a run to its status.
-    pub(crate) fn count_requests(status: &mut GcStatus, requests: BTreeMap<String, u64>) {
-        status.requests = requests;
     }
 }
 

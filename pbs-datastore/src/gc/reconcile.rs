@@ -144,6 +144,15 @@ impl Collector {
         Ok(removed.is_some())
     }
 
+    /// Makes the removals durable: a marker that a power loss brings back would vouch for a chunk that is not there.
+    pub(super) async fn sync_markers(&self) -> Result<()> {
+        let markers = self.markers.clone();
+        self.env
+            .io(move |files: &dyn Files| markers.sync(files))
+            .await
+            .about(self.markers.chunks())
+    }
+
     /// Names the missing chunks with those who need them.
     pub(super) async fn report_missing(
         &self,

@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -24,7 +25,7 @@ use crate::error::About as _;
 use crate::files::{Files, optional};
 #[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
-use crate::{Digest, JobContext, Place, Result};
+use crate::{Digest, Error, JobContext, Place, Result};
 
 /// Number of chunk folders.
 pub(super) const FOLDERS: u32 = 1 << 16;
@@ -40,13 +41,20 @@ pub(super) struct Stored {
     pub(super) written: Option<Timestamp>,
 }
 
+/// Where a corrupt chunk was set aside.
+#[derive(Debug)]
+pub(super) enum SetAside {
+    Object(ObjectKey),
+    File(PathBuf),
+}
+
 /// What the sweep of a range sends on.
 #[derive(Debug)]
 pub(super) enum Found {
     /// Nothing protects it.
     Candidate(Stored),
     /// A corrupt chunk that was set aside and that nothing holds back.
-    Bad(ObjectKey),
+    Bad(SetAside),
     /// Belief and bucket differ.
     Finding(Finding),
 }
@@ -146,16 +154,18 @@ impl Collector {
                 start_after: Some(start_after),
                 ..ListRequest::new(chunks.clone())
             };
-            let asked = self.env.now();
             let page = match bucket.store.list(&request).await {
                 Ok(page) => page,
                 #[cfg(feature = "sabotage")]
                 Err(_) if sabotage::is_off(Rule::ListingErrorAborts) => break,
                 Err(error) => return Err(error.into()),
             };
+            // By how much the server's clock is ahead of ours, at least: it answered before now. So nothing looks older
+            // than it is.
+            let now = self.env.now();
             let ahead = page
                 .date
-                .map_or(SignedDuration::ZERO, |date| date.duration_since(asked));
+                .map_or(SignedDuration::ZERO, |date| date.duration_since(now));
             let complete = take_page(
                 bucket,
                 &page.value.entries,
@@ -239,10 +249,8 @@ impl Collector {
         counts.pending_chunks += more.pending_chunks;
         counts.still_bad += more.still_bad;
         for item in list {
-            // The receiver goes away only when the collection has failed; its error is the one to report.
-            if sweep.found.send(item).await.is_err() {
-                break;
-            }
+            // The receiver goes away only when the collection has failed; its error is the one that is reported.
+            sweep.found.send(item).await.map_err(|_| Error::Stopped)?;
         }
         Ok(())
     }
@@ -328,7 +336,7 @@ impl Comparison<'_> {
                 )?;
             }
             for (digest, path, used) in bad_files {
-                self.bad_file(digest, path, used)?;
+                self.bad(&digest, SetAside::File(path), used)?;
             }
             return Ok(());
         }
@@ -346,16 +354,7 @@ impl Comparison<'_> {
                 }));
         }
         for (digest, key, written) in stored.bad {
-            let wanted = self
-                .markers
-                .using_since(self.files, &digest)
-                .about(self.markers.using())?;
-            if wanted.is_some_and(|since| since >= self.cutoff.start) || written >= self.cutoff.time
-            {
-                self.counts.still_bad += 1;
-            } else {
-                self.found.push(Found::Bad(key));
-            }
+            self.bad(&digest, SetAside::Object(key), written)?;
         }
         Ok(())
     }
@@ -397,18 +396,17 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    /// A set-aside chunk file of a directory: kept while its digest is missed and marked, or while it is young.
-    fn bad_file(
-        &mut self,
-        _digest: Digest,
-        path: std::path::PathBuf,
-        used: Timestamp,
-    ) -> Result<()> {
-        if used >= self.cutoff.time {
+    /// A chunk that was set aside is kept while it is young, and while an index names its digest and has no good chunk.
+    fn bad(&mut self, digest: &Digest, place: SetAside, written: Timestamp) -> Result<()> {
+        let wanted = self
+            .markers
+            .using_since(self.files, digest)
+            .about(self.markers.using())?;
+        if written >= self.cutoff.time || wanted.is_some_and(|since| since >= self.cutoff.start) {
             self.counts.still_bad += 1;
-            return Ok(());
+        } else {
+            self.found.push(Found::Bad(place));
         }
-        optional(self.files.unlink(&path)).about(&path)?;
         Ok(())
     }
 }

@@ -345,3 +345,63 @@ async fn a_dry_run_deletes_nothing_and_a_second_run_is_refused() {
     first.unwrap();
     assert!(matches!(second, Err(Error::Busy(_))));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_corrupt_chunk_is_set_aside_and_healed_by_the_next_upload() {
+    let world = World::new();
+    let life = world.start().await;
+    let session = life.sessions.open("a");
+    life.insert(&session, "one").await.unwrap();
+    assert!(world.model.corrupt_raw(&life.key(&digest("one")), "rotten"));
+    let (aside, inserted) = tokio::join!(
+        std::sync::Arc::clone(&life.collector).set_aside(digest("one")),
+        async {
+            tokio::task::yield_now().await;
+            assert_eq!(
+                session.lost(1),
+                [digest("one")],
+                "who relies on the chunk is told"
+            );
+            life.insert(&session, "one").await
+        }
+    );
+    assert!(aside.unwrap());
+    inserted.unwrap();
+    assert!(session.lost(1).is_empty());
+    assert!(world.holds(&life, &digest("one")));
+    let bad = s3_client::ObjectKey::new(format!("{}.0.bad", life.key(&digest("one")))).unwrap();
+    assert_eq!(
+        world.model.object(&bad).unwrap().body.into_bytes(),
+        "rotten"
+    );
+    // It goes once it has aged.
+    drop(session);
+    world.snapshot("host/a/1", &[digest("one")]);
+    world.age().await;
+    assert_eq!(life.collect().await.unwrap().removed_bad, 1);
+    assert!(world.holds(&life, &digest("one")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_delete_of_a_chunk_set_aside_takes_no_new_one() {
+    let world = World::new();
+    let life = world.start().await;
+    let session = life.sessions.open("a");
+    life.insert(&session, "one").await.unwrap();
+    world.model.corrupt_raw(&life.key(&digest("one")), "rotten");
+    world.plan.add(deletes().then(Action::Lose(Effect::Late)));
+    let (aside, inserted) = tokio::join!(
+        std::sync::Arc::clone(&life.collector).set_aside(digest("one")),
+        async {
+            world.env.sleep(Duration::from_secs(1)).await;
+            let late = async {
+                world.env.sleep(LATE / 2).await;
+                world.plan.deliver_late().await;
+            };
+            tokio::join!(life.insert(&session, "one"), late).0
+        }
+    );
+    aside.unwrap();
+    inserted.unwrap();
+    assert!(world.holds(&life, &digest("one")));
+}

@@ -21,7 +21,7 @@ const LOOKS_MAX: u32 = 10;
 
 /// Pause before the second attempt; doubles with each further one, up to a minute.
 const PAUSE: Duration = Duration::from_millis(500);
-const PAUSE_MAX: Duration = Duration::from_secs(60);
+const PAUSE_MAX: Duration = Duration::from_mins(1);
 
 /// Who sealed the snapshot.
 enum Committer {

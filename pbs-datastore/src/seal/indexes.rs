@@ -104,6 +104,19 @@ impl SnapshotWriter {
         inner.add_writer(wid, name, Kind::Dynamic(writer))
     }
 
+    /// Whether an index of `kind` is open under this id; to be asked before a chunk's body is read.
+    pub fn check_writer(&self, wid: u16, kind: ArchiveKind) -> Result<()> {
+        let slot = self.0.slot(wid)?;
+        // One that is busy is open; what it is busy with decides later.
+        let Ok(slot) = slot.try_lock() else {
+            return Ok(());
+        };
+        match &*slot {
+            Some(index) if index.kind.archive_kind() == kind => Ok(()),
+            _ => Err(closed(wid)),
+        }
+    }
+
     /// Checks that a chunk of `size` bytes may be sent for an open index of `kind`: those of a fixed one have the chunk
     /// size, but for one.
     pub async fn admit_chunk(&self, wid: u16, kind: ArchiveKind, size: u64) -> Result<()> {

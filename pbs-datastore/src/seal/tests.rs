@@ -25,13 +25,13 @@ fn archives() -> Fault {
 
 /// A foreign manifest in the bucket, as another daemon would have sealed it.
 async fn foreign_seal(world: &World) {
-    let mut put = Put::new(world.key(&id(A1).manifest()), "foreign");
+    let mut put = Put::new(World::key(&id(A1).manifest()), "foreign");
     put.put_id = Some(s3_client::PutId("another".into()));
     world.model.put(put).await.unwrap();
 }
 
 fn foreign_is_untouched(world: &World) -> bool {
-    let object = world.model.object(&world.key(&id(A1).manifest()));
+    let object = world.model.object(&World::key(&id(A1).manifest()));
     object.is_some_and(|object| object.body.into_bytes() == "foreign")
 }
 
@@ -60,7 +60,7 @@ async fn a_sealed_snapshot_carries_statistics_and_committer_and_frees_its_locks(
     writer.finish(STATS).await.unwrap();
     let manifest = daemon.snapshots.sealed(&id(A1)).await.unwrap();
     assert_eq!(manifest.chunk_upload_stats(), Some(STATS));
-    let object = world.model.object(&world.key(&id(A1).manifest())).unwrap();
+    let object = world.model.object(&World::key(&id(A1).manifest())).unwrap();
     let committer = |name: &str| object.meta.metadata.get(name).cloned();
     assert_eq!(
         committer("holdfast-instance"),
@@ -144,7 +144,7 @@ async fn a_lost_answer_to_the_seal_is_found_out() {
             Err(Error::Busy(_))
         ));
         drop(writer);
-        world.env.sleep(T + Duration::from_secs(60)).await;
+        world.env.sleep(T + Duration::from_mins(1)).await;
         daemon.snapshots.delete(&id(A1)).await.unwrap();
     }
 }
@@ -241,7 +241,7 @@ async fn an_archive_of_another_writer_is_not_overwritten() {
     let world = World::new();
     let daemon = world.start("a", false).await;
     let writer = daemon.begin(&id(A1)).await.unwrap();
-    let key = world.key(&id(A1).file(&name("a.didx")));
+    let key = World::key(&id(A1).file(&name("a.didx")));
     world
         .model
         .insert_raw(key.clone(), "foreign", Metadata::new(), None);
@@ -352,7 +352,7 @@ async fn without_conditional_create_the_seal_looks_first() {
     );
     drop(writer);
     let writer = daemon.write(&id(B1), &["x"]).await;
-    let key = world.key(&id(B1).manifest());
+    let key = World::key(&id(B1).manifest());
     world
         .model
         .insert_raw(key.clone(), "foreign", Metadata::new(), None);
@@ -467,7 +467,7 @@ async fn a_blob_may_come_again_with_other_content() {
     );
     let object = world
         .model
-        .object(&world.key(&id(A1).file(&name("x.blob"))))
+        .object(&World::key(&id(A1).file(&name("x.blob"))))
         .unwrap();
     assert_eq!(object.body.into_bytes(), blob("two"));
 }
@@ -494,7 +494,7 @@ async fn a_crash_with_the_seal_under_way_is_decided_by_the_bucket() {
         .plan
         .add(seals().always().then(Action::Lose(Effect::Late)));
     let finish = world.env.spawn(async move { writer.finish(STATS).await });
-    world.env.sleep(Duration::from_secs(60)).await;
+    world.env.sleep(Duration::from_mins(1)).await;
     finish.abort();
     drop(daemon);
     world.plan.calm();
@@ -530,7 +530,9 @@ async fn an_index_of_the_base_is_reused() {
     let entries = [(digests[1], u64::from(chunk)), (digests[0], 0)];
     writer.append(wid, kind, &entries).await.unwrap();
     let mut csum = crate::IndexChecksum::new();
-    digests.iter().for_each(|digest| csum.push_fixed(digest));
+    for digest in &digests {
+        csum.push_fixed(digest);
+    }
     let csum = csum.finish();
     writer.close(wid, kind, 2, size, csum).await.unwrap();
     fill(&writer, &["x"]).await.unwrap();

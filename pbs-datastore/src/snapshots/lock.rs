@@ -96,11 +96,6 @@ impl Locks {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// T.
-    pub(crate) fn late_request_max(&self) -> Duration {
-        self.late_request_max
-    }
-
     /// The exclusive lock on `name`. `busy` says in a sentence what it means that somebody else has it.
     pub(crate) fn exclusive(self: &Arc<Self>, name: &str, busy: &str) -> Result<Lock> {
         self.take(name, Mode::Exclusive, busy)
@@ -133,16 +128,6 @@ impl Locks {
             name: name.to_owned(),
             mode: Mutex::new(mode),
             lost: Mutex::new(None),
-        })
-    }
-
-    /// Whether anybody holds `name` exclusively.
-    pub(crate) fn is_exclusive(&self, name: &str) -> bool {
-        let now = self.env.instant();
-        let mut table = self.table();
-        table.held.get_mut(name).is_some_and(|holders| {
-            holders.expire(now);
-            holders.is_exclusive()
         })
     }
 
@@ -248,7 +233,7 @@ mod tests {
 
     fn locks() -> Arc<Locks> {
         let env = Env::simulated(Timestamp::UNIX_EPOCH, 1, Arc::new(OsFiles));
-        Locks::new(&env, Duration::from_secs(900))
+        Locks::new(&env, Duration::from_mins(15))
     }
 
     #[tokio::test(start_paused = true)]

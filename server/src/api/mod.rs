@@ -1,17 +1,40 @@
-//! The plumbing below every call: paths, parameters, answers. Used by the REST tree and by the calls within upgraded
-//! connections alike; knows no endpoint.
+//! The calls below `/api2/json`: the plumbing (paths, parameters, answers), which the calls within upgraded connections
+//! share, and the endpoints with their rights.
 
+mod access;
+mod acl;
+mod call;
+mod datastore;
 mod envelope;
 mod error;
+mod gc;
+mod groups;
+mod namespaces;
+mod nodes;
 mod params;
 mod path;
+mod respond;
 mod router;
+mod rule;
+mod s3;
+mod sessions;
+mod settings;
+mod snapshots;
+mod stores;
+mod table;
+mod target;
+mod tasks;
+mod users;
 
-#[expect(unused_imports, reason = "the surface for the endpoints")]
+#[expect(unused_imports, reason = "the surface for the rest of the daemon")]
 pub(crate) use self::{
+    call::{Caller, Endpoint},
     envelope::{Delays, Reply},
     error::ApiError,
     params::{BODY_BYTES_MAX, Params, read_body},
     path::{ApiPath, TARGET_BYTES_MAX, not_found},
     router::{Route, Router},
+    rule::{BACKUP, READ, Reach, Rule, require},
+    table::routes,
+    target::owner_of,
 };

@@ -280,6 +280,21 @@ impl Params {
         }
     }
 
+    /// What was asked for, for the log: names with values, shortened; of the names in `hidden` no value.
+    pub(crate) fn summary(&self, hidden: &[&str]) -> String {
+        let shorten = |text: &str| text.chars().take(80).collect::<String>();
+        let pairs = self.0.iter().take(16).map(|(name, given)| {
+            let value = match given {
+                _ if hidden.contains(&name.as_str()) => "…".to_owned(),
+                Given::Texts(texts) => texts.join(","),
+                Given::Json(Json::String(text)) => text.clone(),
+                Given::Json(value) => value.to_string(),
+            };
+            format!("{}={:?}", shorten(name), shorten(&value))
+        });
+        pairs.collect::<Vec<_>>().join(" ")
+    }
+
     /// Refuses what nobody has taken.
     pub(crate) fn finish(self) -> Result<(), ApiError> {
         if self.0.is_empty() {

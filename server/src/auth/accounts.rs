@@ -82,6 +82,13 @@ impl Accounts {
         self.update("user", seen, user.as_str(), values)
     }
 
+    /// Whether a password could be set; asked before the account is made.
+    pub(crate) fn check_password(&self, password: &str) -> Result<(), ConfigError> {
+        self.passwords
+            .check_length(password)
+            .map_err(|error| ConfigError::Refused(error.to_string()))
+    }
+
     /// Sets a password; all tickets of the user end.
     pub(crate) async fn set_password(
         &self,

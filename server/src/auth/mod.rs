@@ -52,6 +52,11 @@ impl Principal {
         }
     }
 
+    /// Who would be asking; for questions about somebody's rights, never to let anybody in.
+    pub(crate) fn named(id: AuthId) -> Self {
+        Self { id }
+    }
+
     /// The user or API token.
     pub(crate) fn id(&self) -> &AuthId {
         &self.id
@@ -229,6 +234,19 @@ impl Authority {
             }
         }
         union
+    }
+
+    /// `/`, and the places where `who`, or the user of the token, has entries.
+    pub(crate) fn known_paths(&self, who: &Principal) -> Vec<AclPath> {
+        let config = self.config.read();
+        let user = AuthId::from(who.id.user().clone());
+        let mut paths = vec![AclPath::root()];
+        for id in [&who.id, &user] {
+            paths.extend(config.acl.paths_of(id, &AclPath::root()));
+        }
+        paths.sort_unstable();
+        paths.dedup();
+        paths
     }
 
     fn now(&self) -> i64 {

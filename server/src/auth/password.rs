@@ -62,11 +62,18 @@ impl Passwords {
         }
     }
 
+    /// Refuses a password that is too short or too long to be set.
+    #[expect(clippy::unused_self, reason = "asked of whoever hashes")]
+    pub(crate) fn check_length(&self, password: &str) -> Result<(), PasswordError> {
+        if (PASSWORD_BYTES_MIN..=PASSWORD_BYTES_MAX).contains(&password.len()) {
+            return Ok(());
+        }
+        Err(PasswordError::Length)
+    }
+
     /// The PHC text to store for `password`.
     pub(crate) async fn hash(&self, password: &str) -> Result<String, PasswordError> {
-        if !(PASSWORD_BYTES_MIN..=PASSWORD_BYTES_MAX).contains(&password.len()) {
-            return Err(PasswordError::Length);
-        }
+        self.check_length(password)?;
         let turn = self.turn().await?;
         let (params, password) = (self.params.clone(), password.to_owned());
         on_blocking_pool(turn, move || hash(&params, password.as_bytes())).await?

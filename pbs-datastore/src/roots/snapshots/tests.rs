@@ -101,7 +101,7 @@ async fn an_index_that_cannot_be_read_or_listed_ends_the_mark() {
     let world = World::new();
     let daemon = world.start("a", false).await;
     daemon.backup(&id(A1), &["a"]).await;
-    let key = world.key(&id(A1).file(&name("a.didx")));
+    let key = World::key(&id(A1).file(&name("a.didx")));
     let list = world.plan.add(
         Fault::on(Op::List)
             .always()
@@ -111,7 +111,7 @@ async fn an_index_that_cannot_be_read_or_listed_ends_the_mark() {
     world.plan.remove(list);
     world
         .model
-        .insert_raw(key, "rubbish", Default::default(), None);
+        .insert_raw(key, "rubbish", s3_client::Metadata::new(), None);
     let error = roots(&daemon).mark(&mut Sink::default()).await.unwrap_err();
     assert!(error.to_string().contains("a.didx"), "{error}");
 }

@@ -1,0 +1,167 @@
+//! `/admin/datastore` and what belongs to a datastore as a whole: status, and who owns its bucket.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use pbs_datastore::{BackupType, Datastore, DatastoreName, NAMESPACE_DEPTH_MAX, Namespace};
+use s3_client::{MeterSnapshot, Op};
+use serde_json::{Value, json};
+
+use super::call::{Call, CallResult, data, done};
+use super::error::ApiError;
+use super::gc;
+use super::rule::{SEE_SPACE, require};
+use crate::auth::{AclPath, Principal, Privilege, Privileges};
+use crate::daemon::Daemon;
+use crate::stores::{StoreState, TakeOver};
+
+/// Whether `who` sees the datastore in lists: with rights on it, or on any namespace in it.
+fn sees(daemon: &Daemon, who: &Principal, store: &str) -> bool {
+    let path = AclPath::datastore(store);
+    let below = daemon.authority.privileges_below(who, &path);
+    below.intersects(SEE_SPACE | Privileges::of(&[Privilege::DatastoreRead]))
+}
+
+/// `GET /admin/datastore`: one that is not available is listed too, with the reason.
+pub(crate) async fn list(daemon: Arc<Daemon>, call: Call) -> CallResult {
+    let who = call.who()?.clone();
+    call.params.finish()?;
+    let config = daemon.config.read();
+    let all = config.datastores.iter();
+    let visible = all.filter(|(name, _)| sees(&daemon, &who, name));
+    let list: Vec<Value> = visible
+        .map(|(name, settings)| {
+            let mut entry = json!({
+                "store": name,
+                "comment": settings.comment,
+                "mount-status": "nonremovable",
+                "backend-type": settings.backend.name(),
+            });
+            if let Some((state, fault)) = unavailable(daemon.stores.state(name).as_ref()) {
+                entry["maintenance"] = json!("offline");
+                entry["error"] = json!(fault.unwrap_or(state));
+            }
+            entry
+        })
+        .collect();
+    data(&list)
+}
+
+/// Why a datastore cannot be used: in a word, and the fault in a sentence.
+fn unavailable(state: Option<&StoreState>) -> Option<(&str, Option<&str>)> {
+    match state? {
+        StoreState::Open(_) => None,
+        StoreState::Opening => Some(("opening", None)),
+        StoreState::Faulty { fault, .. } => Some(("faulty", Some(fault))),
+        StoreState::Closed => Some(("closed", None)),
+    }
+}
+
+/// State and fault of a datastore, for those who administer it.
+pub(crate) fn describe_state(daemon: &Daemon, name: &str, entry: &mut Value) {
+    let state = daemon.stores.state(name);
+    let Some((state, fault)) = unavailable(state.as_ref()) else {
+        entry["state"] = json!("open");
+        return;
+    };
+    entry["state"] = json!(state);
+    if let Some(fault) = fault {
+        entry["fault"] = json!(fault);
+    }
+}
+
+/// `GET …/status`: room, and with `verbose` counts and the last garbage collection. Room is shown with Audit or Backup.
+pub(crate) async fn status(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let name: DatastoreName = call.params.required("store")?;
+    let verbose = call.params.flag("verbose")?.unwrap_or(false);
+    let who = call.who()?.clone();
+    call.params.finish()?;
+    let (name, path) = (name.as_str(), AclPath::datastore(name.as_str()));
+    if !sees(&daemon, &who, name) {
+        let any = [Privilege::DatastoreAudit, Privilege::DatastoreBackup];
+        require(&daemon.authority, &who, &path, &any)?;
+    }
+    let store = daemon.stores.get(name)?;
+    let config = daemon.config.read();
+    let backend = config.datastores.get(name).map(|d| d.backend.name());
+    let granted = daemon.authority.privileges(&who, &path);
+    if !granted.intersects(SEE_SPACE) {
+        // Clients divide by the total.
+        return data(&json!({ "total": 1, "used": 0, "avail": 0, "backend-type": backend }));
+    }
+    let space = store.space().await?;
+    let mut body = json!({
+        "total": space.total.max(1),
+        "used": space.used,
+        "avail": space.avail,
+        "backend-type": backend,
+    });
+    let (stores, of) = (daemon.stores.clone(), name.to_owned());
+    if let Some(meters) = daemon.env.io(move |_| stores.meters(&of)).await {
+        body["s3-statistics"] = s3_statistics(&meters);
+    }
+    if verbose {
+        body["gc-status"] = gc::to_json(&store.gc_status().unwrap_or_default())?;
+        body["counts"] = counts(&store).await?;
+    }
+    data(&body)
+}
+
+/// Groups and snapshots by type, over all namespaces; `null` for a type without any.
+async fn counts(store: &Arc<Datastore>) -> Result<Value, ApiError> {
+    let mut sums: BTreeMap<BackupType, (u64, u64)> = BTreeMap::new();
+    let snapshots = store.snapshots();
+    let root = Namespace::root();
+    for namespace in snapshots.namespaces(&root, NAMESPACE_DEPTH_MAX).await? {
+        for group in snapshots.groups(&namespace).await? {
+            let sum = sums.entry(group.id.group.kind).or_default();
+            sum.0 += 1;
+            sum.1 += group.count;
+        }
+    }
+    let mut counts = json!({ "other": null });
+    for kind in BackupType::ALL {
+        let sum = sums.get(&kind);
+        counts[kind.as_str()] = sum.map_or(
+            Value::Null,
+            |(groups, snapshots)| json!({ "groups": groups, "snapshots": snapshots }),
+        );
+    }
+    Ok(counts)
+}
+
+/// Requests by method and bytes, as clients know them; in full under `operations`.
+fn s3_statistics(meters: &MeterSnapshot) -> Value {
+    let requests = |ops: &[Op]| ops.iter().map(|op| meters.op(*op).requests).sum::<u64>();
+    let total = |of: fn(&s3_client::OpSnapshot) -> u64| meters.0.values().map(of).sum::<u64>();
+    json!({
+        "get": requests(&[Op::Get, Op::List, Op::Bucket]),
+        "put": requests(&[Op::Put, Op::UploadPart, Op::Copy]),
+        "post": requests(&[Op::Delete, Op::CreateMultipart, Op::CompleteMultipart]),
+        "head": requests(&[Op::Head]),
+        "delete": requests(&[Op::AbortMultipart]),
+        "uploaded": total(|op| op.bytes_out),
+        "downloaded": total(|op| op.bytes_in),
+        "operations": meters,
+    })
+}
+
+/// `POST …/take-over`: takes the bucket from its present owner. Our own, other servers have no such call.
+pub(crate) async fn take_over(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let name: DatastoreName = call.params.required("store")?;
+    let previous_owner_is_dead = call.params.flag("previous-owner-is-dead")?.unwrap_or(false);
+    let path = AclPath::datastore(name.as_str());
+    let needed = [Privilege::DatastoreAllocate];
+    require(&daemon.authority, call.who()?, &path, &needed)?;
+    call.params.finish()?;
+    if daemon.stores.get(name.as_str()).is_ok() {
+        return Err(ApiError::bad_request(format!(
+            "datastore '{name}' is open here already: there is nothing to take over"
+        )));
+    }
+    let take_over = TakeOver::Yes {
+        previous_owner_is_dead,
+    };
+    daemon.stores.open_now(name.as_str(), take_over).await?;
+    done()
+}

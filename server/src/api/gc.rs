@@ -1,0 +1,160 @@
+//! `/admin/datastore/{store}/gc`: start garbage collection, and see what the last one did.
+
+use std::sync::Arc;
+
+use pbs_datastore::{Datastore, GcOptions, GcStatus, JobContext, Namespace};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::call::{Call, CallResult, data};
+use super::error::ApiError;
+use super::rule::{AUDIT, MODIFY};
+use super::target::{Opened, open};
+use crate::daemon::Daemon;
+use crate::shutdown::Shutdown;
+use crate::tasks::{AbortSignal, Task, TaskStart, Upid};
+
+/// The worker type of the task.
+const KIND: &str = "garbage_collection";
+
+/// `POST …/gc`: answers the task's id; the collection goes on in the background. With `dry-run` nothing is deleted.
+pub(crate) async fn start(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let dry_run = call.params.flag("dry-run")?.unwrap_or(false);
+    let Opened { store, .. } = open(&daemon, &mut call, MODIFY, &Namespace::root())?;
+    let user = call.who()?.id().clone();
+    call.params.finish()?;
+    let name = store.name().as_str().to_owned();
+    let guard = daemon.jobs.begin(KIND, &name).ok_or_else(|| {
+        ApiError::bad_request(format!(
+            "garbage collection of datastore '{name}' is running already"
+        ))
+    })?;
+    let work = daemon.shutdown.begin_work();
+    let work = work.ok_or_else(|| ApiError::unavailable("the daemon is stopping"))?;
+    let task = daemon.tasks.start(&TaskStart {
+        kind: KIND,
+        worker_id: &name,
+        user,
+        store: Some(&name),
+    })?;
+    let upid = task.upid().to_string();
+    let shutdown = daemon.shutdown.clone();
+    drop(daemon.env.spawn(async move {
+        let _held = (guard, work);
+        let result = collect(&store, dry_run, &task, shutdown).await;
+        task.finish(result).await;
+    }));
+    data(&upid)
+}
+
+/// Runs the collection; a stop of the task or of the daemon ends it between two batches.
+async fn collect(
+    store: &Arc<Datastore>,
+    dry_run: bool,
+    task: &Task,
+    shutdown: Shutdown,
+) -> Result<(), String> {
+    let (stop, stopped) = watch::channel(false);
+    let logger = task.logger();
+    let job = JobContext::new(Arc::new(move |line| logger.log(line)), stopped);
+    let upid = task.upid().to_string();
+    let collection = store.collect(GcOptions { dry_run }, Some(upid), &job);
+    tokio::pin!(collection);
+    let result = tokio::select! {
+        biased;
+        result = &mut collection => result,
+        () = asked_to_stop(task.abort_signal(), shutdown) => {
+            stop.send_replace(true);
+            collection.await
+        }
+    };
+    let status = result.map_err(|error| error.to_string())?;
+    for line in summary(&status) {
+        task.log(line);
+    }
+    let faults = [
+        (
+            status.missing_chunks,
+            "chunks are missing; verify the snapshots that need them",
+        ),
+        (
+            status.refused_chunks,
+            "chunks could not be deleted: the server refused",
+        ),
+    ];
+    for (count, what) in faults.into_iter().filter(|(count, _)| *count > 0) {
+        task.warn(format!("{count} {what}"));
+    }
+    Ok(())
+}
+
+async fn asked_to_stop(mut abort: AbortSignal, shutdown: Shutdown) {
+    tokio::select! {
+        biased;
+        () = abort.aborted() => {}
+        () = shutdown.requested() => {}
+    }
+}
+
+fn summary(status: &GcStatus) -> Vec<String> {
+    let chunks = |what: &str, count: u64, bytes: u64| {
+        let mib = bytes as f64 / f64::from(1 << 20);
+        format!("{what}: {count} chunks, {mib:.1} MiB")
+    };
+    let mut lines = vec![
+        chunks("removed", status.removed_chunks, status.removed_bytes),
+        chunks("in use", status.disk_chunks, status.disk_bytes),
+        chunks(
+            "unused but kept for now",
+            status.pending_chunks,
+            status.pending_bytes,
+        ),
+    ];
+    if status.rescued_chunks > 0 {
+        lines.push(format!(
+            "in use again before they were deleted: {} chunks",
+            status.rescued_chunks
+        ));
+    }
+    if status.unknown_chunks > 0 {
+        lines.push(format!(
+            "no answer whether deleted: {} chunks; they stay locked until it cannot matter",
+            status.unknown_chunks
+        ));
+    }
+    if status.disk_bytes > 0 {
+        let factor = status.index_data_bytes as f64 / status.disk_bytes as f64;
+        lines.push(format!("deduplication factor: {factor:.2}"));
+    }
+    lines
+}
+
+/// `GET …/gc`: the last status, with how its task ended beside it.
+pub(crate) async fn status(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let Opened { store, .. } = open(&daemon, &mut call, AUDIT, &Namespace::root())?;
+    call.params.finish()?;
+    let status = store.gc_status().unwrap_or_default();
+    let mut body = to_json(&status)?;
+    body["store"] = json!(store.name().as_str());
+    let task = status
+        .upid
+        .as_deref()
+        .and_then(|upid| upid.parse::<Upid>().ok())
+        .and_then(|upid| daemon.tasks.find(&upid).ok());
+    if let Some(task) = task
+        && let Some((time, outcome)) = &task.end
+    {
+        body["last-run-endtime"] = json!(time);
+        body["last-run-state"] = json!(outcome.to_string());
+        body["duration"] = json!((time - task.upid.start_time()).max(0));
+    }
+    data(&body)
+}
+
+/// The status as clients know it.
+pub(crate) fn to_json(status: &GcStatus) -> Result<Value, ApiError> {
+    serde_json::to_value(status).map_err(|error| {
+        tracing::error!(%error, "a status cannot be written as JSON");
+        ApiError::internal("the status cannot be written as JSON")
+    })
+}

@@ -1,0 +1,97 @@
+//! `/admin/datastore/{store}/…` about groups: list, notes, removal.
+
+use std::sync::Arc;
+
+use pbs_datastore::{BackupId, BackupTime, BackupType, DeleteOptions, DeleteStats, GroupInfo, GroupRef};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::call::{Call, CallResult, data, done};
+use super::error::ApiError;
+use super::rule::{ANNOTATE, DELETE, LIST, Rule};
+use super::target::{Opened, open, owner_of, take_group, take_namespace};
+use crate::daemon::Daemon;
+
+/// A group as clients see it.
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct GroupEntry<'a> {
+    backup_type: BackupType,
+    backup_id: &'a BackupId,
+    last_backup: BackupTime,
+    backup_count: u64,
+    files: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    comment: Option<&'a str>,
+}
+
+impl<'a> From<&'a GroupInfo> for GroupEntry<'a> {
+    fn from(info: &'a GroupInfo) -> Self {
+        Self {
+            backup_type: info.id.group.kind,
+            backup_id: &info.id.group.id,
+            last_backup: info.last_backup,
+            backup_count: info.count,
+            files: &info.files,
+            owner: info.owner.as_ref().map(ToString::to_string),
+            comment: info.notes.lines().next().filter(|line| !line.is_empty()),
+        }
+    }
+}
+
+/// `GET …/groups`
+pub(crate) async fn list(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let namespace = take_namespace(&mut call.params)?;
+    let Opened { store, reach } = open(&daemon, &mut call, LIST, &namespace)?;
+    call.params.finish()?;
+    let mut infos = store.snapshots().groups(&namespace).await?;
+    infos.retain(|info| reach.covers(owner_of(info.owner.as_ref()).as_ref()));
+    let entries: Vec<GroupEntry<'_>> = infos.iter().map(GroupEntry::from).collect();
+    data(&entries)
+}
+
+async fn open_at(
+    daemon: &Daemon,
+    mut call: Call,
+    rule: Rule,
+) -> Result<(Opened, GroupRef), ApiError> {
+    let id = take_group(&mut call.params)?;
+    let opened = open(daemon, &mut call, rule, &id.namespace)?;
+    call.params.finish()?;
+    opened.demand_group(&id).await?;
+    Ok((opened, id))
+}
+
+/// The statistics of a removal as clients know them.
+pub(crate) fn statistics(stats: &DeleteStats) -> Value {
+    json!({
+        "removed-groups": stats.removed_groups,
+        "removed-snapshots": stats.removed_snapshots,
+        "protected-snapshots": stats.protected_snapshots,
+    })
+}
+
+/// `DELETE …/groups`: fails if protected snapshots remain, unless `error-on-protected` is off.
+pub(crate) async fn remove(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let error_on_protected = call.params.flag("error-on-protected")?.unwrap_or(true);
+    let (opened, id) = open_at(&daemon, call, DELETE).await?;
+    let options = DeleteOptions { error_on_protected };
+    let snapshots = opened.store.snapshots();
+    data(&statistics(&snapshots.delete_group(&id, options).await?))
+}
+
+/// `GET …/group-notes`
+pub(crate) async fn notes(daemon: Arc<Daemon>, call: Call) -> CallResult {
+    let (opened, id) = open_at(&daemon, call, LIST).await?;
+    data(&opened.store.snapshots().group_notes(&id).await?)
+}
+
+/// `PUT …/group-notes`
+pub(crate) async fn set_notes(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let notes: String = call.params.required("notes")?;
+    let (opened, id) = open_at(&daemon, call, ANNOTATE).await?;
+    opened.store.snapshots().set_group_notes(&id, &notes).await?;
+    done()
+}

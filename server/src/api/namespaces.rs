@@ -1,0 +1,90 @@
+//! `/admin/datastore/{store}/namespace`: list, create, delete.
+
+use std::sync::Arc;
+
+use pbs_datastore::{DatastoreName, DeleteOptions, NAMESPACE_DEPTH_MAX, Namespace};
+use serde_json::{Value, json};
+
+use super::call::{Call, CallResult, data};
+use super::error::ApiError;
+use super::groups::statistics;
+use super::rule::{MODIFY, SEE_NAMESPACE};
+use super::target::{Opened, open};
+use crate::auth::AclPath;
+use crate::daemon::Daemon;
+
+/// `GET …/namespace`: a namespace and those below it that the caller may see. One that does not exist is listed alone,
+/// as clients expect. Refused only if nothing at all may be seen.
+pub(crate) async fn list(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let params = &mut call.params;
+    let name: DatastoreName = params.required("store")?;
+    let parent: Namespace = params.optional("parent")?.unwrap_or_else(Namespace::root);
+    let depth = params.integer("max-depth", 0..=NAMESPACE_DEPTH_MAX as i64)?;
+    let who = call.who()?.clone();
+    call.params.finish()?;
+    let authority = &daemon.authority;
+    let place = |namespace: &Namespace| AclPath::namespace(name.as_str(), &namespace.to_string());
+    let below = authority.privileges_below(&who, &place(&parent));
+    if !below.intersects(SEE_NAMESPACE) {
+        return Err(ApiError::forbidden(format!(
+            "permission check failed: nothing at or below {} may be seen",
+            place(&parent)
+        )));
+    }
+    let store = daemon.stores.get(name.as_str())?;
+    let depth = depth.map_or(NAMESPACE_DEPTH_MAX, |depth| depth as usize);
+    let found = store.snapshots().namespaces(&parent, depth).await?;
+    let visible = found.iter().filter(|namespace| {
+        authority
+            .privileges_below(&who, &place(namespace))
+            .intersects(SEE_NAMESPACE)
+    });
+    let list: Vec<Value> = visible
+        .map(|namespace| json!({ "ns": namespace.to_string() }))
+        .collect();
+    data(&list)
+}
+
+/// `POST …/namespace`: answers the whole path, also of one that exists already.
+pub(crate) async fn create(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let name: String = call.params.required("name")?;
+    let parent: Option<Namespace> = call.params.optional("parent")?;
+    let parent = parent.unwrap_or_else(Namespace::root);
+    let Opened { store, .. } = open(&daemon, &mut call, MODIFY, &parent)?;
+    call.params.finish()?;
+    let namespace = store.snapshots().create_namespace(&parent, &name).await?;
+    data(&namespace.to_string())
+}
+
+/// `DELETE …/namespace`: it and all below. Without `delete-groups` only empty ones go.
+pub(crate) async fn remove(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let params = &mut call.params;
+    let namespace: Namespace = params.required("ns")?;
+    let delete_groups = params.flag("delete-groups")?.unwrap_or(false);
+    let error_on_protected = params.flag("error-on-protected")?.unwrap_or(true);
+    let parent = namespace.parent().ok_or_else(|| {
+        ApiError::bad_request("the root namespace cannot be removed; name one below it in 'ns'")
+    })?;
+    let Opened { store, .. } = open(&daemon, &mut call, MODIFY, &parent)?;
+    call.params.finish()?;
+    // Everything that can go is to go before anything is said about what stays.
+    let options = DeleteOptions {
+        error_on_protected: false,
+    };
+    let snapshots = store.snapshots();
+    let stats = snapshots
+        .delete_namespace(&namespace, delete_groups, options)
+        .await?;
+    if stats.protected_snapshots > 0 && error_on_protected {
+        return Err(ApiError::bad_request(format!(
+            "namespace '{namespace}' was only partly deleted: {} snapshots are protected",
+            stats.protected_snapshots
+        )));
+    }
+    if stats.left_namespaces > 0 && stats.protected_snapshots == 0 {
+        return Err(ApiError::bad_request(format!(
+            "namespace '{namespace}' was only partly deleted: there are groups in it; delete-groups removes them too"
+        )));
+    }
+    data(&statistics(&stats))
+}

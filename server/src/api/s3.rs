@@ -1,0 +1,196 @@
+//! `/config/s3` and `/admin/s3`: the S3 servers that datastores use. Keys go in and never come out.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::call::{Call, CallResult, data, done};
+use super::envelope::Reply;
+use super::error::ApiError;
+use super::respond::blocking;
+use super::rule::require;
+use super::settings::{Settings, take_name};
+use crate::auth::{AclPath, Privilege};
+use crate::config::{self, Backend, CredentialsKind, S3Endpoint};
+use crate::daemon::Daemon;
+
+const TEXTS: [&str; 7] = [
+    "endpoint",
+    "region",
+    "credentials",
+    "profile",
+    "ca-file",
+    "fingerprint",
+    "comment",
+];
+const SIZES: [&str; 2] = [
+    "upload-bytes-per-second-max",
+    "download-bytes-per-second-max",
+];
+const NUMBERS: [&str; 5] = [
+    "requests-in-flight-max",
+    "requests-per-second-max",
+    "connect-timeout-seconds",
+    "request-timeout-seconds",
+    "attempts-max",
+];
+/// Where a check writes if nobody says where.
+const CHECK_PREFIX: &str = "holdfast-check";
+
+fn place() -> AclPath {
+    AclPath::of(["system", "s3"])
+}
+
+fn demand(daemon: &Daemon, call: &Call, privilege: Privilege) -> Result<(), ApiError> {
+    require(&daemon.authority, call.who()?, &place(), &[privilege])
+}
+
+fn entry(id: &str, s3: &S3Endpoint) -> Value {
+    let mut entry = json!({
+        "id": id,
+        "endpoint": s3.endpoint,
+        "region": s3.region,
+        "path-style": s3.path_style,
+        "credentials": match s3.credentials {
+            CredentialsKind::Static => "static",
+            CredentialsKind::Environment => "environment",
+            CredentialsKind::Profile => "profile",
+        },
+        "requests-in-flight-max": s3.requests_in_flight_max,
+        "requests-per-second-max": s3.requests_per_second_max,
+        "upload-bytes-per-second-max": s3.upload_bytes_per_second_max.get(),
+        "download-bytes-per-second-max": s3.download_bytes_per_second_max.get(),
+        "connect-timeout-seconds": s3.connect_timeout_seconds,
+        "request-timeout-seconds": s3.request_timeout_seconds,
+        "attempts-max": s3.attempts_max,
+    });
+    let ca_file = s3.ca_file.as_ref().map(|path| path.display().to_string());
+    let fingerprint = s3.fingerprint.map(|print| print.to_string());
+    let optional = [
+        ("profile", s3.profile.clone()),
+        ("comment", s3.comment.clone()),
+        ("ca-file", ca_file),
+        ("fingerprint", fingerprint),
+    ];
+    for (name, value) in optional {
+        if let Some(value) = value {
+            entry[name] = json!(value);
+        }
+    }
+    entry
+}
+
+/// `GET /config/s3`
+pub(crate) async fn list(daemon: Arc<Daemon>, call: Call) -> CallResult {
+    demand(&daemon, &call, Privilege::SysAudit)?;
+    call.params.finish()?;
+    let config = daemon.config.read();
+    let list: Vec<Value> = config.s3.iter().map(|(id, s3)| entry(id, s3)).collect();
+    Ok(Reply::new(&list)?.with("digest", &config.digest)?.into())
+}
+
+/// `GET /config/s3/{id}`
+pub(crate) async fn show(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let id: String = call.params.required("id")?;
+    demand(&daemon, &call, Privilege::SysAudit)?;
+    call.params.finish()?;
+    let config = daemon.config.read();
+    let s3 = config.s3.get(&id);
+    let s3 =
+        s3.ok_or_else(|| ApiError::bad_request(format!("there is no S3 endpoint '{id}'")))?;
+    let reply = Reply::new(&entry(&id, s3))?;
+    Ok(reply.with("digest", &config.digest)?.into())
+}
+
+/// `POST /config/s3`: the keys go into the secrets file, after the endpoint is there.
+pub(crate) async fn create(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    demand(&daemon, &call, Privilege::SysModify)?;
+    let params = &mut call.params;
+    let id = take_name(params, "id")?;
+    let digest: Option<String> = params.optional("digest")?;
+    let access_key: Option<String> = params.optional("access-key")?;
+    let secret_key: Option<String> = params.optional("secret-key")?;
+    let (mut settings, mut keys) = (Settings::default(), None);
+    settings.take_texts(params, &TEXTS)?;
+    settings.take_sizes(params, &SIZES)?;
+    settings.take_numbers(params, &NUMBERS)?;
+    settings.take_flag(params, "path-style")?;
+    call.params.finish()?;
+    match (access_key, secret_key) {
+        (Some(access), Some(secret)) => keys = Some((access, secret)),
+        (None, None) => {}
+        _ => {
+            return Err(ApiError::bad_request(
+                "access-key and secret-key are given together or not at all",
+            ));
+        }
+    }
+    let (store, secrets) = (daemon.config.clone(), daemon.secrets.clone());
+    blocking(move || {
+        store.edit(digest.as_deref(), |document| {
+            if config::has_section(document, "s3", &id) {
+                return Err(format!("the S3 endpoint '{id}' exists already"));
+            }
+            settings.write(config::section(document, "s3", &id)?);
+            Ok(())
+        })?;
+        let Some((access, secret)) = keys else {
+            return Ok(());
+        };
+        secrets.edit(None, |document| {
+            let table = config::section(document, "s3", &id)?;
+            config::set(table, "access-key", Some(access));
+            config::set(table, "secret-key", Some(secret));
+            Ok(())
+        })
+    })
+    .await?;
+    done()
+}
+
+/// `DELETE /config/s3/{id}`: with its keys; refused while a datastore uses it.
+pub(crate) async fn remove(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    demand(&daemon, &call, Privilege::SysModify)?;
+    let id: String = call.params.required("id")?;
+    let digest: Option<String> = call.params.optional("digest")?;
+    call.params.finish()?;
+    let config = daemon.config.read();
+    let uses = |backend: &Backend| matches!(backend, Backend::S3(s3) if s3.endpoint == id);
+    let users = config.datastores.iter();
+    let users = users.filter(|(_, datastore)| uses(&datastore.backend));
+    let users: Vec<&str> = users.map(|(name, _)| name.as_str()).collect();
+    if !users.is_empty() {
+        return Err(ApiError::bad_request(format!(
+            "the S3 endpoint '{id}' is used by datastore {}",
+            users.join(", ")
+        )));
+    }
+    let (store, secrets) = (daemon.config.clone(), daemon.secrets.clone());
+    blocking(move || {
+        // The file's own check makes sure that no datastore has come to use it meanwhile.
+        store.edit(digest.as_deref(), |document| {
+            if config::remove(document, "s3", &id) {
+                Ok(())
+            } else {
+                Err(format!("there is no S3 endpoint '{id}'"))
+            }
+        })?;
+        secrets.edit(None, |document| {
+            config::remove(document, "s3", &id);
+            Ok(())
+        })
+    })
+    .await?;
+    done()
+}
+
+/// `PUT /admin/s3/{id}/check`: tries out what a bucket can do. Nothing is kept.
+pub(crate) async fn check(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    demand(&daemon, &call, Privilege::SysModify)?;
+    let id: String = call.params.required("id")?;
+    let bucket: String = call.params.required("bucket")?;
+    let prefix: Option<String> = call.params.optional("store-prefix")?;
+    call.params.finish()?;
+    let prefix = prefix.as_deref().unwrap_or(CHECK_PREFIX).trim_matches('/');
+    data(&daemon.stores.check_bucket(&id, &bucket, prefix).await?)
+}

@@ -1,0 +1,86 @@
+//! Parameters that become settings of the configuration file, and the names of its sections.
+
+use toml_edit::{Table, Value};
+
+use super::error::ApiError;
+use super::params::Params;
+use crate::auth::is_safe_id;
+use crate::config::{self, ByteCount};
+
+/// What is written into one section.
+#[derive(Debug, Default)]
+pub(crate) struct Settings(Vec<(&'static str, Value)>);
+
+impl Settings {
+    /// Takes the parameters with these names as texts.
+    pub(crate) fn take_texts(
+        &mut self,
+        params: &mut Params,
+        names: &[&'static str],
+    ) -> Result<(), ApiError> {
+        for name in names {
+            if let Some(text) = params.optional::<String>(name)? {
+                self.0.push((name, text.into()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the parameters with these names as sizes, such as `10 GiB`.
+    pub(crate) fn take_sizes(
+        &mut self,
+        params: &mut Params,
+        names: &[&'static str],
+    ) -> Result<(), ApiError> {
+        for name in names {
+            if let Some(size) = params.optional::<ByteCount>(name)? {
+                self.0.push((name, size.to_string().into()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the parameters with these names as numbers.
+    pub(crate) fn take_numbers(
+        &mut self,
+        params: &mut Params,
+        names: &[&'static str],
+    ) -> Result<(), ApiError> {
+        for name in names {
+            if let Some(number) = params.integer(name, 0..=i64::MAX)? {
+                self.0.push((name, number.into()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the parameter with this name as a boolean.
+    pub(crate) fn take_flag(
+        &mut self,
+        params: &mut Params,
+        name: &'static str,
+    ) -> Result<(), ApiError> {
+        if let Some(flag) = params.flag(name)? {
+            self.0.push((name, flag.into()));
+        }
+        Ok(())
+    }
+
+    /// Writes them into a section.
+    pub(crate) fn write(self, table: &mut Table) {
+        for (name, value) in self.0 {
+            config::set(table, name, Some(value));
+        }
+    }
+}
+
+/// Takes the name of a new section.
+pub(crate) fn take_name(params: &mut Params, key: &str) -> Result<String, ApiError> {
+    let name: String = params.required(key)?;
+    if is_safe_id(&name) && (3..=32).contains(&name.len()) {
+        return Ok(name);
+    }
+    Err(ApiError::bad_request(format!(
+        "parameter verification failed: '{key}' must be 3 to 32 letters, digits, '_', '.' and '-'"
+    )))
+}

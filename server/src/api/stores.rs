@@ -1,0 +1,205 @@
+//! `/config/datastore`: which datastores are configured, added and removed. Everything goes through the one file, which
+//! is checked as a whole before it is replaced.
+
+use std::sync::Arc;
+
+use pbs_datastore::DatastoreName;
+use serde_json::{Value, json};
+
+use super::call::{Call, CallResult, data, done};
+use super::datastore::describe_state;
+use super::envelope::Reply;
+use super::error::ApiError;
+use super::respond::blocking;
+use super::rule::require;
+use super::settings::{Settings, take_name};
+use crate::auth::{AclPath, Privilege};
+use crate::config::{self, Backend, ConfigError, ConfigStore, Datastore, SyncLevel};
+use crate::daemon::Daemon;
+use crate::stores::TakeOver;
+
+const TEXTS: [&str; 8] = [
+    "backend",
+    "path",
+    "s3",
+    "bucket",
+    "prefix",
+    "cache-dir",
+    "sync-level",
+    "comment",
+];
+const NUMBERS: [&str; 2] = ["gc-atime-cutoff-minutes", "late-request-max-seconds"];
+
+fn entry(daemon: &Daemon, name: &str, settings: &Datastore) -> Value {
+    let mut entry = json!({
+        "name": name,
+        "backend": settings.backend.name(),
+        "gc-atime-cutoff-minutes": settings.gc_atime_cutoff_minutes,
+        "late-request-max-seconds": settings.late_request_max_seconds,
+        "sync-level": match settings.sync_level {
+            SyncLevel::None => "none",
+            SyncLevel::File => "file",
+            SyncLevel::Filesystem => "filesystem",
+        },
+        "verify-new": settings.verify_new,
+    });
+    if let Some(comment) = &settings.comment {
+        entry["comment"] = json!(comment);
+    }
+    match &settings.backend {
+        Backend::Filesystem { path } => entry["path"] = json!(path),
+        Backend::S3(s3) => {
+            entry["s3"] = json!(s3.endpoint);
+            entry["bucket"] = json!(s3.bucket);
+            entry["prefix"] = json!(s3.prefix);
+            entry["cache-dir"] = json!(s3.cache_dir);
+            entry["cache-bytes-max"] = json!(s3.cache_bytes_max.get());
+        }
+    }
+    describe_state(daemon, name, &mut entry);
+    entry
+}
+
+fn none(name: &str) -> ApiError {
+    ApiError::bad_request(format!("no such datastore '{name}'"))
+}
+
+/// `GET /config/datastore`: those that the caller may audit.
+pub(crate) async fn list(daemon: Arc<Daemon>, call: Call) -> CallResult {
+    let who = call.who()?.clone();
+    call.params.finish()?;
+    let config = daemon.config.read();
+    let audits = |name: &str| {
+        let path = AclPath::datastore(name);
+        daemon
+            .authority
+            .allowed(&who, &path, Privilege::DatastoreAudit)
+    };
+    let visible = config.datastores.iter().filter(|(name, _)| audits(name));
+    let list: Vec<Value> = visible
+        .map(|(name, settings)| entry(&daemon, name, settings))
+        .collect();
+    Ok(Reply::new(&list)?.with("digest", &config.digest)?.into())
+}
+
+/// `GET /config/datastore/{name}`, with the last check of its bucket.
+pub(crate) async fn show(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let name: DatastoreName = call.params.required("name")?;
+    let path = AclPath::datastore(name.as_str());
+    let needed = [Privilege::DatastoreAudit];
+    require(&daemon.authority, call.who()?, &path, &needed)?;
+    call.params.finish()?;
+    let name = name.as_str();
+    let config = daemon.config.read();
+    let settings = config.datastores.get(name).ok_or_else(|| none(name))?;
+    let mut entry = entry(&daemon, name, settings);
+    let (stores, of) = (daemon.stores.clone(), name.to_owned());
+    if let Some(check) = daemon.env.io(move |_| stores.last_check(&of)).await {
+        entry["check"] = json!({ "time": check.time.as_second(), "report": check.report });
+    }
+    Ok(Reply::new(&entry)?.with("digest", &config.digest)?.into())
+}
+
+/// `POST /config/datastore`: adds it and opens it. One that cannot be opened is not added.
+pub(crate) async fn create(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let params = &mut call.params;
+    let name = take_name(params, "name")?;
+    let take_over = params.flag("take-over")?.unwrap_or(false);
+    let previous_owner_is_dead = params.flag("previous-owner-is-dead")?.unwrap_or(false);
+    let digest: Option<String> = params.optional("digest")?;
+    let mut settings = Settings::default();
+    settings.take_texts(params, &TEXTS)?;
+    settings.take_sizes(params, &["cache-bytes-max"])?;
+    settings.take_numbers(params, &NUMBERS)?;
+    settings.take_flag(params, "verify-new")?;
+    let path = AclPath::of(["datastore"]);
+    let needed = [Privilege::DatastoreAllocate];
+    require(&daemon.authority, call.who()?, &path, &needed)?;
+    call.params.finish()?;
+    let (store, id) = (daemon.config.clone(), name.clone());
+    blocking(move || {
+        store.edit(digest.as_deref(), |document| {
+            if config::has_section(document, "datastore", &id) {
+                return Err(format!("the datastore '{id}' exists already"));
+            }
+            settings.write(config::section(document, "datastore", &id)?);
+            Ok(())
+        })
+    })
+    .await?;
+    let take_over = if take_over {
+        TakeOver::Yes {
+            previous_owner_is_dead,
+        }
+    } else {
+        TakeOver::No
+    };
+    if let Err(fault) = daemon.stores.open_now(&name, take_over).await {
+        daemon.stores.close(&name).await;
+        let (store, path) = (daemon.config.clone(), AclPath::datastore(&name));
+        blocking(move || remove_section(&store, None, &name, &path)).await?;
+        return Err(fault);
+    }
+    done()
+}
+
+/// `DELETE /config/datastore/{name}`: closes it and forgets it, with the rights on it. What is stored stays as it is.
+pub(crate) async fn remove(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let name: DatastoreName = call.params.required("name")?;
+    let digest: Option<String> = call.params.optional("digest")?;
+    let name = name.as_str().to_owned();
+    let path = AclPath::datastore(&name);
+    let needed = [Privilege::DatastoreAllocate];
+    require(&daemon.authority, call.who()?, &path, &needed)?;
+    call.params.finish()?;
+    if !daemon.config.read().datastores.contains_key(&name) {
+        return Err(none(&name));
+    }
+    if let Ok(store) = daemon.stores.get(&name)
+        && !store.sessions().list().is_empty()
+    {
+        return Err(ApiError::bad_request(format!(
+            "backups into datastore '{name}' are running; wait for them, or end them"
+        )));
+    }
+    daemon.stores.close(&name).await;
+    let (store, id) = (daemon.config.clone(), name.clone());
+    let removed = blocking(move || remove_section(&store, digest.as_deref(), &id, &path)).await;
+    if let Err(error) = removed {
+        daemon.reopen();
+        return Err(error);
+    }
+    let stores = daemon.stores.clone();
+    daemon.env.io(move |_| stores.forget(&name)).await;
+    done()
+}
+
+fn remove_section(
+    store: &ConfigStore,
+    seen: Option<&str>,
+    name: &str,
+    path: &AclPath,
+) -> Result<(), ConfigError> {
+    let known = store.read();
+    store.edit(seen, |document| {
+        if !config::remove(document, "datastore", name) {
+            return Err(format!("no such datastore '{name}'"));
+        }
+        let rights = known.acl_entries.iter();
+        for entry in rights.filter(|entry| entry.path.is_within(path)) {
+            config::remove_acl(document, entry)?;
+        }
+        Ok(())
+    })
+}
+
+/// `PUT /admin/datastore/{store}/s3-check`: tries out what the datastore's bucket can do, and keeps the result for the
+/// next start. Our own, other servers have no such call.
+pub(crate) async fn check(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let name: DatastoreName = call.params.required("store")?;
+    let path = AclPath::datastore(name.as_str());
+    let needed = [Privilege::DatastoreModify];
+    require(&daemon.authority, call.who()?, &path, &needed)?;
+    call.params.finish()?;
+    data(&daemon.stores.check(name.as_str()).await?)
+}

@@ -1,0 +1,120 @@
+//! Every call below `/api2/json`, in one table. `backup` and `reader` are not here: they leave HTTP/1.1 and belong to the
+//! protocol.
+
+use http::Method;
+
+use super::call::{Access, Endpoint, RouteEntry};
+use super::router::Router;
+use super::{
+    access, acl, datastore, gc, groups, namespaces, nodes, s3, sessions, snapshots, stores, tasks,
+    users,
+};
+
+/// A row whose caller must be known.
+macro_rules! known {
+    ($method:ident $path:literal => $run:path) => {
+        (
+            Method::$method,
+            $path,
+            Endpoint::new(Access::Known, $run),
+        )
+    };
+}
+
+/// A row that is open to anyone.
+macro_rules! anyone {
+    ($method:ident $path:literal => $run:path) => {
+        (
+            Method::$method,
+            $path,
+            Endpoint::new(Access::Anyone, $run),
+        )
+    };
+}
+
+fn accounts() -> Vec<RouteEntry> {
+    vec![
+        anyone!(POST "access/ticket" => access::login),
+        anyone!(DELETE "access/ticket" => access::logout),
+        anyone!(GET "access/domains" => access::domains),
+        known!(PUT "access/password" => access::set_password),
+        known!(GET "access/permissions" => access::permissions),
+        known!(GET "access/roles" => access::roles),
+        known!(GET "access/acl" => acl::list),
+        known!(PUT "access/acl" => acl::update),
+        known!(GET "access/users" => users::list),
+        known!(POST "access/users" => users::create),
+        known!(GET "access/users/{userid}" => users::show),
+        known!(PUT "access/users/{userid}" => users::update),
+        known!(DELETE "access/users/{userid}" => users::remove),
+        known!(GET "access/users/{userid}/token" => users::list_tokens),
+        known!(GET "access/users/{userid}/token/{token-name}" => users::show_token),
+        known!(POST "access/users/{userid}/token/{token-name}" => users::create_token),
+        known!(PUT "access/users/{userid}/token/{token-name}" => users::update_token),
+        known!(DELETE "access/users/{userid}/token/{token-name}" => users::remove_token),
+    ]
+}
+
+fn contents() -> Vec<RouteEntry> {
+    let upload_log = Endpoint::new(Access::Known, snapshots::upload_log);
+    vec![
+        known!(GET "admin/datastore" => datastore::list),
+        known!(GET "admin/datastore/{store}/status" => datastore::status),
+        known!(GET "admin/datastore/{store}/groups" => groups::list),
+        known!(DELETE "admin/datastore/{store}/groups" => groups::remove),
+        known!(GET "admin/datastore/{store}/group-notes" => groups::notes),
+        known!(PUT "admin/datastore/{store}/group-notes" => groups::set_notes),
+        known!(GET "admin/datastore/{store}/snapshots" => snapshots::list),
+        known!(DELETE "admin/datastore/{store}/snapshots" => snapshots::remove),
+        known!(GET "admin/datastore/{store}/files" => snapshots::files),
+        known!(GET "admin/datastore/{store}/notes" => snapshots::notes),
+        known!(PUT "admin/datastore/{store}/notes" => snapshots::set_notes),
+        known!(GET "admin/datastore/{store}/protected" => snapshots::protected),
+        known!(PUT "admin/datastore/{store}/protected" => snapshots::set_protected),
+        (
+            Method::POST,
+            "admin/datastore/{store}/upload-backup-log",
+            upload_log.upload(snapshots::CLIENT_LOG_BYTES_MAX),
+        ),
+        known!(GET "admin/datastore/{store}/namespace" => namespaces::list),
+        known!(POST "admin/datastore/{store}/namespace" => namespaces::create),
+        known!(DELETE "admin/datastore/{store}/namespace" => namespaces::remove),
+        known!(GET "admin/datastore/{store}/gc" => gc::status),
+        known!(POST "admin/datastore/{store}/gc" => gc::start),
+        known!(GET "admin/datastore/{store}/sessions" => sessions::list),
+        known!(DELETE "admin/datastore/{store}/sessions/{id}" => sessions::break_off),
+        known!(POST "admin/datastore/{store}/take-over" => datastore::take_over),
+        known!(PUT "admin/datastore/{store}/s3-check" => stores::check),
+    ]
+}
+
+fn machine() -> Vec<RouteEntry> {
+    vec![
+        anyone!(GET "ping" => nodes::ping),
+        known!(GET "version" => nodes::version),
+        known!(GET "nodes" => nodes::list),
+        known!(GET "nodes/{node}/identity" => nodes::identity),
+        known!(GET "nodes/{node}/tasks" => tasks::list),
+        known!(DELETE "nodes/{node}/tasks/{upid}" => tasks::stop),
+        known!(GET "nodes/{node}/tasks/{upid}/status" => tasks::status),
+        known!(GET "nodes/{node}/tasks/{upid}/log" => tasks::log),
+        known!(GET "config/datastore" => stores::list),
+        known!(POST "config/datastore" => stores::create),
+        known!(GET "config/datastore/{name}" => stores::show),
+        known!(DELETE "config/datastore/{name}" => stores::remove),
+        known!(GET "config/s3" => s3::list),
+        known!(POST "config/s3" => s3::create),
+        known!(GET "config/s3/{id}" => s3::show),
+        known!(DELETE "config/s3/{id}" => s3::remove),
+        known!(PUT "admin/s3/{id}/check" => s3::check),
+    ]
+}
+
+/// The tree of all calls.
+pub(crate) fn routes() -> Router<Endpoint> {
+    let rows = [accounts(), contents(), machine()];
+    rows.into_iter().flatten().fold(
+        Router::default(),
+        |router, (method, pattern, endpoint)| router.route(method, pattern, endpoint),
+    )
+}

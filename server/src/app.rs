@@ -1,0 +1,458 @@
+//! Listening: from a TCP connection to a request, and where the request goes.
+//!
+//! A connection is TLS with HTTP/1.1 inside; two endpoints upgrade it ([`crate::protocol`]), the rest is REST. What is
+//! bounded before anybody is known: connections in all and per address, those that have not sent a request yet, the time
+//! for the handshake, for a request's head, and without a byte in either direction. What exceeds a number is closed at
+//! once: clients notice and try again, where a full backlog would only make them wait.
+//!
+//! Plain HTTP on the port is answered with a redirect to `https`.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, HOST, HeaderValue, LOCATION};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use pbs_datastore::Env;
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+
+use crate::api::{ApiError, ApiPath};
+use crate::idle_io::IdleIo;
+use crate::protocol::{Protocol, ProtocolName};
+use crate::shutdown::Shutdown;
+
+/// How long the first byte and then the TLS handshake may take.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// How long a request's head may take, and how long a connection may wait for its next request.
+const HEAD_MAX: Duration = Duration::from_mins(1);
+/// How long no byte may move in either direction. An upgraded connection has its pings.
+const SILENCE_MAX: Duration = Duration::from_mins(15);
+/// Longest head of a request, in bytes.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+/// Which part of the connections may be without a request yet.
+const HALF_OPEN_PART: usize = 4;
+/// Which part of the connections may come from one address.
+const ADDRESS_PART: usize = 2;
+/// Pause after the system refused to accept a connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// First byte of a TLS handshake.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// An error while an answer is being sent.
+pub(crate) type BodyError = Box<dyn std::error::Error + Send + Sync>;
+/// The body of a REST answer: whole, or streamed.
+pub(crate) type ApiBody = UnsyncBoxBody<Bytes, BodyError>;
+/// A REST answer on its way.
+pub(crate) type ApiAnswer = Pin<Box<dyn Future<Output = Response<ApiBody>> + Send>>;
+/// Answers REST requests: everything but upgrades and health.
+pub(crate) type ApiHandler = Arc<dyn Fn(Request<Incoming>, SocketAddr) -> ApiAnswer + Send + Sync>;
+/// Whether the daemon can serve; the error says what is missing, without secrets.
+pub(crate) type ReadyCheck = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+/// A whole answer as a REST answer.
+pub(crate) fn whole(response: Response<Bytes>) -> Response<ApiBody> {
+    response.map(|body| {
+        Full::new(body)
+            .map_err(|never| match never {})
+            .boxed_unsync()
+    })
+}
+
+/// What connections are served with.
+#[derive(Clone)]
+pub(crate) struct App {
+    env: Env,
+    shutdown: Shutdown,
+    protocol: Protocol,
+    api: ApiHandler,
+    ready: ReadyCheck,
+    places: Arc<Places>,
+}
+
+impl fmt::Debug for App {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("App")
+            .field("protocol", &self.protocol)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How many connections are open, and whose.
+#[derive(Debug)]
+struct Places {
+    all: Arc<Semaphore>,
+    half_open: Arc<Semaphore>,
+    address_max: usize,
+    by_address: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// The place of one connection.
+struct Place {
+    places: Arc<Places>,
+    address: IpAddr,
+    _all: OwnedSemaphorePermit,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut by_address = self
+            .places
+            .by_address
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = by_address.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                by_address.remove(&self.address);
+            }
+        }
+    }
+}
+
+impl Places {
+    fn new(connections_max: u64) -> Self {
+        let all = usize::try_from(connections_max)
+            .unwrap_or(Semaphore::MAX_PERMITS)
+            .min(Semaphore::MAX_PERMITS);
+        Self {
+            all: Arc::new(Semaphore::new(all)),
+            half_open: Arc::new(Semaphore::new((all / HALF_OPEN_PART).max(1))),
+            address_max: (all / ADDRESS_PART).max(1),
+            by_address: Mutex::default(),
+        }
+    }
+
+    fn take(self: &Arc<Self>, address: IpAddr) -> Option<(Place, OwnedSemaphorePermit)> {
+        let all = Arc::clone(&self.all).try_acquire_owned().ok()?;
+        let half_open = Arc::clone(&self.half_open).try_acquire_owned().ok()?;
+        let address = address.to_canonical();
+        let mut by_address = self
+            .by_address
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let count = by_address.entry(address).or_default();
+        if *count >= self.address_max {
+            return None;
+        }
+        *count += 1;
+        drop(by_address);
+        Some((
+            Place {
+                places: Arc::clone(self),
+                address,
+                _all: all,
+            },
+            half_open,
+        ))
+    }
+}
+
+impl App {
+    /// Serves `api` and `protocol` on at most `connections_max` connections at once.
+    pub(crate) fn new(
+        protocol: Protocol,
+        api: ApiHandler,
+        ready: ReadyCheck,
+        connections_max: u64,
+    ) -> Self {
+        Self {
+            env: protocol.env.clone(),
+            shutdown: protocol.shutdown.clone(),
+            protocol,
+            api,
+            ready,
+            places: Arc::new(Places::new(connections_max)),
+        }
+    }
+
+    /// Accepts connections until a stop is requested. Those that are open then end by themselves: they are work that
+    /// [`Shutdown::drain`] waits for.
+    pub(crate) async fn listen(&self, listener: TcpListener, tls: Arc<ServerConfig>) {
+        let acceptor = TlsAcceptor::from(tls);
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.shutdown.requested() => return,
+            };
+            match accepted {
+                Ok((stream, peer)) => self.admit(stream, peer, &acceptor),
+                Err(error) => {
+                    tracing::warn!(%error, "a connection cannot be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn admit(&self, stream: TcpStream, peer: SocketAddr, acceptor: &TlsAcceptor) {
+        let Some((place, half_open)) = self.places.take(peer.ip()) else {
+            tracing::warn!(%peer, "connection closed: too many are open (connections-max)");
+            return;
+        };
+        let Some(work) = self.shutdown.begin_work() else {
+            return;
+        };
+        let (app, acceptor) = (self.clone(), acceptor.clone());
+        drop(self.env.spawn(async move {
+            let _held = (work, place);
+            if let Err(error) = app.serve(stream, peer, acceptor, half_open).await {
+                tracing::debug!(%peer, %error, "connection ended");
+            }
+        }));
+    }
+
+    async fn serve(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        acceptor: TlsAcceptor,
+        half_open: OwnedSemaphorePermit,
+    ) -> Result<(), BodyError> {
+        stream.set_nodelay(true)?;
+        let mut first = [0];
+        if timeout(HANDSHAKE_MAX, stream.peek(&mut first)).await?? == 0 {
+            return Ok(());
+        }
+        if first[0] != TLS_HANDSHAKE {
+            return redirect_connection(stream).await;
+        }
+        let tls = timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await??;
+        let half_open = Mutex::new(Some(half_open));
+        let service = service_fn(|request| {
+            drop(
+                half_open
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .take(),
+            );
+            let app = self.clone();
+            async move { Ok::<_, std::convert::Infallible>(app.answer(request, peer).await) }
+        });
+        let io = TokioIo::new(IdleIo::new(tls, SILENCE_MAX));
+        let connection = http1_server().serve_connection(io, service).with_upgrades();
+        tokio::pin!(connection);
+        tokio::select! {
+            result = connection.as_mut() => return Ok(result?),
+            () = self.shutdown.requested() => connection.as_mut().graceful_shutdown(),
+        }
+        Ok(connection.await?)
+    }
+
+    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<ApiBody> {
+        let target = Target::of(&request);
+        match target {
+            Target::Upgrade(protocol) => {
+                whole(self.protocol.upgrade(protocol, request, peer).await)
+            }
+            Target::Live => whole(text(StatusCode::OK, "ok".to_owned())),
+            Target::Ready => whole(self.ready_answer()),
+            Target::Api => (self.api)(request, peer).await,
+        }
+    }
+
+    fn ready_answer(&self) -> Response<Bytes> {
+        let ready = if self.shutdown.is_requested() {
+            Err("the daemon is stopping".to_owned())
+        } else {
+            (self.ready)()
+        };
+        match ready {
+            Ok(()) => text(StatusCode::OK, "ok".to_owned()),
+            Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, why),
+        }
+    }
+}
+
+/// Where a request goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Target {
+    Upgrade(ProtocolName),
+    Live,
+    Ready,
+    Api,
+}
+
+impl Target {
+    fn of<B>(request: &Request<B>) -> Self {
+        if request.method() != Method::GET {
+            return Self::Api;
+        }
+        let whole: Vec<&str> = request
+            .uri()
+            .path()
+            .split('/')
+            .filter(|segment| !segment.is_empty())
+            .collect();
+        match whole.as_slice() {
+            ["health", "live"] => return Self::Live,
+            ["health", "ready"] => return Self::Ready,
+            _ => {}
+        }
+        let path = ApiPath::of(request.uri());
+        let segments = path.as_ref().map(ApiPath::segments).unwrap_or_default();
+        match segments {
+            [only] if only == "backup" => Self::Upgrade(ProtocolName::Backup),
+            [only] if only == "reader" => Self::Upgrade(ProtocolName::Reader),
+            _ => Self::Api,
+        }
+    }
+}
+
+fn http1_server() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_MAX)
+        .max_buf_size(HEAD_BYTES_MAX);
+    builder
+}
+
+fn text(status: StatusCode, text: String) -> Response<Bytes> {
+    let mut response = Response::new(Bytes::from(text));
+    *response.status_mut() = status;
+    response
+}
+
+/// Answers one plain HTTP request, and closes.
+async fn redirect_connection(stream: TcpStream) -> Result<(), BodyError> {
+    let service = service_fn(|request: Request<Incoming>| {
+        let response = redirect(&request).map(Full::new);
+        async move { Ok::<_, std::convert::Infallible>(response) }
+    });
+    let io = TokioIo::new(IdleIo::new(stream, HANDSHAKE_MAX));
+    let connection = http1_server()
+        .keep_alive(false)
+        .serve_connection(io, service);
+    Ok(timeout(HANDSHAKE_MAX, connection).await??)
+}
+
+fn redirect<B>(request: &Request<B>) -> Response<Bytes> {
+    let target = request
+        .uri()
+        .path_and_query()
+        .map_or("/", |target| target.as_str());
+    let location = request
+        .headers()
+        .get(HOST)
+        .and_then(|host| host.to_str().ok())
+        .and_then(|host| {
+            HeaderValue::try_from(format!("https://{host}/{}", target.trim_start_matches('/'))).ok()
+        });
+    let mut response = match location {
+        None => ApiError::bad_request("this port speaks HTTPS only").into_response(),
+        Some(location) => {
+            let status = match *request.method() {
+                Method::GET | Method::HEAD => StatusCode::MOVED_PERMANENTLY,
+                _ => StatusCode::PERMANENT_REDIRECT,
+            };
+            let mut response = text(status, String::new());
+            response.headers_mut().insert(LOCATION, location);
+            response
+        }
+    };
+    response
+        .headers_mut()
+        .insert(CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// Binds all addresses, or none. An address of all IPv6 addresses takes IPv4 too, as the system has it.
+pub(crate) async fn bind(addresses: &[SocketAddr]) -> io::Result<Vec<TcpListener>> {
+    let mut listeners = Vec::with_capacity(addresses.len());
+    for address in addresses {
+        let listener = TcpListener::bind(address).await;
+        listeners.push(listener.map_err(|error| {
+            io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
+        })?);
+    }
+    Ok(listeners)
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    fn request(method: Method, target: &str) -> Request<()> {
+        Request::builder()
+            .method(method)
+            .uri(target)
+            .header(HOST, "store.example:8007")
+            .body(())
+            .expect("a request")
+    }
+
+    #[rstest]
+    #[case("//api2/json/backup?store=s", Target::Upgrade(ProtocolName::Backup))]
+    #[case("/api2/json/reader", Target::Upgrade(ProtocolName::Reader))]
+    #[case("/api2/json/reader/x", Target::Api)]
+    #[case("/api2/json/version", Target::Api)]
+    #[case("/health/live", Target::Live)]
+    #[case("//health//ready", Target::Ready)]
+    #[case("/", Target::Api)]
+    fn targets(#[case] target: &str, #[case] expected: Target) {
+        assert_eq!(Target::of(&request(Method::GET, target)), expected);
+        assert_eq!(Target::of(&request(Method::POST, target)), Target::Api);
+    }
+
+    #[test]
+    fn plain_http_is_sent_to_https() {
+        let response = redirect(&request(Method::GET, "//api2/json/version?x=1"));
+        assert_eq!(response.status(), StatusCode::MOVED_PERMANENTLY);
+        assert_eq!(
+            response.headers()[LOCATION],
+            "https://store.example:8007/api2/json/version?x=1"
+        );
+        assert_eq!(
+            redirect(&request(Method::POST, "/a")).status(),
+            StatusCode::PERMANENT_REDIRECT
+        );
+        let nameless = Request::builder().uri("/a").body(()).expect("a request");
+        assert_eq!(redirect(&nameless).status(), StatusCode::BAD_REQUEST);
+    }
+
+    #[test]
+    fn places_are_bounded_in_all_by_address_and_half_open() {
+        let places = Arc::new(Places::new(16));
+        let address = |last: u8| IpAddr::from([192, 0, 2, last]);
+        let mut open = Vec::new();
+        for _ in 0..8 {
+            let (place, half_open) = places.take(address(1)).expect("room");
+            drop(half_open);
+            open.push(place);
+        }
+        assert!(
+            places.take(address(1)).is_none(),
+            "half of all from one address"
+        );
+        let half_open: Vec<_> = (0..4)
+            .map(|_| places.take(address(2)).expect("room"))
+            .collect();
+        assert!(
+            places.take(address(3)).is_none(),
+            "a quarter without a request"
+        );
+        drop(half_open);
+        assert!(places.take(address(3)).is_some());
+        open.clear();
+        assert!(places.by_address.lock().expect("not poisoned").is_empty());
+        assert_eq!(places.all.available_permits(), 16);
+    }
+}

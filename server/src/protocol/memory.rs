@@ -1,0 +1,377 @@
+//! Memory of the two protocols: connection windows, and bodies on their way in (design 10; the proof that nothing can
+//! wait for ever is `docs/decisions/0007-flow-control.md`).
+//!
+//! All of it comes from one [`MemoryBudget`].
+//! 1. A session reserves its connection window before it is admitted: what a client sends and nobody has looked at yet
+//!    fits into it. Windows take at most half of the budget.
+//! 2. A body is read into memory only under a [`Claim`] for *all* of it: whoever has begun can finish. Claims of a
+//!    session are granted in order of arrival, and no session holds more than its share, so that a slow client with
+//!    many bodies under way does not keep others from writing. Who holds a claim asks for no second one.
+//! 3. The bodies of calls that are no uploads come from a small reserve of the session.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use pbs_datastore::{CHUNK_ENCODED_BYTES_MAX, MemoryBudget, MemoryPermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use super::flow::{READER_BODY_BYTES_MAX, STREAMS_MAX};
+use crate::api::BODY_BYTES_MAX;
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+/// Smallest connection window of a session that uploads: 200 streams of 16 KiB each, and room.
+const WINDOW_BYTES_MIN: u64 = 4 * MIB;
+/// Largest connection window of a session that uploads.
+const WINDOW_BYTES_MAX: u64 = 32 * MIB;
+/// Connection window of a session that sends requests with small bodies or none.
+const READER_WINDOW_BYTES: u64 = 256 * KIB;
+/// What the small bodies of such a session may add up to.
+const READER_CALL_BYTES: u64 = STREAMS_MAX as u64 * READER_BODY_BYTES_MAX as u64;
+/// The session's reserve for the bodies of calls that are no uploads.
+const CALL_BYTES: u64 = MIB;
+/// Which part of the windows that are left a new session gets.
+const WINDOW_SHARE: u64 = 4;
+/// How long an admission waits for a window.
+const WINDOW_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long a body waits for memory. Clients wait for an answer as long as the connection lives.
+const CLAIM_WAIT_MAX: Duration = Duration::from_mins(15);
+
+/// The memory of all sessions.
+#[derive(Debug)]
+pub(crate) struct ProtocolMemory {
+    budget: MemoryBudget,
+    /// What is left for windows, in KiB.
+    windows: Arc<Semaphore>,
+    windows_bytes_max: u64,
+    /// Open sessions that upload.
+    writers: AtomicUsize,
+}
+
+impl ProtocolMemory {
+    /// Takes everything from `budget`, which others use too; at least 64 MiB.
+    pub(crate) fn new(budget: MemoryBudget) -> Arc<Self> {
+        let windows_bytes_max = budget.bytes_max() / 2;
+        Arc::new(Self {
+            windows: Arc::new(Semaphore::new((windows_bytes_max / KIB) as usize)),
+            windows_bytes_max,
+            writers: AtomicUsize::new(0),
+            budget,
+        })
+    }
+
+    fn windows_bytes_free(&self) -> u64 {
+        self.windows.available_permits() as u64 * KIB
+    }
+
+    /// The memory of a session that uploads: a quarter of the windows that are left, within bounds. `None` if even the
+    /// smallest window does not become free in time.
+    pub(crate) async fn open_writer(self: &Arc<Self>) -> Option<WriterMemory> {
+        let share = self.windows_bytes_free() / WINDOW_SHARE / MIB * MIB;
+        let wanted = share.clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX);
+        let mut window = self.reserve(wanted, CALL_BYTES).await;
+        if window.is_none() && wanted > WINDOW_BYTES_MIN {
+            window = self.reserve(WINDOW_BYTES_MIN, CALL_BYTES).await;
+        }
+        let window = window?;
+        self.writers.fetch_add(1, Ordering::Relaxed);
+        let gate = Arc::new(Gate {
+            memory: Arc::clone(self),
+            state: Mutex::default(),
+        });
+        Some(WriterMemory {
+            window,
+            claims: Claims(gate),
+            calls: CallMemory(Arc::new(Semaphore::new(CALL_BYTES as usize))),
+        })
+    }
+
+    /// The memory of a session that only reads: what it is answered is charged by the datastore.
+    pub(crate) async fn open_reader(self: &Arc<Self>) -> Option<Window> {
+        self.reserve(READER_WINDOW_BYTES, READER_CALL_BYTES).await
+    }
+
+    async fn reserve(&self, window_bytes: u64, call_bytes: u64) -> Option<Window> {
+        let windows = Arc::clone(&self.windows);
+        let bytes = window_bytes + call_bytes;
+        let kib = u32::try_from(bytes.div_ceil(KIB)).ok()?;
+        let reserve = async {
+            let share = windows.acquire_many_owned(kib).await.ok()?;
+            let permit = self.budget.take(bytes, WINDOW_WAIT_MAX).await?;
+            Some((share, permit))
+        };
+        let (share, permit) = tokio::time::timeout(WINDOW_WAIT_MAX, reserve)
+            .await
+            .ok()??;
+        Some(Window {
+            bytes: u32::try_from(window_bytes).ok()?,
+            _share: share,
+            _permit: permit,
+        })
+    }
+
+    /// What one session may claim: an equal part, with one part left for the next session.
+    fn session_bytes_max(&self) -> u64 {
+        let windows =
+            self.windows_bytes_max - self.windows_bytes_free().min(self.windows_bytes_max);
+        let writers = self.writers.load(Ordering::Relaxed) as u64;
+        let share = self.budget.bytes_max().saturating_sub(windows) / (1 + writers);
+        share.max(CHUNK_ENCODED_BYTES_MAX as u64)
+    }
+}
+
+/// A reserved connection window; dropped when the connection has ended.
+#[derive(Debug)]
+pub(crate) struct Window {
+    bytes: u32,
+    _share: OwnedSemaphorePermit,
+    _permit: MemoryPermit,
+}
+
+impl Window {
+    /// Its size.
+    pub(crate) fn bytes(&self) -> u32 {
+        self.bytes
+    }
+}
+
+/// The memory of a session that uploads.
+#[derive(Debug)]
+pub(crate) struct WriterMemory {
+    /// Its connection window.
+    pub(crate) window: Window,
+    /// Where bodies get their memory.
+    pub(crate) claims: Claims,
+    /// Where the bodies of calls that are no uploads get theirs.
+    pub(crate) calls: CallMemory,
+}
+
+/// Memory for the bodies of calls that are no uploads.
+#[derive(Debug, Clone)]
+pub(crate) struct CallMemory(Arc<Semaphore>);
+
+impl CallMemory {
+    /// Takes what a body of `announced` bytes needs, or the longest one if its length is not known.
+    pub(crate) async fn take(&self, announced: Option<u64>) -> Option<OwnedSemaphorePermit> {
+        let longest = BODY_BYTES_MAX as u64;
+        let bytes = announced.unwrap_or(longest).min(longest) as u32;
+        Arc::clone(&self.0).acquire_many_owned(bytes).await.ok()
+    }
+}
+
+/// Grants claims to the bodies of one session, in order of arrival.
+#[derive(Debug, Clone)]
+pub(crate) struct Claims(Arc<Gate>);
+
+impl Claims {
+    /// Memory for a body of `bytes`, at most [`CHUNK_ENCODED_BYTES_MAX`]; `None` if there is none for a long time.
+    pub(crate) async fn take(&self, bytes: u64) -> Option<Claim> {
+        let grant = self.0.enter(bytes).await?;
+        let permit = self.0.memory.budget.take(bytes, CLAIM_WAIT_MAX).await?;
+        Some(Claim {
+            _permit: permit,
+            _grant: grant,
+        })
+    }
+}
+
+/// Memory for one whole body; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    _permit: MemoryPermit,
+    _grant: Grant,
+}
+
+#[derive(Debug)]
+struct Gate {
+    memory: Arc<ProtocolMemory>,
+    state: Mutex<GateState>,
+}
+
+#[derive(Debug, Default)]
+struct GateState {
+    /// Bytes granted and not given back.
+    held: u64,
+    queue: VecDeque<Waiter>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    bytes: u64,
+    granted: oneshot::Sender<Grant>,
+}
+
+/// A session's leave to claim.
+#[derive(Debug)]
+struct Grant {
+    gate: Arc<Gate>,
+    bytes: u64,
+}
+
+impl Drop for Grant {
+    fn drop(&mut self) {
+        self.gate.lock().held -= self.bytes;
+        self.gate.admit();
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.memory.writers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Gate {
+    fn lock(&self) -> MutexGuard<'_, GateState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A session that holds nothing may always claim one body.
+    fn fits(&self, held: u64, bytes: u64) -> bool {
+        held == 0 || held + bytes <= self.memory.session_bytes_max()
+    }
+
+    async fn enter(self: &Arc<Self>, bytes: u64) -> Option<Grant> {
+        let granted = {
+            let mut state = self.lock();
+            if state.queue.is_empty() && self.fits(state.held, bytes) {
+                state.held += bytes;
+                None
+            } else {
+                let (granted, receiver) = oneshot::channel();
+                state.queue.push_back(Waiter { bytes, granted });
+                Some(receiver)
+            }
+        };
+        match granted {
+            Some(receiver) => receiver.await.ok(),
+            None => Some(Grant {
+                gate: Arc::clone(self),
+                bytes,
+            }),
+        }
+    }
+
+    /// Grants the queue's head as long as it fits. Grants are sent, and those of waiters that have gone dropped, without
+    /// the lock.
+    fn admit(self: &Arc<Self>) {
+        loop {
+            let waiter = {
+                let mut state = self.lock();
+                let Some(head) = state.queue.front() else {
+                    return;
+                };
+                let gone = head.granted.is_closed();
+                if !gone && !self.fits(state.held, head.bytes) {
+                    return;
+                }
+                let Some(waiter) = state.queue.pop_front() else {
+                    return;
+                };
+                if gone {
+                    continue;
+                }
+                state.held += waiter.bytes;
+                waiter
+            };
+            let grant = Grant {
+                gate: Arc::clone(self),
+                bytes: waiter.bytes,
+            };
+            drop(waiter.granted.send(grant));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::poll;
+
+    use super::*;
+
+    fn memory(mib: u64) -> Arc<ProtocolMemory> {
+        ProtocolMemory::new(MemoryBudget::new(mib * MIB))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn windows_shrink_as_sessions_come_and_the_last_are_refused() {
+        let memory = memory(256);
+        let mut sessions = Vec::new();
+        while let Some(session) = memory.open_writer().await {
+            sessions.push(session);
+        }
+        let windows: Vec<u64> = sessions
+            .iter()
+            .map(|session| u64::from(session.window.bytes()) / MIB)
+            .collect();
+        assert_eq!(windows[0], 32);
+        assert_eq!(windows.last(), Some(&4));
+        assert!(windows.is_sorted_by(|a, b| a >= b), "{windows:?}");
+        assert!(windows.len() >= 12, "{windows:?}");
+        assert!(memory.budget.bytes_free() >= 128 * MIB);
+        sessions.pop();
+        assert!(memory.open_writer().await.is_some(), "one has left");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn claims_are_granted_in_order_within_the_share() {
+        let memory = memory(64);
+        let session = memory.open_writer().await.expect("room");
+        let claims = session.claims.clone();
+        let share = memory.session_bytes_max();
+        let longest = CHUNK_ENCODED_BYTES_MAX as u64;
+        assert!(share >= longest && share <= 30 * MIB);
+        let first = claims.take(longest).await.expect("granted");
+        let large = claims.take(longest);
+        let small = claims.take(1);
+        tokio::pin!(large, small);
+        assert!(poll!(&mut large).is_pending(), "beyond the share");
+        assert!(poll!(&mut small).is_pending(), "waits for its turn");
+        let other = memory.open_writer().await.expect("room");
+        let elsewhere = other.claims.take(longest).await;
+        assert!(elsewhere.is_some(), "another session has its own share");
+        drop(first);
+        assert!(large.await.is_some());
+        assert!(small.await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiters_that_leave_are_passed_over() {
+        let memory = memory(64);
+        let session = memory.open_writer().await.expect("room");
+        let claims = session.claims.clone();
+        let longest = CHUNK_ENCODED_BYTES_MAX as u64;
+        let first = claims.take(longest).await.expect("granted");
+        {
+            let gone = claims.take(longest);
+            tokio::pin!(gone);
+            assert!(poll!(&mut gone).is_pending());
+        }
+        let next = claims.take(longest);
+        tokio::pin!(next);
+        assert!(poll!(&mut next).is_pending());
+        drop(first);
+        let next = next.await.expect("granted");
+        drop(next);
+        assert_eq!(claims.0.lock().held, 0);
+        drop((session, claims));
+        assert_eq!(memory.budget.bytes_free(), 64 * MIB);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_call_without_a_length_leaves_room_for_another() {
+        let memory = memory(64);
+        let session = memory.open_writer().await.expect("room");
+        let calls = session.calls.clone();
+        let first = calls.take(None).await.expect("room");
+        let second = calls.take(Some(BODY_BYTES_MAX as u64 * 10)).await;
+        assert!(second.is_some());
+        let third = calls.take(Some(100));
+        tokio::pin!(third);
+        assert!(poll!(&mut third).is_pending());
+        drop(first);
+        assert!(third.await.is_some());
+    }
+}

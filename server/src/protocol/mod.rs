@@ -1,0 +1,23 @@
+//! The two protocols within upgraded connections: writing a snapshot, and reading one.
+//!
+//! Path of a request: [`crate::app`] (listener, TLS, HTTP/1.1) → [`admission`] (checks, 101, the session's life) →
+//! [`connection`] (HTTP/2) → [`backup`] or [`reader`] (the calls). [`flow`] and [`memory`] bound what all of this holds in
+//! memory; [`session`] shows who is connected.
+
+mod admission;
+mod answer;
+mod backup;
+mod call;
+mod connection;
+mod contract;
+mod flow;
+mod memory;
+mod reader;
+mod session;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use self::admission::{FindDatastore, OnFinished, Protocol, ProtocolName};
+pub(crate) use self::contract::{Backup, BackupRequest, Datastore, IndexKind, SnapshotReader};
+pub(crate) use self::memory::ProtocolMemory;
+pub(crate) use self::session::{SessionKind, SessionReport, SessionSubject, SessionTable};

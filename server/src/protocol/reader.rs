@@ -1,0 +1,114 @@
+//! The reader protocol: reading one snapshot (`pbs-interface.md` 4.2).
+//!
+//! A chunk is handed out only if an index that was downloaded in this session names it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use pbs_datastore::Digest;
+use tokio::sync::Semaphore;
+
+use super::SnapshotReader;
+use super::answer::{AnswerBody, Refusal, json, raw};
+use super::backup::absent;
+use super::call::{Call, archive_name, directory, take, take_file_name};
+use super::flow::READER_BODY_BYTES_MAX;
+use super::session::Progress;
+use crate::api::ApiError;
+use crate::tasks::TaskLogger;
+
+/// The names below `/`.
+const NAMES: [&str; 3] = ["chunk", "download", "speedtest"];
+/// What a speed test is answered with.
+static SPEEDTEST: [u8; 1 << 20] = [b'A'; 1 << 20];
+/// Files that are answered at once in one session.
+const DOWNLOADS_MAX: usize = 4;
+
+/// One reader session, as its client sees it.
+#[derive(Debug)]
+pub(crate) struct ReaderSession {
+    reader: Arc<SnapshotReader>,
+    downloads: Arc<Semaphore>,
+    progress: Progress,
+    log: TaskLogger,
+}
+
+impl ReaderSession {
+    /// A session on `reader`.
+    pub(crate) fn new(reader: Arc<SnapshotReader>, progress: Progress, log: TaskLogger) -> Self {
+        let downloads = Arc::new(Semaphore::new(DOWNLOADS_MAX));
+        Self {
+            reader,
+            downloads,
+            progress,
+            log,
+        }
+    }
+
+    /// Answers one request.
+    pub(crate) async fn answer(&self, request: Request<Incoming>) -> Response<AnswerBody> {
+        let _open = self.progress.request();
+        let what = format!("{} {}", request.method(), request.uri().path());
+        match self.call(request).await {
+            Ok(response) => response,
+            Err(refusal) => {
+                self.log.log(format_args!(
+                    "{what}: {}: {refusal}",
+                    refusal.status().as_u16()
+                ));
+                refusal.into_response()
+            }
+        }
+    }
+
+    async fn call(&self, request: Request<Incoming>) -> Result<Response<AnswerBody>, Refusal> {
+        let call = Call::of(request)?;
+        match (call.method.clone(), call.name.as_str()) {
+            (Method::GET, "") => Ok(json(directory(&NAMES)?)),
+            (Method::GET, "download") => self.download(call).await,
+            (Method::GET, "chunk") => self.chunk(call).await,
+            (Method::GET, "speedtest") => Ok(raw(
+                [Bytes::from_static(&SPEEDTEST)],
+                true,
+                (),
+                &self.progress,
+            )),
+            _ => Err(call.unknown()),
+        }
+    }
+
+    async fn download(&self, call: Call) -> Result<Response<AnswerBody>, Refusal> {
+        let params = call
+            .params_small(READER_BODY_BYTES_MAX, &self.progress)
+            .await?;
+        let name = take(params, |params| take_file_name(params, "file-name"))?;
+        let name = archive_name(&name)?;
+        let turn = Arc::clone(&self.downloads).acquire_owned().await;
+        let bytes = self
+            .reader
+            .download(&name)
+            .await
+            .map_err(|error| absent(&name, error))?;
+        self.log
+            .log(format_args!("download '{name}' ({} bytes)", bytes.len()));
+        Ok(raw([bytes], false, turn, &self.progress))
+    }
+
+    async fn chunk(&self, call: Call) -> Result<Response<AnswerBody>, Refusal> {
+        let params = call
+            .params_small(READER_BODY_BYTES_MAX, &self.progress)
+            .await?;
+        let digest = take(params, |params| params.required::<Digest>("digest"))?;
+        let Some(chunk) = self.reader.chunk(&digest).await? else {
+            let text = format!(
+                "download chunk {digest} not allowed: no index opened in this session names it"
+            );
+            return Err(ApiError::unauthorized(text).into());
+        };
+        let (header, payload) = chunk.parts();
+        // The chunk carries the memory it was granted; it is given back when the client has taken the last byte.
+        Ok(raw([header, payload], true, chunk, &self.progress))
+    }
+}

@@ -1,0 +1,370 @@
+//! The datastores of the configuration: opened, kept open, closed.
+//!
+//! A datastore that cannot be opened does not stop the daemon. It is listed with its fault, calls on it answer one
+//! sentence, and where time can mend the fault (a server that is down, a bucket that is missing, keys that are wrong) it
+//! is tried again, ever more rarely.
+//!
+//! Each datastore has one keeper, a task that opens it, keeps its counters, and closes it. Only the keeper changes what
+//! is listed under the name, so a datastore is never open twice.
+
+mod bucket;
+mod open;
+mod record;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use pbs_datastore::{Datastore, Env, MemoryBudget};
+use s3_client::{Meter, MeterSnapshot, Report};
+use tokio::sync::watch;
+
+pub(crate) use self::open::TakeOver;
+use self::open::{OpenFault, Opening};
+use self::record::{CheckRecord, Records};
+use crate::api::ApiError;
+use crate::config::{Backend, ConfigStore, SecretsStore};
+
+/// Waits between attempts to open a datastore: the first, and the longest; each is twice the one before.
+const RETRY_FIRST: Duration = Duration::from_secs(2);
+const RETRY_LONGEST: Duration = Duration::from_mins(5);
+/// How often the counters of a bucket are written down.
+const METERS_EVERY: Duration = Duration::from_mins(5);
+
+/// What is listed under a name.
+#[derive(Debug, Clone)]
+pub(crate) enum StoreState {
+    /// The first attempt has not ended yet.
+    Opening,
+    /// In use.
+    Open(Arc<Datastore>),
+    /// Cannot be opened.
+    Faulty {
+        /// One sentence.
+        fault: String,
+        /// Whether it is tried again by itself.
+        retried: bool,
+    },
+    /// Closed, for good.
+    Closed,
+}
+
+/// What a keeper is asked to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    Keep,
+    Close,
+}
+
+/// One datastore and its keeper.
+#[derive(Debug)]
+struct Entry {
+    state: watch::Sender<StoreState>,
+    wish: watch::Sender<Wish>,
+    meter: Mutex<Option<Arc<Meter>>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    env: Env,
+    config: Arc<ConfigStore>,
+    secrets: Arc<SecretsStore>,
+    state_dir: PathBuf,
+    hostname: String,
+    budget: MemoryBudget,
+    entries: Mutex<BTreeMap<String, Arc<Entry>>>,
+}
+
+/// All datastores; clones share them.
+#[derive(Debug, Clone)]
+pub(crate) struct Stores(Arc<Inner>);
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Stores {
+    /// None open yet. `state_dir` holds what is kept beside the configuration.
+    pub(crate) fn new(
+        env: Env,
+        config: Arc<ConfigStore>,
+        secrets: Arc<SecretsStore>,
+        state_dir: PathBuf,
+        hostname: String,
+        budget: MemoryBudget,
+    ) -> Self {
+        Self(Arc::new(Inner {
+            env,
+            config,
+            secrets,
+            state_dir,
+            hostname,
+            budget,
+            entries: Mutex::default(),
+        }))
+    }
+
+    /// Begins to open every configured datastore that has no keeper yet. Waits for none of them.
+    pub(crate) fn open_all(&self) {
+        for name in self.0.config.read().datastores.keys() {
+            self.keep(name, TakeOver::No);
+        }
+    }
+
+    /// The datastore `name`, ready to be used.
+    pub(crate) fn get(&self, name: &str) -> Result<Arc<Datastore>, ApiError> {
+        match self.state(name) {
+            Some(StoreState::Open(store)) => Ok(store),
+            Some(StoreState::Opening) => Err(ApiError::unavailable(format!(
+                "datastore '{name}' is being opened; try again in a moment"
+            ))),
+            Some(StoreState::Faulty { fault, .. }) => Err(ApiError::bad_request(format!(
+                "datastore '{name}' is not available: {fault}"
+            ))),
+            Some(StoreState::Closed) => Err(ApiError::unavailable(format!(
+                "datastore '{name}' is closed"
+            ))),
+            None => Err(ApiError::bad_request(format!("no such datastore '{name}'"))),
+        }
+    }
+
+    /// What is listed under `name`; `None` if it is not configured. Without a keeper it counts as closed.
+    pub(crate) fn state(&self, name: &str) -> Option<StoreState> {
+        let entry = locked(&self.0.entries).get(name).cloned();
+        match entry {
+            Some(entry) => Some(entry.state.borrow().clone()),
+            None => self
+                .0
+                .config
+                .read()
+                .datastores
+                .contains_key(name)
+                .then_some(StoreState::Closed),
+        }
+    }
+
+    /// Every datastore that is open.
+    pub(crate) fn open_ones(&self) -> Vec<(String, Arc<Datastore>)> {
+        let entries = locked(&self.0.entries);
+        let open = entries
+            .iter()
+            .filter_map(|(name, entry)| match &*entry.state.borrow() {
+                StoreState::Open(store) => Some((name.clone(), store.clone())),
+                _ => None,
+            });
+        open.collect()
+    }
+
+    /// What was asked of the datastore's bucket so far, over all starts; `None` for one without a bucket. Blocks.
+    pub(crate) fn meters(&self, name: &str) -> Option<MeterSnapshot> {
+        let entry = locked(&self.0.entries).get(name).cloned();
+        let running = entry.and_then(|entry| {
+            let meter = locked(&entry.meter).clone();
+            meter.map(|meter| meter.snapshot())
+        });
+        let kept = || {
+            let config = self.0.config.read();
+            let datastore = config.datastores.get(name)?;
+            matches!(datastore.backend, Backend::S3(_)).then(|| self.records(name).meters())
+        };
+        running.or_else(kept)
+    }
+
+    /// The last check of the datastore's bucket. Blocks.
+    pub(crate) fn last_check(&self, name: &str) -> Option<CheckRecord> {
+        self.records(name).check()
+    }
+
+    fn records(&self, name: &str) -> Records {
+        Records::of(&self.0.state_dir, name)
+    }
+
+    /// Opens a datastore and waits for the outcome of the first attempt: the fault if it failed. It is then listed with
+    /// the fault and tried again like any other, but `take_over` was for the first attempt only.
+    pub(crate) async fn open_now(&self, name: &str, take_over: TakeOver) -> Result<(), ApiError> {
+        self.close(name).await;
+        let entry = self.keep(name, take_over);
+        let mut state = entry.state.subscribe();
+        let opened = state
+            .wait_for(|state| !matches!(state, StoreState::Opening))
+            .await;
+        let fault = match opened.as_deref() {
+            Ok(StoreState::Open(_)) => return Ok(()),
+            Ok(StoreState::Faulty { fault, .. }) => fault.clone(),
+            _ => "it was closed meanwhile".to_owned(),
+        };
+        drop(opened);
+        Err(ApiError::bad_request(format!(
+            "datastore '{name}' cannot be opened: {fault}"
+        )))
+    }
+
+    /// Closes a datastore, if it has a keeper, and waits for it.
+    pub(crate) async fn close(&self, name: &str) {
+        let entry = locked(&self.0.entries).get(name).cloned();
+        if let Some(entry) = entry {
+            entry.end().await;
+            locked(&self.0.entries).remove(name);
+        }
+    }
+
+    /// Closes all datastores at once and waits for all of them.
+    pub(crate) async fn close_all(&self) {
+        let entries: Vec<Arc<Entry>> = locked(&self.0.entries).values().cloned().collect();
+        for entry in &entries {
+            entry.wish.send_replace(Wish::Close);
+        }
+        for entry in entries {
+            entry.end().await;
+        }
+    }
+
+    /// Forgets what is kept beside the configuration for a datastore that is no more. Blocks.
+    pub(crate) fn forget(&self, name: &str) {
+        if let Err(error) = self.records(name).remove() {
+            tracing::warn!(datastore = name, %error, "what was kept for the datastore cannot be removed");
+        }
+    }
+
+    /// Checks the bucket of an S3 datastore, whether it is open or not, and keeps the result with it.
+    pub(crate) async fn check(&self, name: &str) -> Result<Report, ApiError> {
+        let opening = self
+            .opening(name, TakeOver::No)
+            .map_err(ApiError::bad_request)?;
+        opening.check().await.map_err(ApiError::bad_request)
+    }
+
+    /// Checks any bucket of a configured endpoint; nothing is kept.
+    pub(crate) async fn check_bucket(
+        &self,
+        endpoint: &str,
+        bucket: &str,
+        prefix: &str,
+    ) -> Result<Report, ApiError> {
+        let (config, secrets) = (self.0.config.read(), self.0.secrets.read());
+        let connected =
+            bucket::Bucket::connect(&self.0.env, &config, &secrets, endpoint, bucket).await;
+        let connected = connected.map_err(ApiError::bad_request)?;
+        connected.probe(prefix).await.map_err(ApiError::bad_request)
+    }
+
+    fn opening(&self, name: &str, take_over: TakeOver) -> Result<Opening, String> {
+        let config = self.0.config.read();
+        if !config.datastores.contains_key(name) {
+            return Err(format!("no such datastore '{name}'"));
+        }
+        Ok(Opening {
+            env: self.0.env.clone(),
+            config,
+            secrets: self.0.secrets.read(),
+            records: self.records(name),
+            hostname: self.0.hostname.clone(),
+            budget: self.0.budget.clone(),
+            name: name.to_owned(),
+            take_over,
+        })
+    }
+
+    /// The keeper of `name`, started if there is none.
+    fn keep(&self, name: &str, take_over: TakeOver) -> Arc<Entry> {
+        let mut entries = locked(&self.0.entries);
+        if let Some(entry) = entries.get(name) {
+            return entry.clone();
+        }
+        let entry = Arc::new(Entry {
+            state: watch::Sender::new(StoreState::Opening),
+            wish: watch::Sender::new(Wish::Keep),
+            meter: Mutex::default(),
+        });
+        entries.insert(name.to_owned(), entry.clone());
+        let (stores, kept, name) = (self.clone(), entry.clone(), name.to_owned());
+        drop(
+            self.0
+                .env
+                .spawn(async move { stores.run_keeper(&name, &kept, take_over).await }),
+        );
+        entry
+    }
+
+    /// The life of a keeper: open, hold, close.
+    async fn run_keeper(&self, name: &str, entry: &Entry, take_over: TakeOver) {
+        let mut wish = entry.wish.subscribe();
+        let (mut wait, mut take_over) = (RETRY_FIRST, take_over);
+        let opened = loop {
+            let attempt = self.attempt(name, take_over).await;
+            // Who is to be overruled is decided once, by a person.
+            take_over = TakeOver::No;
+            match attempt {
+                Ok(opened) => break opened,
+                Err(fault) => {
+                    tracing::error!(datastore = name, fault = %fault.text, retried = fault.passing, "cannot be opened");
+                    entry.state.send_replace(StoreState::Faulty {
+                        fault: fault.text,
+                        retried: fault.passing,
+                    });
+                    let pause = if fault.passing { wait } else { Duration::MAX };
+                    let closing = wish.wait_for(|wish| *wish == Wish::Close);
+                    if tokio::time::timeout(pause, closing).await.is_ok() {
+                        entry.state.send_replace(StoreState::Closed);
+                        return;
+                    }
+                    wait = (wait * 2).min(RETRY_LONGEST);
+                }
+            }
+        };
+        (*locked(&entry.meter)).clone_from(&opened.meter);
+        tracing::info!(datastore = name, "open");
+        entry
+            .state
+            .send_replace(StoreState::Open(opened.datastore.clone()));
+        loop {
+            let closing = wish.wait_for(|wish| *wish == Wish::Close);
+            let ended = tokio::time::timeout(METERS_EVERY, closing).await.is_ok();
+            if ended {
+                break;
+            }
+            self.keep_meters(name, opened.meter.as_ref()).await;
+        }
+        let unclean = "was not closed cleanly; the next start waits until late requests cannot matter";
+        match opened.datastore.close().await {
+            Ok(true) => tracing::info!(datastore = name, "closed"),
+            Ok(false) => tracing::warn!(datastore = name, "{unclean}"),
+            Err(error) => tracing::warn!(datastore = name, %error, "{unclean}"),
+        }
+        self.keep_meters(name, opened.meter.as_ref()).await;
+        entry.state.send_replace(StoreState::Closed);
+    }
+
+    async fn attempt(&self, name: &str, take_over: TakeOver) -> Result<open::Opened, OpenFault> {
+        let opening = self.opening(name, take_over).map_err(OpenFault::lasting)?;
+        opening.run().await
+    }
+
+    async fn keep_meters(&self, name: &str, meter: Option<&Arc<Meter>>) {
+        let Some(snapshot) = meter.map(|meter| meter.snapshot()) else {
+            return;
+        };
+        let records = self.records(name);
+        let kept = self
+            .0
+            .env
+            .io(move |_| records.keep_meters(&snapshot))
+            .await;
+        if let Err(error) = kept {
+            tracing::warn!(datastore = name, %error, "the counters cannot be kept");
+        }
+    }
+}
+
+impl Entry {
+    /// Asks the keeper to close, and waits until it has.
+    async fn end(&self) {
+        self.wish.send_replace(Wish::Close);
+        let mut state = self.state.subscribe();
+        // The sender lives in `self`, so the wait ends by the state only.
+        let _ = state
+            .wait_for(|state| matches!(state, StoreState::Closed))
+            .await;
+    }
+}
