@@ -175,12 +175,19 @@ impl Snapshots {
                 "snapshot {id}, or what is left of it,"
             )));
         }
-        let unique = uuid::Uuid::from_bytes(self.env().random_16());
-        let dir = self.contents().temporary().join(unique.to_string());
+        let unique = uuid::Uuid::from_bytes(self.env().random_16()).to_string();
+        let dir = self.contents().temporary().join(&unique);
         let path = dir.clone();
-        self.env()
+        // Registered first, so that nobody takes it for one that was left behind.
+        self.set_temporary(&unique, true);
+        let created = self
+            .env()
             .io(move |files| files.create_dirs(&path).about(&path))
-            .await?;
+            .await;
+        if let Err(error) = created {
+            self.set_temporary(&unique, false);
+            return Err(error);
+        }
         let (instance, start) = self.committer();
         let committer = Metadata::from([
             ("holdfast-instance".to_owned(), instance.to_owned()),
@@ -350,6 +357,9 @@ impl Inner {
         self.env()
             .io(move |files| files.remove_tree(&dir).ok())
             .await;
+        let name = self.dir.file_name().and_then(|name| name.to_str());
+        self.snapshots
+            .set_temporary(name.unwrap_or_default(), false);
     }
 
     /// Gives up all locks.

@@ -72,6 +72,8 @@ pub struct Snapshots {
     summaries: Mutex<Summaries>,
     /// Snapshots that are being written.
     running: Mutex<BTreeSet<SnapshotRef>>,
+    /// Names of the directories of temporary files that live sessions have.
+    temporary: Mutex<BTreeSet<String>>,
     edits: Vec<tokio::sync::Mutex<()>>,
 }
 
@@ -107,6 +109,7 @@ impl Snapshots {
                 era: 0,
             }),
             running: Mutex::default(),
+            temporary: Mutex::default(),
             edits: (0..EDIT_STRIPES)
                 .map(|_| tokio::sync::Mutex::default())
                 .collect(),
@@ -159,6 +162,22 @@ impl Snapshots {
                 )))
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Whether nothing is read, written or removed, and no request whose answer was lost can take effect any more:
+    /// what a clean stop asks for.
+    pub fn is_idle(&self) -> bool {
+        locked(&self.temporary).is_empty() && self.locks.is_empty()
+    }
+
+    /// Registers the directory of a session's temporary files, or gives it up.
+    pub(crate) fn set_temporary(&self, name: &str, used: bool) {
+        let mut set = locked(&self.temporary);
+        if used {
+            set.insert(name.to_owned());
+        } else {
+            set.remove(name);
         }
     }
 

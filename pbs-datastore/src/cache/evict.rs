@@ -130,3 +130,41 @@ impl Inner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::cache::fixture::{Bounds, Fixture, at};
+    use crate::files::OsFiles;
+
+    #[tokio::test(start_paused = true)]
+    async fn eviction_runs_under_the_guard() {
+        for removed in [false, true] {
+            let bounds = Bounds {
+                cache: 8 * 112,
+                ..Bounds::default()
+            };
+            let fixture = Fixture::new(bounds).await;
+            let digest = fixture.insert(0, 100, at(0)).await;
+            let guard = fixture.table.guard(digest).await;
+            for n in 1..20 {
+                fixture.insert(n, 100, at(i64::from(n))).await;
+                fixture.quiet().await;
+            }
+            // What the holder of the guard does must not be undone by an eviction that began before.
+            if removed {
+                fixture.markers.remove(&OsFiles, &guard).unwrap();
+            } else {
+                assert!(fixture.markers.touch(&OsFiles, &digest, at(500)).unwrap());
+            }
+            drop(guard);
+            for n in 20..40 {
+                fixture.insert(n, 100, at(i64::from(n))).await;
+                fixture.quiet().await;
+            }
+            assert!(!fixture.cache.contains(&digest), "it was evicted");
+            let marker = fixture.marker(&digest);
+            let expected = (!removed).then_some((0, at(500)));
+            assert_eq!(marker.map(|marker| (marker.size, marker.used)), expected);
+        }
+    }
+}

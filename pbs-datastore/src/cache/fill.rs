@@ -27,11 +27,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use super::Cache;
 use crate::chunk_store::Chunk;
 use crate::chunk_store::guard::{ChunkTable, FillTicket};
-use crate::chunk_store::location::{ChunkLocation, ChunkLocations};
+use crate::chunk_store::location::{ChunkLocation, locate};
 use crate::chunk_store::marker::Nature;
 use crate::metrics::{CacheMetrics, count};
 use crate::{
-    CHUNK_ENCODED_BYTES_MAX, DataBlob, Digest, Env, Error, MemoryBudget, MemoryPermit, Result,
+    BucketLayout, CHUNK_ENCODED_BYTES_MAX, DataBlob, Digest, Env, Error, MemoryBudget,
+    MemoryPermit, Result,
 };
 
 /// How long a read waits for memory. Longer than a client needs to take the bodies that are on their way to it, shorter
@@ -175,7 +176,7 @@ impl Tags {
 struct Inner {
     env: Env,
     store: Arc<dyn ObjectStore>,
-    locations: ChunkLocations,
+    layout: BucketLayout,
     table: Arc<ChunkTable>,
     cache: Arc<Cache>,
     budget: MemoryBudget,
@@ -208,11 +209,11 @@ impl Drop for Landing {
 }
 
 impl Fills {
-    /// Reads of the chunks at `locations` in `store`, cached in `cache`.
+    /// Reads of the chunks that `layout` places in `store`, cached in `cache`.
     pub(crate) fn new(
         env: Env,
         store: Arc<dyn ObjectStore>,
-        locations: ChunkLocations,
+        layout: BucketLayout,
         table: Arc<ChunkTable>,
         cache: Arc<Cache>,
         budget: MemoryBudget,
@@ -221,7 +222,7 @@ impl Fills {
         Self(Arc::new(Inner {
             env,
             store,
-            locations,
+            layout,
             table,
             cache,
             budget,
@@ -334,7 +335,7 @@ impl Inner {
     async fn fetch(self: &Arc<Self>, digest: Digest) -> std::result::Result<DataBlob, Failure> {
         let mut fault = None;
         for _ in 0..2 {
-            let ChunkLocation::Object(key) = self.locations.of(&digest);
+            let ChunkLocation::Object(key) = locate(&self.layout, &digest);
             let Some(read) = self.get(&key).await? else {
                 return Err(Failure::Damage(Damage::Missing));
             };

@@ -8,21 +8,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use s3_client::{
-    FaultPlan, FaultyStore, KeyPrefix, Metadata, ModelStore, ObjectKey, ObjectStore, Op,
-};
+use s3_client::{FaultPlan, FaultyStore, Metadata, ModelStore, ObjectKey, ObjectStore, Op};
 use tempfile::TempDir;
 
 use super::Cache;
 use super::fill::Fills;
 use crate::chunk_store::ChunkReader;
 use crate::chunk_store::guard::ChunkTable;
-use crate::chunk_store::location::{ChunkLocation, ChunkLocations};
 use crate::chunk_store::marker::{Marker, Markers, Nature};
 use crate::files::{
     DirEntry, FaultyFiles, FileFault, FileLock, FileOp, FileStat, Files, FreeSpace, OsFiles,
 };
-use crate::{CacheCounts, CacheMetrics, DataBlob, Digest, Env, MemoryBudget};
+use crate::{BucketLayout, CacheCounts, CacheMetrics, DataBlob, Digest, Env, MemoryBudget};
 
 /// Called before a file operation; for races in a known order.
 pub(crate) type Hook = Box<dyn Fn(FileOp, &Path) + Send + Sync>;
@@ -190,13 +187,12 @@ pub(crate) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(START + seconds).unwrap()
 }
 
-pub(crate) fn locations() -> ChunkLocations {
-    ChunkLocations::new(&KeyPrefix::new("store/").unwrap()).unwrap()
+fn layout() -> BucketLayout {
+    BucketLayout::new(&"store".parse().unwrap())
 }
 
 pub(crate) fn key(digest: &Digest) -> ObjectKey {
-    let ChunkLocation::Object(key) = locations().of(digest);
-    key
+    layout().chunk(digest)
 }
 
 /// How long tests wait for what must happen.
@@ -247,7 +243,7 @@ impl Fixture {
         let fills = Fills::new(
             env.clone(),
             store,
-            locations(),
+            layout(),
             Arc::clone(&table),
             Arc::clone(&cache),
             budget.clone(),

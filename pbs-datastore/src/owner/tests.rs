@@ -230,8 +230,11 @@ async fn an_older_copy_of_the_directory_is_recognised_after_a_clean_stop() {
     owner.stop_clean().await.unwrap();
     drop(owner);
     std::fs::write(&local, before).unwrap();
-    let (_, report) = world.open("a").await.unwrap();
+    let (owner, report) = world.open("a").await.unwrap();
     assert!(report.clean && !report.markers_trusted && report.not_before.is_none());
+    drop(owner);
+    let (_, report) = world.open("a").await.unwrap();
+    assert!(!report.markers_trusted, "they were not dropped yet");
 }
 
 #[tokio::test(start_paused = true)]

@@ -101,6 +101,7 @@ async fn a_connection_that_ends_leaves_nothing() {
     world.quiet().await;
     assert_eq!(world.objects(), ["vm/100/owner"]);
     assert!(daemon.sessions.list().is_empty());
+    assert!(daemon.snapshots.is_idle());
     daemon.backup(&id(A1), &["x"]).await;
 }
 
@@ -481,8 +482,20 @@ async fn a_crash_before_the_seal_is_cleaned_after_the_next_start() {
     drop(daemon);
     let daemon = world.start("a", false).await;
     assert!(daemon.listed().await.is_empty());
+    let temporary = world.cache("a").join(".holdfast/tmp");
+    assert_eq!(std::fs::read_dir(&temporary).unwrap().count(), 1);
+    let _running = daemon
+        .begin(&id("vm/1/2030-01-01T00:00:00Z"))
+        .await
+        .unwrap();
+    assert!(!daemon.snapshots.is_idle());
     assert_eq!(daemon.snapshots.remove_unsealed().await.unwrap().removed, 1);
-    assert_eq!(world.objects(), ["vm/100/owner"]);
+    assert_eq!(world.objects(), ["vm/1/owner", "vm/100/owner"]);
+    assert_eq!(
+        std::fs::read_dir(&temporary).unwrap().count(),
+        1,
+        "that of the running one"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -131,6 +131,14 @@ impl Locks {
         })
     }
 
+    /// Whether nobody holds anything, and nothing is kept.
+    pub(crate) fn is_empty(&self) -> bool {
+        let now = self.env.instant();
+        let mut table = self.table();
+        table.held.retain(|_, holders| holders.expire(now));
+        table.held.is_empty()
+    }
+
     /// Waits until nobody holds `name` (design 8 f).
     pub(crate) async fn wait_unheld(&self, name: &str) {
         loop {

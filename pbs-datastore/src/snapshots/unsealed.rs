@@ -1,9 +1,11 @@
 //! Folders without a manifest that no writer owns: hidden everywhere, and removed when nothing can seal them any more.
 
+use super::locked;
 use super::{GroupRef, SnapshotRef, Snapshots};
 use crate::NAMESPACE_DEPTH_MAX;
 use crate::Namespace;
-use crate::error::{Error, Result};
+use crate::error::{About as _, Error, Result};
+use crate::files::optional;
 
 /// What became of unsealed folders.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,6 +27,7 @@ impl Snapshots {
             self.env().sleep(until.saturating_duration_since(now)).await;
         }
         self.contents.refresh().await?;
+        self.remove_temporary().await?;
         let mut stats = UnsealedStats::default();
         for namespace in self
             .namespaces(&Namespace::root(), NAMESPACE_DEPTH_MAX)
@@ -39,6 +42,26 @@ impl Snapshots {
             }
         }
         Ok(stats)
+    }
+
+    /// Removes directories of temporary files that no session has: those of processes that died.
+    async fn remove_temporary(&self) -> Result<()> {
+        let dir = self.contents.temporary();
+        let path = dir.clone();
+        let entries = self
+            .env()
+            .io(move |files| optional(files.list(&path)).about(&path))
+            .await?;
+        for entry in entries.unwrap_or_default() {
+            let dead = entry.stat.is_dir && !locked(&self.temporary).contains(&entry.name);
+            if dead {
+                let path = dir.join(&entry.name);
+                self.env()
+                    .io(move |files| files.remove_tree(&path).about(&path))
+                    .await?;
+            }
+        }
+        Ok(())
     }
 
     pub(super) async fn remove_unsealed_of(&self, group: &GroupRef) -> Result<UnsealedStats> {

@@ -171,11 +171,11 @@ async fn small_disorder_is_order() {
 async fn waste_is_bounded_whatever_the_pattern() {
     for burst in [4, 7, 20] {
         let fixture = slow().await;
-        let index = index(0..6000, &fixture);
+        let index = index(0..2400, &fixture);
         let ahead = ReadAhead::new(Arc::clone(&fixture.reader));
         ahead.open(index.clone()).await;
         let mut asked = 0;
-        for start in (0..6000).step_by(60) {
+        for start in (0..2400).step_by(60) {
             for entry in start..start + burst {
                 read(&ahead, &index, entry).await;
                 asked += 1;

@@ -86,7 +86,7 @@ async fn a_fill_keeps_the_times_of_the_marker_and_makes_one_from_the_time_it_ask
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fill_that_was_condemned_meanwhile_is_served_and_not_cached() {
+async fn a_spoiled_fill_is_not_inserted() {
     for released in [false, true] {
         let fixture = fixture().await;
         let digest = fixture.stored(1, LEN).await;

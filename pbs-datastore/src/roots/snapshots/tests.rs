@@ -1,24 +1,28 @@
+use std::pin::Pin;
+
 use async_trait::async_trait;
 use s3_client::{Action, ErrorKind, Fault, Op};
 
 use super::*;
 use crate::snapshots::tests::{A1, A2, B1, Daemon, World, group, id, name};
 
-/// Collects what is marked, and runs something at the first digest.
+type Meanwhile<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
+/// Collects what is marked, and lets something happen after the first digests.
 #[derive(Default)]
-struct Sink {
+struct Sink<'a> {
     marked: BTreeSet<Digest>,
     needers: BTreeSet<String>,
-    remove: Option<(Arc<Snapshots>, SnapshotRef)>,
+    meanwhile: Option<Meanwhile<'a>>,
 }
 
 #[async_trait]
-impl MarkSink for Sink {
+impl MarkSink for Sink<'_> {
     async fn mark(&mut self, needer: &Needer, digests: &[Digest]) -> Result<()> {
         self.marked.extend(digests);
         self.needers.insert(needer.name.clone());
-        if let Some((snapshots, id)) = self.remove.take() {
-            snapshots.delete(&id).await?;
+        if let Some(meanwhile) = self.meanwhile.take() {
+            meanwhile.await;
         }
         Ok(())
     }
@@ -81,19 +85,26 @@ async fn a_snapshot_of_another_writer_and_a_damaged_copy_are_fetched() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_base_that_vanishes_while_it_is_read_costs_nothing_that_a_newer_one_needs() {
+async fn a_base_that_vanishes_while_a_newer_one_is_sealed_costs_no_chunk() {
+    const A3: &str = "vm/100/2023-11-16T22:13:20Z";
     let world = World::new();
     let daemon = world.start("a", false).await;
-    daemon.backup(&id(A1), &["a", "b"]).await;
-    daemon.backup(&id(A2), &["b", "c"]).await;
+    daemon.backup(&id(A1), &["a"]).await;
+    daemon.backup(&id(A2), &["base"]).await;
+    // After the group was listed and its first snapshot read, the second one vanishes, and a third one that shares its
+    // chunk is sealed.
+    let meanwhile = async {
+        daemon.backup(&id(A3), &["base"]).await;
+        world.quiet().await;
+        daemon.snapshots.delete(&id(A2)).await.unwrap();
+    };
     let mut sink = Sink {
-        remove: Some((Arc::clone(&daemon.snapshots), id(A2))),
+        meanwhile: Some(Box::pin(meanwhile)),
         ..Sink::default()
     };
-    // The second one vanishes after the group was listed: the list is read again.
     roots(&daemon).mark(&mut sink).await.unwrap();
-    assert_eq!(sink.marked, digests(&["a", "b"]));
-    assert_eq!(sink.needers.len(), 1);
+    assert_eq!(sink.marked, digests(&["a", "base"]));
+    assert_eq!(sink.needers, BTreeSet::from([A1.to_owned(), A3.to_owned()]));
 }
 
 #[tokio::test(start_paused = true)]
