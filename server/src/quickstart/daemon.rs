@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use http::StatusCode;
+use pbs_datastore::{Env, Fingerprint};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::process::Command;
@@ -28,6 +29,7 @@ use crate::client::repository::{Access, Repository};
 use crate::client::session::Session;
 use crate::config::{self, ConfigStore, SecretsStore};
 use crate::daemon::{CONFIG_NAME, secrets_file};
+use crate::tls::ServerTls;
 
 /// Names of the datastore, of the S3 server in the configuration, and of the bucket.
 const DATASTORE: &str = "quickstart";
@@ -238,7 +240,7 @@ fn set_places(document: &mut DocumentMut, endpoint: &str, port: u16) -> Result<(
 
 /// How the datastore is reached: the daemon's own certificate is the only one to believe.
 fn access(state_dir: &Path, keys: &Keys) -> anyhow::Result<Access> {
-    let fingerprint = crate::tls::fingerprint_in(state_dir)?;
+    let tls = ServerTls::load_or_create(state_dir, "localhost", Env::system().now())?;
     Ok(Access {
         repository: Repository {
             auth_id: ADMINISTRATOR.parse()?,
@@ -247,7 +249,7 @@ fn access(state_dir: &Path, keys: &Keys) -> anyhow::Result<Access> {
             datastore: DATASTORE.parse()?,
         },
         secret: keys.password.clone(),
-        fingerprint: Some(fingerprint),
+        fingerprint: Some(Fingerprint(*tls.fingerprint().as_bytes())),
     })
 }
 
