@@ -25,7 +25,6 @@ use crate::cache::Cache;
 use crate::cache::fill::{Damage, Fills};
 use crate::chunk_store::guard::ChunkTable;
 use crate::chunk_store::insert::{ChunkBucket, ChunkStore};
-use crate::chunk_store::location::ChunkLocations;
 use crate::chunk_store::marker::Markers;
 use crate::contents::Contents;
 use crate::error::About as _;
@@ -563,12 +562,10 @@ async fn open_bucket(
         Arc::clone(&metrics),
     )
     .await?;
-    let locations =
-        ChunkLocations::new(layout.prefix()).map_err(|error| Error::Invalid(error.to_string()))?;
     let fills = Fills::new(
         env.clone(),
         Arc::clone(&access.store),
-        locations,
+        layout.clone(),
         Arc::clone(&table),
         Arc::clone(&cache),
         options.budget.clone(),
