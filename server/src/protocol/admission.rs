@@ -386,11 +386,11 @@ impl Protocol {
             idle_max: Duration::from_secs(server.session_idle_seconds),
             shutdown_max: Duration::from_secs(server.shutdown_seconds) / 2,
         };
-        let around = |window: &Window| Surroundings {
+        let around = |window| Surroundings {
             session,
             shutdown: &self.shutdown,
             executor: StreamExecutor::new(self.env.clone()),
-            window_bytes: window.bytes(),
+            window,
             bounds,
         };
         let progress = session.progress().clone();

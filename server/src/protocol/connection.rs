@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::answer::AnswerBody;
 use super::flow::{StreamExecutor, http2_server};
+use super::memory::Window;
 use super::session::OpenSession;
 use crate::shutdown::Shutdown;
 
@@ -25,6 +26,9 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(15);
 const FAREWELL_MAX: Duration = Duration::from_secs(2);
 /// How long requests of a connection that is gone may take to notice.
 const STREAMS_END_MAX: Duration = Duration::from_secs(30);
+
+/// Why sessions end when the daemon does.
+const STOPPING: &str = "the daemon stops";
 
 /// How a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +55,7 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) session: &'a OpenSession,
     pub(crate) shutdown: &'a Shutdown,
     pub(crate) executor: StreamExecutor,
-    pub(crate) window_bytes: u32,
+    pub(crate) window: &'a Window,
     pub(crate) bounds: Bounds,
 }
 
@@ -71,7 +75,7 @@ where
         let answer = answer(request);
         async move { Ok::<_, Infallible>(answer.await) }
     });
-    let server = http2_server(around.window_bytes, around.executor.clone());
+    let server = http2_server(around.window, around.executor.clone());
     let mut connection = Box::pin(server.serve_connection(io, service));
     let mut watch = tokio::time::interval(WATCH_INTERVAL);
     let mut leaving_until: Option<Instant> = None;
@@ -80,7 +84,8 @@ where
         let deadline = leaving_until.unwrap_or_else(|| Instant::now() + WATCH_INTERVAL);
         tokio::select! {
             result = connection.as_mut() => break match result {
-                Ok(()) if leaving_until.is_some() => ConnectionEnd::Ended("the daemon stops".to_owned()),
+                // However the client takes its leave once it was told to.
+                _ if leaving_until.is_some() => ConnectionEnd::Ended(STOPPING.to_owned()),
                 Ok(()) => ConnectionEnd::Closed,
                 Err(error) => ConnectionEnd::Broken(causes(&error)),
             },
@@ -95,7 +100,7 @@ where
                 connection.as_mut().graceful_shutdown();
             }
             () = sleep_until(deadline), if leaving_until.is_some() => {
-                break ConnectionEnd::Ended("the daemon stops".to_owned());
+                break ConnectionEnd::Ended(STOPPING.to_owned());
             }
         }
     };

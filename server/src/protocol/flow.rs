@@ -1,7 +1,7 @@
 //! HTTP/2 as the two protocols use it: settings, and bodies read as they arrive.
 //!
-//! **Nothing waits for ever.** With a connection window `C` and [`STREAMS_MAX`] streams the window of each stream is
-//! `s = (C − C/8 − 64 KiB) / STREAMS_MAX`. What has arrived and nobody has read is therefore at most `C − C/8`, even if
+//! **Nothing waits for ever.** With a connection window `C` and at most `n` streams the window of each stream is
+//! `s = (C − C/8 − 64 KiB) / n`. What has arrived and nobody has read is therefore at most `C − C/8`, even if
 //! every stream is full, and at least two thirds of `C/8` stay open for the streams that are being read; those are read as
 //! fast as data arrives, because their memory was granted for the whole body ([`super::memory`]). The proof is
 //! `docs/decisions/0007-flow-control.md`.
@@ -19,6 +19,7 @@ use hyper::server::conn::http2;
 use hyper_util::rt::TokioTimer;
 use pbs_datastore::Env;
 
+use super::memory::Window;
 use super::session::Progress;
 use crate::shutdown::Shutdown;
 
@@ -43,23 +44,23 @@ const ERROR_RESETS_MAX: usize = 1024;
 /// Bytes of an answer that are queued per stream.
 const SEND_BUFFER_BYTES_MAX: usize = 512 * 1024;
 
-/// The window of each stream that belongs to a connection window.
-pub(crate) fn stream_window_bytes(connection_window_bytes: u32) -> u32 {
+/// The window of each of `streams` streams that share a connection window.
+pub(crate) fn stream_window_bytes(connection_window_bytes: u32, streams: u32) -> u32 {
     let slack = connection_window_bytes / WINDOW_SLACK + FIRST_WINDOW_BYTES;
-    connection_window_bytes.saturating_sub(slack) / STREAMS_MAX
+    connection_window_bytes.saturating_sub(slack) / streams
 }
 
-/// An HTTP/2 server with a connection window of this size, at least 256 KiB.
+/// An HTTP/2 server whose connection has this window.
 pub(crate) fn http2_server(
-    connection_window_bytes: u32,
+    window: &Window,
     executor: StreamExecutor,
 ) -> http2::Builder<StreamExecutor> {
-    let stream = stream_window_bytes(connection_window_bytes);
+    let stream = stream_window_bytes(window.bytes(), window.streams());
     let mut builder = http2::Builder::new(executor);
     builder
         .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
-        .initial_connection_window_size(connection_window_bytes)
+        .max_concurrent_streams(window.streams())
+        .initial_connection_window_size(window.bytes())
         .initial_stream_window_size(stream)
         // No frame can be larger than its stream's window, and a frame is buffered before the windows are checked.
         .max_frame_size(stream.clamp(*FRAME_BYTES.start(), *FRAME_BYTES.end()))
@@ -170,19 +171,15 @@ mod tests {
     use super::*;
 
     #[rstest]
-    #[case(256 << 10)]
-    #[case(4 << 20)]
-    #[case(5 << 20)]
-    #[case(32 << 20)]
-    fn unread_bodies_never_fill_the_connection(#[case] connection: u32) {
-        let stream = stream_window_bytes(connection);
+    #[case(256 << 10, STREAMS_MAX)]
+    #[case(2 << 20, 100)]
+    #[case(4 << 20, STREAMS_MAX)]
+    #[case(5 << 20, STREAMS_MAX)]
+    #[case(32 << 20, STREAMS_MAX)]
+    fn unread_bodies_never_fill_the_connection(#[case] connection: u32, #[case] streams: u32) {
+        let stream = stream_window_bytes(connection, streams);
         assert!(stream > 0);
-        let unread = stream * STREAMS_MAX + FIRST_WINDOW_BYTES;
+        let unread = stream * streams + FIRST_WINDOW_BYTES;
         assert!(unread + connection / WINDOW_SLACK <= connection);
-    }
-
-    #[test]
-    fn a_frame_of_the_default_size_fits_the_smallest_window_for_uploads() {
-        assert!(stream_window_bytes(4 << 20) >= 16 * 1024);
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! All of it comes from one [`MemoryBudget`].
 //! 1. A session reserves its connection window before it is admitted: what a client sends and nobody has looked at yet
-//!    fits into it. Windows take at most half of the budget.
+//!    fits into it. Windows take at most three quarters of the budget.
 //! 2. A body is read into memory only under a [`Claim`] for *all* of it: whoever has begun can finish. Claims of a
 //!    session are granted in order of arrival, and no session holds more than its share, so that a slow client with
 //!    many bodies under way does not keep others from writing. Who holds a claim asks for no second one.
@@ -22,8 +22,12 @@ use crate::api::BODY_BYTES_MAX;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
-/// Smallest connection window of a session that uploads: 200 streams of 16 KiB each, and room.
-const WINDOW_BYTES_MIN: u64 = 4 * MIB;
+/// Smallest connection window of a session that uploads. Below [`WINDOW_BYTES_FULL`] it has fewer streams.
+const WINDOW_BYTES_MIN: u64 = 2 * MIB;
+/// From this connection window on, all [`STREAMS_MAX`] streams have a window of at least 16 KiB each.
+const WINDOW_BYTES_FULL: u64 = 4 * MIB;
+/// Streams of a session with a smaller window, so that each has 16 KiB too.
+const STREAMS_FEW: u32 = 100;
 /// Largest connection window of a session that uploads.
 const WINDOW_BYTES_MAX: u64 = 32 * MIB;
 /// Connection window of a session that sends requests with small bodies or none.
@@ -31,9 +35,11 @@ const READER_WINDOW_BYTES: u64 = 256 * KIB;
 /// What the small bodies of such a session may add up to.
 const READER_CALL_BYTES: u64 = STREAMS_MAX as u64 * READER_BODY_BYTES_MAX as u64;
 /// The session's reserve for the bodies of calls that are no uploads.
-const CALL_BYTES: u64 = MIB;
+const CALL_BYTES: u64 = BODY_BYTES_MAX as u64;
 /// Which part of the windows that are left a new session gets.
-const WINDOW_SHARE: u64 = 4;
+const WINDOW_SHARE: u64 = 6;
+/// What windows always leave for bodies: the longest one, and room for a few more.
+const BODIES_BYTES_MIN: u64 = 24 * MIB;
 /// How long an admission waits for a window.
 const WINDOW_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long a body waits for memory. Clients wait for an answer as long as the connection lives.
@@ -53,7 +59,8 @@ pub(crate) struct ProtocolMemory {
 impl ProtocolMemory {
     /// Takes everything from `budget`, which others use too; at least 64 MiB.
     pub(crate) fn new(budget: MemoryBudget) -> Arc<Self> {
-        let windows_bytes_max = budget.bytes_max() / 2;
+        let whole = budget.bytes_max();
+        let windows_bytes_max = (whole - whole / 4).min(whole.saturating_sub(BODIES_BYTES_MIN));
         Arc::new(Self {
             windows: Arc::new(Semaphore::new((windows_bytes_max / KIB) as usize)),
             windows_bytes_max,
@@ -66,7 +73,7 @@ impl ProtocolMemory {
         self.windows.available_permits() as u64 * KIB
     }
 
-    /// The memory of a session that uploads: a quarter of the windows that are left, within bounds. `None` if even the
+    /// The memory of a session that uploads: a sixth of the windows that are left, within bounds. `None` if even the
     /// smallest window does not become free in time.
     pub(crate) async fn open_writer(self: &Arc<Self>) -> Option<WriterMemory> {
         let share = self.windows_bytes_free() / WINDOW_SHARE / MIB * MIB;
@@ -107,6 +114,11 @@ impl ProtocolMemory {
             .ok()??;
         Some(Window {
             bytes: u32::try_from(window_bytes).ok()?,
+            streams: if (WINDOW_BYTES_MIN..WINDOW_BYTES_FULL).contains(&window_bytes) {
+                STREAMS_FEW
+            } else {
+                STREAMS_MAX
+            },
             _share: share,
             _permit: permit,
         })
@@ -126,6 +138,7 @@ impl ProtocolMemory {
 #[derive(Debug)]
 pub(crate) struct Window {
     bytes: u32,
+    streams: u32,
     _share: OwnedSemaphorePermit,
     _permit: MemoryPermit,
 }
@@ -134,6 +147,11 @@ impl Window {
     /// Its size.
     pub(crate) fn bytes(&self) -> u32 {
         self.bytes
+    }
+
+    /// How many streams share it.
+    pub(crate) fn streams(&self) -> u32 {
+        self.streams
     }
 }
 
@@ -289,6 +307,7 @@ impl Gate {
 mod tests {
     use futures_util::poll;
 
+    use super::super::flow::stream_window_bytes;
     use super::*;
 
     fn memory(mib: u64) -> Arc<ProtocolMemory> {
@@ -307,10 +326,15 @@ mod tests {
             .map(|session| u64::from(session.window.bytes()) / MIB)
             .collect();
         assert_eq!(windows[0], 32);
-        assert_eq!(windows.last(), Some(&4));
+        assert_eq!(windows.last(), Some(&2));
         assert!(windows.is_sorted_by(|a, b| a >= b), "{windows:?}");
-        assert!(windows.len() >= 12, "{windows:?}");
-        assert!(memory.budget.bytes_free() >= 128 * MIB);
+        assert!(windows.len() >= 18, "{windows:?}");
+        assert!(memory.budget.bytes_free() >= 64 * MIB);
+        for session in &sessions {
+            let window = &session.window;
+            let stream = stream_window_bytes(window.bytes(), window.streams());
+            assert!(stream >= 16 * 1024, "a frame of the default size fits");
+        }
         sessions.pop();
         assert!(memory.open_writer().await.is_some(), "one has left");
     }
@@ -322,7 +346,7 @@ mod tests {
         let claims = session.claims.clone();
         let share = memory.session_bytes_max();
         let longest = CHUNK_ENCODED_BYTES_MAX as u64;
-        assert!(share >= longest && share <= 30 * MIB);
+        assert!(share >= longest && share <= 31 * MIB);
         let first = claims.take(longest).await.expect("granted");
         let large = claims.take(longest);
         let small = claims.take(1);
@@ -349,29 +373,36 @@ mod tests {
             tokio::pin!(gone);
             assert!(poll!(&mut gone).is_pending());
         }
-        let next = claims.take(longest);
-        tokio::pin!(next);
-        assert!(poll!(&mut next).is_pending());
-        drop(first);
-        let next = next.await.expect("granted");
-        drop(next);
+        {
+            let next = claims.take(longest);
+            tokio::pin!(next);
+            assert!(poll!(&mut next).is_pending());
+            drop(first);
+            assert!(next.await.is_some());
+        }
         assert_eq!(claims.0.lock().held, 0);
         drop((session, claims));
         assert_eq!(memory.budget.bytes_free(), 64 * MIB);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_call_without_a_length_leaves_room_for_another() {
+    async fn calls_take_turns() {
         let memory = memory(64);
         let session = memory.open_writer().await.expect("room");
         let calls = session.calls.clone();
-        let first = calls.take(None).await.expect("room");
-        let second = calls.take(Some(BODY_BYTES_MAX as u64 * 10)).await;
-        assert!(second.is_some());
-        let third = calls.take(Some(100));
-        tokio::pin!(third);
-        assert!(poll!(&mut third).is_pending());
+        let short = calls.take(Some(100)).await.expect("room");
+        {
+            let long = calls.take(Some(BODY_BYTES_MAX as u64 * 10));
+            tokio::pin!(long);
+            assert!(poll!(&mut long).is_pending());
+        }
+        drop(short);
+        let first = calls.take(None).await;
+        assert!(first.is_some());
+        let next = calls.take(Some(100));
+        tokio::pin!(next);
+        assert!(poll!(&mut next).is_pending());
         drop(first);
-        assert!(third.await.is_some());
+        assert!(next.await.is_some());
     }
 }
