@@ -88,7 +88,10 @@ mod tests {
         let read_only = Permissions::from_mode(0o444);
         fs::set_permissions(root.join("a/large"), read_only).expect("a mode");
         change_tree(root, "-x-").expect("changed");
-        assert_eq!(fs::read(root.join("a/large")).expect("read"), b"01234-x-56789");
+        assert_eq!(
+            fs::read(root.join("a/large")).expect("read"),
+            b"01234-x-56789"
+        );
         assert_eq!(fs::read(root.join("small")).expect("read"), b"01234");
         assert_eq!(fs::read(root.join(ADDED)).expect("read"), b"-x-");
         change_tree(root, "-y-").expect("changed again");

@@ -119,11 +119,7 @@ impl Programs {
         }
         home.keep(keys)?;
         configure(&config_file, &self.endpoint, keys)?;
-        let arguments: [&OsStr; 3] = [
-            "serve".as_ref(),
-            "--config".as_ref(),
-            config_file.as_ref(),
-        ];
+        let arguments: [&OsStr; 3] = ["serve".as_ref(), "--config".as_ref(), config_file.as_ref()];
         let follow = [(crate::parent::VARIABLE, "1")];
         let log = home.log("daemon");
         self.daemon = Some(Child::start("the daemon", &arguments, &follow, log)?);

@@ -133,9 +133,7 @@ impl Home {
     pub(super) fn check_room(&self, bytes: u64) -> anyhow::Result<()> {
         let stat = statvfs(&self.dir)
             .with_context(|| format!("the room in {} is not known", self.dir.display()))?;
-        let free = stat
-            .blocks_available()
-            .saturating_mul(stat.fragment_size());
+        let free = stat.blocks_available().saturating_mul(stat.fragment_size());
         let needed = bytes
             .saturating_mul(COPIES_MAX)
             .saturating_add(ROOM_BYTES_MIN);
@@ -168,9 +166,7 @@ impl Home {
                 secret_key: hex::encode(random_bytes::<20>()),
                 port: 0,
             }),
-            Err(error) => {
-                Err(error).with_context(|| format!("{} cannot be read", path.display()))
-            }
+            Err(error) => Err(error).with_context(|| format!("{} cannot be read", path.display())),
         }
     }
 

@@ -33,7 +33,9 @@ impl Requests {
     fn parse(json: &[u8]) -> anyhow::Result<Self> {
         let counts: BTreeMap<String, OperationCount> = serde_json::from_slice(json)
             .context("the counters of the S3 server are not understood")?;
-        let requests = counts.into_iter().map(|(name, count)| (name, count.requests));
+        let requests = counts
+            .into_iter()
+            .map(|(name, count)| (name, count.requests));
         Ok(Self(requests.collect()))
     }
 

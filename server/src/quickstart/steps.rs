@@ -106,7 +106,12 @@ impl Course<'_> {
 
         let trees = [
             ("first backup restored", &first, self.original, excludes),
-            ("second backup restored", &second, copy.as_path(), none.clone()),
+            (
+                "second backup restored",
+                &second,
+                copy.as_path(),
+                none.clone(),
+            ),
             ("third backup restored", &third, copy.as_path(), none),
         ];
         for (step, snapshot, original, excludes) in trees {

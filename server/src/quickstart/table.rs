@@ -35,7 +35,9 @@ pub(super) struct Row {
 impl Row {
     fn cells(&self) -> [String; TITLES.len()] {
         let number = |count: Option<u64>| count.map(|count| count.to_string()).unwrap_or_default();
-        let bytes = self.bytes.map(|count| indicatif::BinaryBytes(count).to_string());
+        let bytes = self
+            .bytes
+            .map(|count| indicatif::BinaryBytes(count).to_string());
         [
             self.step.clone(),
             bytes.unwrap_or_default(),

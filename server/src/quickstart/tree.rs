@@ -182,12 +182,7 @@ impl<'a> Side<'a> {
 
     fn xattrs(&self, path: &Path) -> anyhow::Result<BTreeMap<OsString, Vec<u8>>> {
         let at = self.at(path);
-        let fault = || {
-            format!(
-                "the extended attributes of {} cannot be read",
-                at.display()
-            )
-        };
+        let fault = || format!("the extended attributes of {} cannot be read", at.display());
         let names = match xattr::list(&at) {
             Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(BTreeMap::new()),
             names => names.with_context(fault)?,
@@ -453,10 +448,13 @@ mod tests {
                 fs::remove_file(root.join("twin")).expect("removed");
                 settle(root);
             }),
-            ("a/b/more: was restored, but is not in the original", |root| {
-                fs::create_dir(root.join("a/b/more")).expect("a directory");
-                settle(root);
-            }),
+            (
+                "a/b/more: was restored, but is not in the original",
+                |root| {
+                    fs::create_dir(root.join("a/b/more")).expect("a directory");
+                    settle(root);
+                },
+            ),
             ("a/b/empty: is another kind of file", |root| {
                 fs::remove_file(root.join("a/b/empty")).expect("removed");
                 fs::create_dir(root.join("a/b/empty")).expect("a directory");
@@ -494,7 +492,11 @@ mod tests {
         let some = measure(&left, &excludes).expect("measured");
         assert_eq!(all.entries, some.entries + 2);
         assert_eq!(all.bytes, some.bytes + 1000);
-        assert_eq!(some.bytes, BLOCK_BYTES as u64 + 3, "a file with two names counts once");
+        assert_eq!(
+            some.bytes,
+            BLOCK_BYTES as u64 + 3,
+            "a file with two names counts once"
+        );
     }
 
     #[test]
