@@ -17,6 +17,7 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError, ConfigStore, SecretsStore};
 use crate::instance::{InstanceId, InstanceIdError};
 use crate::jobs::Jobs;
+use crate::protocol::SessionTable;
 use crate::shutdown::Shutdown;
 use crate::stores::Stores;
 use crate::tasks::{TaskError, TaskRegistry};
@@ -114,6 +115,8 @@ pub(crate) struct Daemon {
     pub(crate) stores: Stores,
     /// Running and finished tasks.
     pub(crate) tasks: TaskRegistry,
+    /// Who is connected to read or write a snapshot.
+    pub(crate) sessions: SessionTable,
     /// Running jobs.
     pub(crate) jobs: Jobs,
     /// The id of this installation.
@@ -176,6 +179,7 @@ impl Daemon {
             authority,
             stores,
             tasks,
+            sessions: SessionTable::default(),
             jobs: Jobs::default(),
             instance,
             hostname,

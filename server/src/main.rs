@@ -1,14 +1,10 @@
 //! The one binary of Holdfast.
 
-#![allow(
-    dead_code,
-    reason = "the modules are wired together by the command line"
-)]
-
 mod api;
 mod app;
 mod atomic_file;
 mod auth;
+mod cli;
 mod client;
 mod clock;
 mod config;
@@ -29,21 +25,8 @@ mod tls;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::Parser as _;
 
-/// Backup chunk store that speaks the Proxmox Backup protocol.
-#[derive(Parser)]
-#[command(version)]
-struct Cli {
-    #[command(subcommand)]
-    command: client::ClientCommand,
-}
-
-fn main() -> anyhow::Result<ExitCode> {
-    let cli = Cli::parse();
-    let runtime = tokio::runtime::Runtime::new()?;
-    let code = runtime.block_on(client::run(cli.command));
-    // A failed backup may have left a thread behind that waits for standard input.
-    runtime.shutdown_background();
-    Ok(code)
+fn main() -> ExitCode {
+    cli::run(cli::Cli::parse())
 }

@@ -1,9 +1,9 @@
-//! `/admin/datastore/{store}/sessions`: who is writing backups, for administrators; a session can be broken. This is our
-//! own, other servers have no such call.
+//! `/admin/datastore/{store}/sessions`: who is connected to read or write a snapshot, for administrators; a session can
+//! be broken. This is our own, other servers have no such call.
 
 use std::sync::Arc;
 
-use pbs_datastore::{Namespace, SessionState};
+use pbs_datastore::Namespace;
 use serde_json::{Value, json};
 
 use super::call::{Call, CallResult, data, done};
@@ -11,45 +11,55 @@ use super::error::ApiError;
 use super::rule::{AUDIT, MODIFY};
 use super::target::{Opened, open};
 use crate::daemon::Daemon;
+use crate::protocol::SessionReport;
+
+fn entry(report: &SessionReport) -> Value {
+    let subject = &report.subject;
+    let group = &subject.snapshot.group;
+    json!({
+        "id": report.id,
+        "type": subject.kind.name(),
+        "ns": subject.namespace.to_string(),
+        "backup-type": group.kind.as_str(),
+        "backup-id": group.id.as_str(),
+        "backup-time": subject.snapshot.time.seconds(),
+        "user": subject.author.to_string(),
+        "peer": subject.peer.to_string(),
+        "starttime": subject.started.as_second(),
+        "requests": report.requests,
+        "requests-open": report.requests_open,
+        "bytes-received": report.bytes_received,
+        "bytes-sent": report.bytes_sent,
+        "idle-seconds": report.idle.as_secs(),
+    })
+}
 
 /// `GET …/sessions`
 pub(crate) async fn list(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let Opened { store, .. } = open(&daemon, &mut call, AUDIT, &Namespace::root())?;
     call.params.finish()?;
-    let list: Vec<Value> = store
-        .sessions()
-        .list()
-        .iter()
-        .map(|session| {
-            let state = match &session.state {
-                SessionState::Open => "open",
-                SessionState::Committing => "committing",
-                SessionState::Sealed => "finished",
-                SessionState::Dead(_) => "ended",
-            };
-            json!({
-                "id": session.id.seq,
-                "description": session.label,
-                "starttime": session.started.as_second(),
-                "state": state,
-                "chunks": session.chunks,
-            })
-        })
-        .collect();
+    let all = daemon.sessions.list();
+    let of_store = all.iter().filter(|one| one.subject.store == *store.name());
+    let list: Vec<Value> = of_store.map(entry).collect();
     data(&list)
 }
 
-/// `DELETE …/sessions/{id}`: the session ends without a snapshot. One that is finishing goes on.
+/// `DELETE …/sessions/{id}`: a backup ends without a snapshot; one that is finishing goes on.
 pub(crate) async fn break_off(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
-    let id = call.params.required_integer("id", 0..=i64::MAX)?;
+    let id = call.params.required_integer("id", 0..=i64::MAX)? as u64;
     let Opened { store, .. } = open(&daemon, &mut call, MODIFY, &Namespace::root())?;
     let who = call.who()?.id().clone();
     call.params.finish()?;
+    let all = daemon.sessions.list();
+    let known = all
+        .iter()
+        .any(|one| one.id == id && one.subject.store == *store.name());
     let reason = format!("ended by the administrator {who}");
-    if store.sessions().kill(id as u64, &reason) {
+    if known && daemon.sessions.end(id, &reason) {
         return done();
     }
     Err(ApiError::bad_request(format!(
-        "there is no session {id} that could be ended; it has finished, or is about to"
+        "there is no session {id} on datastore '{}'",
+        store.name()
     )))
 }

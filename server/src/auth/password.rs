@@ -79,6 +79,12 @@ impl Passwords {
         on_blocking_pool(turn, move || hash(&params, password.as_bytes())).await?
     }
 
+    /// The same where no runtime is at hand. Blocks for the hash.
+    pub(crate) fn hash_blocking(&self, password: &str) -> Result<String, PasswordError> {
+        self.check_length(password)?;
+        hash(&self.params, password.as_bytes())
+    }
+
     /// Whether `password` belongs to `stored`. Without a stored hash the answer is no, after the same work.
     pub(crate) async fn verify(
         &self,

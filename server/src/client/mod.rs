@@ -15,7 +15,7 @@ mod group;
 pub(crate) mod http;
 pub(crate) mod key;
 mod namespace;
-mod output;
+pub(crate) mod output;
 pub(crate) mod progress;
 pub(crate) mod repository;
 pub(crate) mod restore;

@@ -24,7 +24,7 @@ pub(crate) enum OutputFormat {
 
 impl OutputArgs {
     /// Standard output in the chosen format.
-    pub(super) fn output(&self) -> Output {
+    pub(crate) fn output(&self) -> Output {
         Output {
             format: self.output_format,
         }
@@ -38,11 +38,11 @@ pub(crate) struct Output {
 }
 
 /// A column of a table: its title, the member of the row it shows, and how.
-pub(super) type Column = (&'static str, fn(&Value) -> String);
+pub(crate) type Column = (&'static str, fn(&Value) -> String);
 
 impl Output {
     /// One value with members, in this order.
-    pub(super) fn object(self, members: &[(&str, Value)]) -> anyhow::Result<()> {
+    pub(crate) fn object(self, members: &[(&str, Value)]) -> anyhow::Result<()> {
         let members = members.iter().filter(|(_, value)| !value.is_null());
         match self.format {
             OutputFormat::Json => {
@@ -61,7 +61,7 @@ impl Output {
     }
 
     /// A list of rows: as it came in JSON, as a table otherwise.
-    pub(super) fn table(self, rows: &[Value], columns: &[Column]) -> anyhow::Result<()> {
+    pub(crate) fn table(self, rows: &[Value], columns: &[Column]) -> anyhow::Result<()> {
         match self.format {
             OutputFormat::Json => print(&Value::from(rows.to_vec()).to_string()),
             OutputFormat::Text => print_table(rows, columns),
@@ -69,7 +69,7 @@ impl Output {
     }
 
     /// A line for a person; nothing in JSON.
-    pub(super) fn text(self, line: &str) -> anyhow::Result<()> {
+    pub(crate) fn text(self, line: &str) -> anyhow::Result<()> {
         if self.format == OutputFormat::Text {
             print(line)
         } else {
@@ -78,7 +78,7 @@ impl Output {
     }
 
     /// A value for a program; nothing in text.
-    pub(super) fn json(self, value: &Value) -> anyhow::Result<()> {
+    pub(crate) fn json(self, value: &Value) -> anyhow::Result<()> {
         if self.format == OutputFormat::Json {
             print(&value.to_string())
         } else {
@@ -87,7 +87,7 @@ impl Output {
     }
 
     /// A value that stands for itself: as JSON, or as `text`.
-    pub(super) fn value(self, value: &Value, text: &str) -> anyhow::Result<()> {
+    pub(crate) fn value(self, value: &Value, text: &str) -> anyhow::Result<()> {
         match self.format {
             OutputFormat::Json => print(&value.to_string()),
             OutputFormat::Text if text.is_empty() => Ok(()),
@@ -134,7 +134,7 @@ fn print(line: &str) -> anyhow::Result<()> {
 }
 
 /// A value for a person: texts without quotes, lists joined.
-pub(super) fn plain(value: &Value) -> String {
+pub(crate) fn plain(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
         Value::String(text) => text.replace(|c: char| c.is_control(), " "),
@@ -144,17 +144,17 @@ pub(super) fn plain(value: &Value) -> String {
 }
 
 /// Bytes with a unit of 1024.
-pub(super) fn bytes(count: u64) -> String {
+pub(crate) fn bytes(count: u64) -> String {
     indicatif::BinaryBytes(count).to_string()
 }
 
 /// A number of bytes in a row, or nothing.
-pub(super) fn bytes_of(value: &Value) -> String {
+pub(crate) fn bytes_of(value: &Value) -> String {
     value.as_u64().map(bytes).unwrap_or_default()
 }
 
 /// Unix seconds in a row as a UTC time, or nothing.
-pub(super) fn time_of(value: &Value) -> String {
+pub(crate) fn time_of(value: &Value) -> String {
     let time = value
         .as_i64()
         .and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());

@@ -60,6 +60,16 @@ pub(crate) fn parse(text: &str) -> Result<Config, Vec<Fault>> {
     faults.or(config)
 }
 
+impl Config {
+    /// Reads and checks the text of a configuration that is not a file yet; all faults, one per line.
+    pub(crate) fn check(text: &str) -> Result<Self, String> {
+        parse(text).map_err(|faults| {
+            let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
+            lines.join("\n")
+        })
+    }
+}
+
 fn each(
     faults: &mut Faults<'_>,
     section: &Section,

@@ -9,7 +9,6 @@ mod answer;
 mod backup;
 mod call;
 mod connection;
-mod contract;
 mod flow;
 mod memory;
 mod reader;
@@ -18,6 +17,6 @@ mod session;
 mod tests;
 
 pub(crate) use self::admission::{FindDatastore, OnFinished, Protocol, ProtocolName};
-pub(crate) use self::contract::{Backup, BackupRequest, Datastore, IndexKind, SnapshotReader};
+pub(crate) use pbs_datastore::{Backup, BackupRequest, Datastore, IndexKind, SnapshotReader};
 pub(crate) use self::memory::ProtocolMemory;
 pub(crate) use self::session::{SessionKind, SessionReport, SessionSubject, SessionTable};

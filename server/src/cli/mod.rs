@@ -1,0 +1,159 @@
+//! The command line: what the binary can be asked to do.
+//!
+//! Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 done with warnings,
+//! or wrong usage.
+
+mod acl;
+mod datastore;
+mod link;
+mod password;
+mod s3;
+mod serve;
+mod setup;
+#[cfg(test)]
+mod tests;
+mod token;
+mod user;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use self::link::Link;
+use crate::client::ClientCommand;
+use crate::client::output::{Output, OutputArgs};
+use crate::daemon::CONFIG_FILE;
+
+/// Backup chunk store that speaks the Proxmox Backup protocol.
+#[derive(Debug, clap::Parser)]
+#[command(name = "holdfast", version, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// All commands: those that run the daemon and administer it, and those of the client.
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Make a new set-up: configuration, secrets, certificate and an administrator.
+    Setup(setup::SetupArgs),
+    /// Run the daemon.
+    Serve(serve::ServeArgs),
+    /// Add, list and remove datastores, and take one over.
+    #[command(subcommand)]
+    Datastore(datastore::DatastoreCommand),
+    /// Add, list, remove and check S3 servers.
+    #[command(subcommand)]
+    S3(s3::S3Command),
+    /// Add, list, change and remove users.
+    #[command(subcommand)]
+    User(user::UserCommand),
+    /// Add, list and remove API tokens.
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// Give rights, list them, and take them away.
+    #[command(subcommand)]
+    Acl(acl::AclCommand),
+    #[command(flatten)]
+    Client(ClientCommand),
+}
+
+/// Which set-up a management command is about, and how it prints.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ManageArgs {
+    /// The daemon's configuration file. The daemon may run or not.
+    #[arg(long, env = "HOLDFAST_CONFIG", default_value = CONFIG_FILE, value_name = "FILE")]
+    config: PathBuf,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+impl ManageArgs {
+    async fn link(&self) -> anyhow::Result<Link> {
+        Link::open(&self.config).await
+    }
+
+    fn output(&self) -> Output {
+        self.output.output()
+    }
+
+    /// Makes one call and answers its data.
+    async fn call(&self, method: http::Method, path: &str, params: Value) -> anyhow::Result<Value> {
+        let link = self.link().await?;
+        let result = link.call(method, path, params).await;
+        link.close().await;
+        result
+    }
+
+    /// Makes a call that changes something; tells a person that it is done, and a program what came of it.
+    async fn change(
+        &self,
+        method: http::Method,
+        path: &str,
+        params: Value,
+        done: &str,
+    ) -> anyhow::Result<()> {
+        let data = self.call(method, path, params).await?;
+        self.output().value(&data, done)
+    }
+}
+
+/// `params` without those that are null.
+fn given(params: &[(&str, Value)]) -> Value {
+    let given = params.iter().filter(|(_, value)| !value.is_null());
+    Value::Object(
+        given
+            .map(|(name, value)| ((*name).to_owned(), value.clone()))
+            .collect(),
+    )
+}
+
+/// No parameters.
+fn nothing() -> Value {
+    json!({})
+}
+
+/// The rows of a list.
+fn rows(data: Value) -> Vec<Value> {
+    match data {
+        Value::Array(rows) => rows,
+        _ => Vec::new(),
+    }
+}
+
+/// Runs a command to its end.
+pub(crate) fn run(cli: Cli) -> ExitCode {
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error.into()),
+    };
+    let code = runtime.block_on(async {
+        let result = match cli.command {
+            Command::Client(command) => return crate::client::run(command).await,
+            Command::Setup(args) => args.run(),
+            Command::Serve(args) => args.run().await,
+            Command::Datastore(command) => command.run().await,
+            Command::S3(command) => command.run().await,
+            Command::User(command) => command.run().await,
+            Command::Token(command) => command.run().await,
+            Command::Acl(command) => command.run().await,
+        };
+        match result {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => failed(&error),
+        }
+    });
+    // A thread may wait for standard input.
+    runtime.shutdown_background();
+    code
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "the error of a command goes to standard error"
+)]
+fn failed(error: &anyhow::Error) -> ExitCode {
+    eprintln!("Error: {error:#}");
+    ExitCode::FAILURE
+}

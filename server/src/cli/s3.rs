@@ -1,0 +1,214 @@
+//! `holdfast s3`
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use http::Method;
+use s3_client::Report;
+use serde_json::{Value, json};
+
+use super::password::{self, SECRET_KEY_VARIABLE};
+use super::{ManageArgs, given, nothing, rows};
+use crate::client::output::{Column, Output, plain};
+
+/// `holdfast s3 …`
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum S3Command {
+    /// Add an S3 server. With static credentials the secret key comes from the terminal, from standard input, or from
+    /// the variable HOLDFAST_S3_SECRET_KEY.
+    Add(AddArgs),
+    /// List the S3 servers.
+    List {
+        #[command(flatten)]
+        manage: ManageArgs,
+    },
+    /// Show the settings of an S3 server, without keys.
+    Show {
+        /// Its id.
+        id: String,
+        #[command(flatten)]
+        manage: ManageArgs,
+    },
+    /// Remove an S3 server that no datastore uses, with its keys.
+    Remove {
+        /// Its id.
+        id: String,
+        #[command(flatten)]
+        manage: ManageArgs,
+    },
+    /// Try out what a bucket can do. For a datastore the result is kept and used from its next start on.
+    Check(CheckArgs),
+}
+
+/// `holdfast s3 add`
+#[derive(Debug, clap::Args)]
+pub(crate) struct AddArgs {
+    /// Its id: 3 to 32 letters, digits, '_', '.' and '-'.
+    id: String,
+    /// http:// or https://, host and maybe port.
+    #[arg(long, value_name = "URL")]
+    endpoint: String,
+    /// Region to sign for.
+    #[arg(long)]
+    region: Option<String>,
+    /// Make the bucket part of the host name instead of the path.
+    #[arg(long)]
+    virtual_host_style: bool,
+    /// Where the keys come from: static, environment or profile.
+    #[arg(long, value_name = "KIND", default_value = "static")]
+    credentials: String,
+    /// Which profile of the AWS configuration files.
+    #[arg(long)]
+    profile: Option<String>,
+    /// Id of the access key, with static credentials.
+    #[arg(long, value_name = "ID", required_if_eq("credentials", "static"))]
+    access_key: Option<String>,
+    /// PEM file with certificates to trust instead of the system's.
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// SHA-256 of the only certificate to accept.
+    #[arg(long, value_name = "XX:XX:…")]
+    fingerprint: Option<String>,
+    /// Requests in flight at most.
+    #[arg(long, value_name = "COUNT")]
+    requests_in_flight_max: Option<u64>,
+    /// Requests per second at most; 0 for no limit.
+    #[arg(long, value_name = "COUNT")]
+    requests_per_second_max: Option<u64>,
+    /// Bytes sent per second at most, such as "50 MiB"; 0 for no limit.
+    #[arg(long, value_name = "SIZE")]
+    upload_bytes_per_second_max: Option<String>,
+    /// Bytes received per second at most; 0 for no limit.
+    #[arg(long, value_name = "SIZE")]
+    download_bytes_per_second_max: Option<String>,
+    /// One line about it.
+    #[arg(long, value_name = "TEXT")]
+    comment: Option<String>,
+    #[command(flatten)]
+    manage: ManageArgs,
+}
+
+/// `holdfast s3 check`
+#[derive(Debug, clap::Args)]
+#[command(group(clap::ArgGroup::new("what").required(true).args(["datastore", "s3"])))]
+pub(crate) struct CheckArgs {
+    /// Check the bucket of this datastore.
+    datastore: Option<String>,
+    /// Check a bucket of this S3 server, before there is a datastore in it.
+    #[arg(long, value_name = "ID", requires = "bucket")]
+    s3: Option<String>,
+    /// The bucket.
+    #[arg(long, requires = "s3")]
+    bucket: Option<String>,
+    /// Where in the bucket to try things out.
+    #[arg(long, requires = "s3")]
+    prefix: Option<String>,
+    #[command(flatten)]
+    manage: ManageArgs,
+}
+
+const COLUMNS: &[Column] = &[
+    ("id", |row| plain(&row["id"])),
+    ("endpoint", |row| plain(&row["endpoint"])),
+    ("region", |row| plain(&row["region"])),
+    ("credentials", |row| plain(&row["credentials"])),
+    ("comment", |row| plain(&row["comment"])),
+];
+
+impl AddArgs {
+    fn params(&self, secret_key: Option<String>) -> Value {
+        let path_style = if self.virtual_host_style {
+            json!(false)
+        } else {
+            Value::Null
+        };
+        given(&[
+            ("id", json!(self.id)),
+            ("endpoint", json!(self.endpoint)),
+            ("region", json!(self.region)),
+            ("path-style", path_style),
+            ("credentials", json!(self.credentials)),
+            ("profile", json!(self.profile)),
+            ("access-key", json!(self.access_key)),
+            ("secret-key", json!(secret_key)),
+            ("ca-file", json!(self.ca_file)),
+            ("fingerprint", json!(self.fingerprint)),
+            ("requests-in-flight-max", json!(self.requests_in_flight_max)),
+            ("requests-per-second-max", json!(self.requests_per_second_max)),
+            ("upload-bytes-per-second-max", json!(self.upload_bytes_per_second_max)),
+            ("download-bytes-per-second-max", json!(self.download_bytes_per_second_max)),
+            ("comment", json!(self.comment)),
+        ])
+    }
+}
+
+impl S3Command {
+    /// Runs the command.
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Add(args) => {
+                let needs_key = args.access_key.is_some();
+                let secret = needs_key
+                    .then(|| password::read(SECRET_KEY_VARIABLE, "Secret key", false))
+                    .transpose()?;
+                let done = format!("S3 endpoint '{}' was added.", args.id);
+                let params = args.params(secret);
+                args.manage
+                    .change(Method::POST, "config/s3", params, &done)
+                    .await
+            }
+            Self::List { manage } => {
+                let data = manage.call(Method::GET, "config/s3", nothing()).await?;
+                manage.output().table(&rows(data), COLUMNS)
+            }
+            Self::Show { id, manage } => {
+                let path = format!("config/s3/{id}");
+                let data = manage.call(Method::GET, &path, nothing()).await?;
+                let output = manage.output();
+                output.json(&data)?;
+                let members = data.as_object().into_iter().flatten();
+                members
+                    .map(|(name, value)| format!("{name}: {}", plain(value)))
+                    .try_for_each(|line| output.text(&line))
+            }
+            Self::Remove { id, manage } => {
+                let path = format!("config/s3/{id}");
+                let done = format!("S3 endpoint '{id}' was removed.");
+                manage.change(Method::DELETE, &path, nothing(), &done).await
+            }
+            Self::Check(args) => args.run().await,
+        }
+    }
+}
+
+impl CheckArgs {
+    /// Fails, after the report, if the bucket cannot hold a datastore.
+    async fn run(self) -> anyhow::Result<()> {
+        let (path, params) = match (&self.datastore, &self.s3) {
+            (Some(name), _) => (format!("admin/datastore/{name}/s3-check"), nothing()),
+            (None, Some(id)) => {
+                let bucket = ("bucket", json!(self.bucket));
+                let prefix = ("store-prefix", json!(self.prefix));
+                (format!("admin/s3/{id}/check"), given(&[bucket, prefix]))
+            }
+            (None, None) => bail!("name a datastore, or --s3 and --bucket"),
+        };
+        let data = self.manage.call(Method::PUT, &path, params).await?;
+        let output = self.manage.output();
+        output.json(&data)?;
+        print_report(output, &data)?;
+        let report: Report = serde_json::from_value(data).context("the report cannot be read")?;
+        if report.is_usable() {
+            Ok(())
+        } else {
+            bail!("the bucket cannot be used as it is")
+        }
+    }
+}
+
+/// Shows a report to a person.
+pub(super) fn print_report(output: Output, report: &Value) -> anyhow::Result<()> {
+    let report: Report =
+        serde_json::from_value(report.clone()).context("the report cannot be read")?;
+    output.text(report.to_string().trim_end())
+}

@@ -1,0 +1,218 @@
+//! `holdfast serve`: the daemon's start and end.
+//!
+//! Start: 1. the lock of the state directory; 2. configuration and secrets, all faults at once; 3. certificate, task logs,
+//! accounts; 4. the sockets; 5. the datastores, which are opened in the background. End, on SIGTERM or SIGINT: no new
+//! work; sessions, calls and jobs get `shutdown-seconds`; then the datastores are closed, which records a clean stop
+//! where nothing was cut off. A second signal ends the process at once.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use pbs_datastore::Env;
+use sd_notify::NotifyState;
+use tracing_subscriber::EnvFilter;
+
+use crate::api::Caller;
+use crate::app::{ApiHandler, App, ReadyCheck, bind, whole};
+use crate::config::{Config, ConfigStore, LogFormat};
+use crate::control::Control;
+use crate::daemon::{CONFIG_FILE, Daemon, DirectoryLock, hostname, state_dir_of};
+use crate::protocol::{Protocol, ProtocolMemory};
+use crate::shutdown::{Drained, stop_signal};
+use crate::stores::StoreState;
+use crate::tls::ServerTls;
+
+/// How often the files are looked at for changes made by hand.
+const REFRESH_EVERY: Duration = Duration::from_secs(10);
+/// How long the end waits for tasks that belong to nobody any more.
+const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// Libraries whose details help nobody here.
+const QUIET: &str = "hyper=info,h2=info,rustls=info,aws_config=warn,aws_smithy_runtime=warn,aws_sdk_s3=warn";
+
+/// `holdfast serve`
+#[derive(Debug, clap::Args)]
+pub(crate) struct ServeArgs {
+    /// The configuration file.
+    #[arg(long, env = "HOLDFAST_CONFIG", default_value = CONFIG_FILE, value_name = "FILE")]
+    config: PathBuf,
+}
+
+fn begin_logging(config: &Config) {
+    let level = config.server.log_level.name();
+    let filter = EnvFilter::new(format!("{level},audit=info,{QUIET}"));
+    let logging = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    // Fails only if there is a log already.
+    let begun = match config.server.log_format {
+        LogFormat::Text => logging.try_init(),
+        LogFormat::Json => logging.json().try_init(),
+    };
+    drop(begun);
+}
+
+fn load_tls(daemon: &Daemon) -> anyhow::Result<ServerTls> {
+    let config = daemon.config.read();
+    let files = (&config.server.certificate_file, &config.server.key_file);
+    let tls = match files {
+        (Some(certificate), Some(key)) => ServerTls::load(certificate, key),
+        _ => ServerTls::load_or_create(&daemon.state_dir, &hostname(&config), daemon.clock.now()),
+    };
+    Ok(tls?)
+}
+
+fn assemble(config_file: &Path, env: Env) -> anyhow::Result<Arc<Daemon>> {
+    let state_dir = state_dir_of(config_file).with_context(|| {
+        format!(
+            "there is no set-up at '{}'; make one with: holdfast setup --dir DIR, and name its file with --config or HOLDFAST_CONFIG",
+            config_file.display()
+        )
+    })?;
+    let lock = DirectoryLock::take(&state_dir)?;
+    begin_logging(&ConfigStore::open(config_file)?.read());
+    Ok(Daemon::assemble(config_file, lock, env)?)
+}
+
+fn protocol(daemon: &Arc<Daemon>) -> Protocol {
+    let stores = daemon.stores.clone();
+    Protocol {
+        env: daemon.env.clone(),
+        authority: daemon.authority.clone(),
+        config: daemon.config.clone(),
+        tasks: daemon.tasks.clone(),
+        sessions: daemon.sessions.clone(),
+        memory: ProtocolMemory::new(daemon.budget.clone()),
+        shutdown: daemon.shutdown.clone(),
+        delays: daemon.delays,
+        datastore: Arc::new(move |name, _| stores.get(name.as_str())),
+        finished: Arc::new(|_| {}),
+    }
+}
+
+/// Ready once every datastore was tried, unless none of them can be used.
+fn ready_check(daemon: &Arc<Daemon>) -> ReadyCheck {
+    let daemon = daemon.clone();
+    Arc::new(move || {
+        let config = daemon.config.read();
+        let mut faults = Vec::new();
+        for name in config.datastores.keys() {
+            match daemon.stores.state(name) {
+                Some(StoreState::Opening) => {
+                    return Err(format!("datastore '{name}' is being opened"));
+                }
+                Some(StoreState::Open(_)) => {}
+                _ => faults.push(format!("'{name}'")),
+            }
+        }
+        if faults.is_empty() || faults.len() < config.datastores.len() {
+            return Ok(());
+        }
+        Err(format!("no datastore is available: {}", faults.join(", ")))
+    })
+}
+
+fn api_handler(daemon: &Arc<Daemon>) -> ApiHandler {
+    let daemon = daemon.clone();
+    Arc::new(move |request, peer| {
+        let daemon = daemon.clone();
+        Box::pin(async move {
+            let caller = Caller::Network(peer.ip().to_canonical());
+            whole(daemon.respond(request, caller).await)
+        })
+    })
+}
+
+/// Takes over what was changed by hand, until the daemon stops. A faulty file changes nothing and is reported once.
+async fn watch_files(daemon: Arc<Daemon>) {
+    let mut reported = String::new();
+    loop {
+        let pause = tokio::time::timeout(REFRESH_EVERY, daemon.shutdown.requested());
+        if pause.await.is_ok() {
+            return;
+        }
+        let (config, secrets) = (daemon.config.clone(), daemon.secrets.clone());
+        let seen = daemon
+            .env
+            .io(move |_| Ok::<_, crate::config::ConfigError>((secrets.refresh()?, config.refresh()?)))
+            .await;
+        match seen {
+            Ok((false, false)) => {}
+            Ok(_) => {
+                tracing::info!("the configuration was changed and is in force");
+                daemon.reopen();
+                reported.clear();
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if text != reported {
+                    tracing::error!("{text}; what was read before stays in force");
+                    reported = text;
+                }
+            }
+        }
+    }
+}
+
+fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "the service manager cannot be told");
+    }
+}
+
+impl ServeArgs {
+    /// Runs the daemon until it is asked to stop.
+    pub(super) async fn run(self) -> anyhow::Result<()> {
+        let env = Env::system();
+        let (file, inner) = (self.config.clone(), env.clone());
+        let daemon = tokio::task::spawn_blocking(move || assemble(&file, inner)).await??;
+        let tls = load_tls(&daemon)?;
+        let config = daemon.config.read();
+        let listeners = bind(&config.server.listen).await?;
+        let control =
+            Control::bind(&daemon.state_dir).context("the control socket cannot be made")?;
+        daemon.stores.open_all();
+
+        let connections_max = config.server.connections_max;
+        let app = App::new(
+            protocol(&daemon),
+            api_handler(&daemon),
+            ready_check(&daemon),
+            connections_max,
+        );
+        for listener in listeners {
+            let address = listener.local_addr()?;
+            tracing::info!(%address, fingerprint = %tls.fingerprint(), "listening");
+            let (app, tls) = (app.clone(), tls.config());
+            drop(env.spawn(async move { app.listen(listener, tls).await }));
+        }
+        drop(env.spawn(control.serve(daemon.clone())));
+        drop(env.spawn(watch_files(daemon.clone())));
+        notify(&[NotifyState::Ready]);
+        stop_signal().await.context("signals cannot be received")?;
+        stop(&daemon).await;
+        Ok(())
+    }
+}
+
+/// The orderly end; a second signal makes it a disorderly one.
+async fn stop(daemon: &Arc<Daemon>) {
+    notify(&[NotifyState::Stopping]);
+    let seconds = daemon.config.read().server.shutdown_seconds;
+    tracing::info!(seconds, "stopping; what runs gets this long");
+    let orderly = async {
+        let drained = daemon.shutdown.drain(Duration::from_secs(seconds)).await;
+        if let Drained::CutOff(count) = drained {
+            tracing::warn!(count, "the time is up; what still runs is cut off");
+            daemon.tasks.abort_all();
+        }
+        daemon.stores.close_all().await;
+        daemon.env.drain(DRAIN_MAX).await;
+    };
+    tokio::select! {
+        biased;
+        () = orderly => tracing::info!("stopped"),
+        _ = stop_signal() => tracing::warn!("stopped at once, on a second signal"),
+    }
+}
