@@ -32,12 +32,12 @@ pub(super) struct Child {
 }
 
 impl Child {
-    /// Starts `holdfast ARGUMENTS`, this very binary. `secrets` go through the environment, where other users do not see
-    /// them. What an earlier run left in `log` is replaced.
+    /// Starts `holdfast ARGUMENTS`, this very binary, with more `variables` in its environment, where other users do not
+    /// see them. What an earlier run left in `log` is replaced.
     pub(super) fn start(
         name: &'static str,
         arguments: &[&std::ffi::OsStr],
-        secrets: &[(&str, &str)],
+        variables: &[(&str, &str)],
         log: PathBuf,
     ) -> anyhow::Result<Self> {
         let program = std::env::current_exe().context("this program's own file is not known")?;
@@ -45,7 +45,7 @@ impl Child {
             .with_context(|| format!("the log {} cannot be written", log.display()))?;
         let mut process = Command::new(program)
             .args(arguments)
-            .envs(secrets.iter().copied())
+            .envs(variables.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(errors)

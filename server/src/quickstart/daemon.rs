@@ -49,7 +49,7 @@ const STOP_MAX: Duration = Duration::from_secs(45);
 /// server has nothing to do but write one file.
 const LATE_REQUEST_SECONDS_MAX: u64 = 10;
 /// The smallest cache there is.
-const CACHE_BYTES_MAX: u64 = 1 << 30;
+const CACHE_BYTES_MAX: &str = "1 GiB";
 
 /// The running S3 server and daemon.
 #[derive(Debug)]
@@ -83,12 +83,12 @@ impl Programs {
             "--bucket".as_ref(),
             BUCKET.as_ref(),
         ];
-        let secrets = [
+        let variables = [
             ("HOLDFAST_S3_ACCESS_KEY", keys.access_key.as_str()),
             ("HOLDFAST_S3_SECRET_KEY", keys.secret_key.as_str()),
         ];
         let log = home.log("s3-server");
-        let mut s3_server = Child::start("the S3 server", &arguments, &secrets, log)?;
+        let mut s3_server = Child::start("the S3 server", &arguments, &variables, log)?;
         let line = s3_server.first_line(START_MAX).await?;
         let announced: Announcement = serde_json::from_str(&line)
             .with_context(|| format!("the S3 server said '{}'", line.trim()))?;
@@ -120,9 +120,9 @@ impl Programs {
         home.keep(keys)?;
         configure(&config_file, &self.endpoint, keys)?;
         let arguments: [&OsStr; 3] = ["serve".as_ref(), "--config".as_ref(), config_file.as_ref()];
-        let follow = [(crate::parent::VARIABLE, "1")];
+        let variables = [(crate::parent::VARIABLE, "1"), ("NO_COLOR", "1")];
         let log = home.log("daemon");
-        self.daemon = Some(Child::start("the daemon", &arguments, &follow, log)?);
+        self.daemon = Some(Child::start("the daemon", &arguments, &variables, log)?);
         let access = access(&home.daemon(), keys)?;
         self.await_datastore(home, &access).await?;
         Ok(access)
@@ -134,9 +134,12 @@ impl Programs {
         loop {
             let last = match ask_for_datastore(home, access, &mut session).await {
                 Ok(true) => return Ok(()),
-                Ok(false) => "the datastore is not open".to_owned(),
-                Err(error @ RequestError::Untrusted(_)) => return Err(error.into()),
-                Err(error) => error.to_string(),
+                Ok(false) => "the datastore is being opened".to_owned(),
+                // It does not listen yet, or takes its time.
+                Err(
+                    error @ (RequestError::Connection { .. } | RequestError::Timeout { .. }),
+                ) => error.to_string(),
+                Err(error) => return Err(error.into()),
             };
             self.check()?;
             if Instant::now() > deadline {
