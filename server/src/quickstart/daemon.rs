@@ -136,9 +136,9 @@ impl Programs {
                 Ok(true) => return Ok(()),
                 Ok(false) => "the datastore is being opened".to_owned(),
                 // It does not listen yet, or takes its time.
-                Err(
-                    error @ (RequestError::Connection { .. } | RequestError::Timeout { .. }),
-                ) => error.to_string(),
+                Err(error @ (RequestError::Connection { .. } | RequestError::Timeout { .. })) => {
+                    error.to_string()
+                }
                 Err(error) => return Err(error.into()),
             };
             self.check()?;
