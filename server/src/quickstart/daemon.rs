@@ -49,9 +49,9 @@ const OPEN_POLL: Duration = Duration::from_millis(100);
 /// How long the daemon waits for what runs when it stops, in seconds, and how long is waited for a program to stop.
 const SHUTDOWN_SECONDS: i64 = 10;
 const STOP_MAX: Duration = Duration::from_secs(45);
-/// How long a request that was given up may still take effect, in seconds: there is no network in between, and the S3
-/// server has nothing to do but write one file.
-const LATE_REQUEST_SECONDS_MAX: u64 = 10;
+/// How long a request that was given up may still take effect: there is no network in between, and the S3 server has
+/// nothing to do but write one file.
+pub(super) const LATE_REQUEST_MAX: Duration = Duration::from_secs(10);
 /// The smallest cache there is.
 const CACHE_BYTES_MAX: &str = "1 GiB";
 
@@ -312,7 +312,7 @@ async fn ask_for_datastore(
             "bucket": BUCKET,
             "cache-dir": cache.to_string_lossy(),
             "cache-bytes-max": CACHE_BYTES_MAX,
-            "late-request-max-seconds": LATE_REQUEST_SECONDS_MAX,
+            "late-request-max-seconds": LATE_REQUEST_MAX.as_secs(),
             "gc-atime-cutoff-minutes": 0,
             "comment": "made by holdfast quickstart",
         });
