@@ -269,7 +269,7 @@ impl Walk<'_> {
         let same_owner = left.uid() == right.uid() && left.gid() == right.gid();
         if self.owners && !same_owner {
             let owner = |stat: &Metadata| format!("{}:{}", stat.uid(), stat.gid());
-            return Ok(different("owner", owner(left), owner(right)));
+            return Ok(Some(different("owner", owner(left), owner(right))));
         }
         let bits = if self.owners || left.uid() == right.uid() {
             MODE
@@ -280,17 +280,17 @@ impl Walk<'_> {
         let mode = |stat: &Metadata| format!("{:o}", stat.mode() & bits);
         // Links have no mode of their own.
         if !left.is_symlink() && mode(left) != mode(right) {
-            return Ok(different("mode", mode(left), mode(right)));
+            return Ok(Some(different("mode", mode(left), mode(right))));
         }
         let time = |stat: &Metadata| format!("{}.{:09}", stat.mtime(), stat.mtime_nsec());
         if time(left) != time(right) {
-            return Ok(different("time", time(left), time(right)));
+            return Ok(Some(different("time", time(left), time(right))));
         }
         if left.rdev() != right.rdev() {
-            return Ok(different("device number", left.rdev(), right.rdev()));
+            return Ok(Some(different("device number", left.rdev(), right.rdev())));
         }
         if left.is_file() && left.len() != right.len() {
-            return Ok(different("size", left.len(), right.len()));
+            return Ok(Some(different("size", left.len(), right.len())));
         }
         if self.left.xattrs(path)? != self.right.xattrs(path)? {
             return Ok(Some("has other extended attributes".to_owned()));
@@ -325,8 +325,8 @@ impl Walk<'_> {
     }
 }
 
-fn different(what: &str, left: impl fmt::Display, right: impl fmt::Display) -> Option<String> {
-    Some(format!("its {what} was {left} and is {right}"))
+fn different(what: &str, left: impl fmt::Display, right: impl fmt::Display) -> String {
+    format!("its {what} was {left} and is {right}")
 }
 
 /// Reads both to the first difference, which may be the end of one; answers the bytes that are equal.
