@@ -23,6 +23,8 @@ mod snapshots;
 mod stores;
 mod table;
 mod target;
+#[cfg(test)]
+mod tests;
 mod tasks;
 mod users;
 
