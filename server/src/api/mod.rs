@@ -23,9 +23,9 @@ mod snapshots;
 mod stores;
 mod table;
 mod target;
+mod tasks;
 #[cfg(test)]
 mod tests;
-mod tasks;
 mod users;
 
 #[expect(unused_imports, reason = "the surface for the rest of the daemon")]

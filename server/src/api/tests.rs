@@ -37,9 +37,8 @@ impl Fixture {
         SecretsStore::create(&dir.path().join("secrets.toml"), &Secrets::new_text())
             .expect("valid");
         let lock = DirectoryLock::take(dir.path()).expect("free");
-        let daemon = tokio::task::spawn_blocking(move || {
-            Daemon::assemble(&file, lock, Env::system())
-        });
+        let daemon =
+            tokio::task::spawn_blocking(move || Daemon::assemble(&file, lock, Env::system()));
         let mut daemon = daemon.await.expect("ran").expect("assembled");
         Arc::get_mut(&mut daemon).expect("not shared yet").delays = Delays::NONE;
         let one = daemon.stores.open_now("one", crate::stores::TakeOver::No);
@@ -117,10 +116,15 @@ async fn a_login_opens_the_door_and_changes_need_the_csrf_token() {
         .expect("a request");
     let (status, body) = answer(&fixture.send(login, PEER).await);
     assert_eq!(status, StatusCode::OK);
-    assert_eq!((&body["status"], &body["success"]), (&json!(200), &json!(true)));
+    assert_eq!(
+        (&body["status"], &body["success"]),
+        (&json!(200), &json!(true))
+    );
     assert_eq!(body["data"]["username"], "admin@pbs");
     let ticket = body["data"]["ticket"].as_str().expect("a ticket");
-    let csrf = body["data"]["CSRFPreventionToken"].as_str().expect("a token");
+    let csrf = body["data"]["CSRFPreventionToken"]
+        .as_str()
+        .expect("a token");
     let namespace = |csrf: Option<&str>| {
         let path = "admin/datastore/one/namespace";
         let mut request = json_request(Method::POST, path, &json!({ "name": "n1" }));
@@ -196,11 +200,17 @@ async fn an_administrator_meets_clear_answers() {
     assert_eq!(call(Method::GET, "nosuchpath").await.0, 404);
     assert_eq!(call(Method::POST, "version").await.0, 405);
     let (status, text) = call(Method::GET, "admin/datastore/none/status").await;
-    assert_eq!((status.as_u16(), text), (400, json!("no such datastore 'none'")));
+    assert_eq!(
+        (status.as_u16(), text),
+        (400, json!("no such datastore 'none'"))
+    );
     let (status, text) = call(Method::GET, "admin/datastore/two/snapshots").await;
     assert_eq!(status, 400);
     let text = text.as_str().expect("a sentence");
-    assert!(text.starts_with("datastore 'two' is not available: "), "{text}");
+    assert!(
+        text.starts_with("datastore 'two' is not available: "),
+        "{text}"
+    );
     let (_, version) = call(Method::GET, "version").await;
     assert_eq!(version["data"]["version"], "4.2");
     let (_, status) = call(Method::GET, "admin/datastore/one/status").await;
@@ -218,9 +228,16 @@ async fn garbage_collection_is_a_task_that_can_be_followed() {
     let call = async |method, path: &str| fixture.with_token(&token, method, path).await;
     let (status, body) = call(Method::POST, "admin/datastore/one/gc").await;
     assert_eq!(status, StatusCode::OK, "{body}");
-    let upid = body["data"].as_str().expect("a task id").replace(':', "%3A");
+    let upid = body["data"]
+        .as_str()
+        .expect("a task id")
+        .replace(':', "%3A");
     let task = format!("nodes/localhost/tasks/{upid}");
-    fixture.daemon.env.drain(std::time::Duration::from_secs(60)).await;
+    fixture
+        .daemon
+        .env
+        .drain(std::time::Duration::from_secs(60))
+        .await;
     while call(Method::GET, &format!("{task}/status")).await.1["data"]["status"] != "stopped" {
         tokio::task::yield_now().await;
     }

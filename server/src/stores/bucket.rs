@@ -9,8 +9,8 @@ use std::sync::atomic::AtomicBool;
 
 use pbs_datastore::Env;
 use s3_client::{
-    AwsConfig, AwsStore, Credentials, KeyPrefix, Limited, Limits, ListRequest, Meter, Metered, ObjectStore,
-    ProbeOptions, Report, Retry, RetryPolicy, Secret, WallClock, probe,
+    AwsConfig, AwsStore, Credentials, KeyPrefix, Limited, Limits, ListRequest, Meter, Metered,
+    ObjectStore, ProbeOptions, Report, Retry, RetryPolicy, Secret, WallClock, probe,
 };
 
 use crate::config::{Config, CredentialsKind, S3Endpoint, Secrets};

@@ -72,6 +72,7 @@ struct Inner {
     secrets: Arc<SecretsStore>,
     state_dir: PathBuf,
     hostname: String,
+    installation: String,
     budget: MemoryBudget,
     entries: Mutex<BTreeMap<String, Arc<Entry>>>,
 }
@@ -92,6 +93,7 @@ impl Stores {
         secrets: Arc<SecretsStore>,
         state_dir: PathBuf,
         hostname: String,
+        installation: String,
         budget: MemoryBudget,
     ) -> Self {
         Self(Arc::new(Inner {
@@ -100,6 +102,7 @@ impl Stores {
             secrets,
             state_dir,
             hostname,
+            installation,
             budget,
             entries: Mutex::default(),
         }))
@@ -248,6 +251,7 @@ impl Stores {
             secrets: self.0.secrets.read(),
             records: self.records(name),
             hostname: self.0.hostname.clone(),
+            installation: self.0.installation.clone(),
             budget: self.0.budget.clone(),
             name: name.to_owned(),
             take_over,
@@ -314,7 +318,8 @@ impl Stores {
             }
             self.keep_meters(name, opened.meter.as_ref()).await;
         }
-        let unclean = "was not closed cleanly; the next start waits until late requests cannot matter";
+        let unclean =
+            "was not closed cleanly; the next start waits until late requests cannot matter";
         match opened.datastore.close().await {
             Ok(true) => tracing::info!(datastore = name, "closed"),
             Ok(false) => tracing::warn!(datastore = name, "{unclean}"),
@@ -334,11 +339,7 @@ impl Stores {
             return;
         };
         let records = self.records(name);
-        let kept = self
-            .0
-            .env
-            .io(move |_| records.keep_meters(&snapshot))
-            .await;
+        let kept = self.0.env.io(move |_| records.keep_meters(&snapshot)).await;
         if let Err(error) = kept {
             tracing::warn!(datastore = name, %error, "the counters cannot be kept");
         }

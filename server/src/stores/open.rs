@@ -61,9 +61,10 @@ impl From<Error> for OpenFault {
     fn from(error: Error) -> Self {
         match error {
             // A missing bucket and wrong keys are mended on the other side.
-            Error::Store(_) | Error::File { .. } | Error::OutcomeUnknown { .. } | Error::Busy(_) => {
-                Self::passing(error)
-            }
+            Error::Store(_)
+            | Error::File { .. }
+            | Error::OutcomeUnknown { .. }
+            | Error::Busy(_) => Self::passing(error),
             _ => Self::lasting(error),
         }
     }
@@ -76,6 +77,7 @@ pub(super) struct Opening {
     pub(super) secrets: Arc<Secrets>,
     pub(super) records: Records,
     pub(super) hostname: String,
+    pub(super) installation: String,
     pub(super) budget: MemoryBudget,
     pub(super) name: String,
     pub(super) take_over: TakeOver,
@@ -234,6 +236,7 @@ impl Opening {
         };
         OpenOptions {
             hostname: self.hostname.clone(),
+            installation: self.installation.clone(),
             take_over: self.take_over != TakeOver::No,
             previous_owner_is_dead: self.take_over == dead,
             budget: self.budget.clone(),

@@ -1,0 +1,90 @@
+//! The program under test: built from this checkout in this run, and named by its hash.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use anyhow::{Context as _, Result, ensure};
+use sha2::{Digest as _, Sha256};
+
+use crate::checkout::{self, SetupLock};
+use crate::process::say;
+
+/// The built program.
+#[derive(Clone, Debug)]
+pub struct Binary {
+    path: PathBuf,
+    sha256: String,
+}
+
+impl Binary {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// SHA-256 of the file, in hex.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
+    }
+
+    /// A command that runs it, with no settings inherited from whoever runs the tests.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.path);
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if ["PBS_", "HOLDFAST_", "AWS_"]
+                .iter()
+                .any(|prefix| text.starts_with(prefix))
+            {
+                command.env_remove(&name);
+            }
+        }
+        command
+    }
+}
+
+/// The `holdfast` program. Built at the first call in this process; later calls answer the same.
+pub fn holdfast() -> Result<&'static Binary> {
+    static BINARY: OnceLock<Result<Binary, String>> = OnceLock::new();
+    BINARY
+        .get_or_init(|| build().map_err(|error| format!("{error:#}")))
+        .as_ref()
+        .map_err(|error| anyhow::anyhow!("{error}"))
+}
+
+/// Builds it with the profile of the tests. The whole workspace is named so that its packages share the dependencies
+/// that were built for the tests.
+fn build() -> Result<Binary> {
+    let _lock = SetupLock::take("holdfast-build")?;
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command
+        .current_dir(checkout::root())
+        .args(["build", "--quiet", "--workspace", "--bin", "holdfast"])
+        .args(["--message-format=json-render-diagnostics", "--target-dir"])
+        .arg(checkout::target_dir()?)
+        .stderr(Stdio::inherit());
+    if checkout::is_release() {
+        command.arg("--release");
+    }
+    let output = command.output().context("cargo could not be started")?;
+    ensure!(
+        output.status.success(),
+        "the binary `holdfast` does not build"
+    );
+    let text = String::from_utf8(output.stdout)?;
+    let path = text
+        .lines()
+        .rev()
+        .find_map(|line| {
+            let message: serde_json::Value = serde_json::from_str(line).ok()?;
+            Some(PathBuf::from(message.get("executable")?.as_str()?))
+        })
+        .context("cargo named no binary `holdfast`")?;
+    let bytes =
+        std::fs::read(&path).with_context(|| format!("cannot read '{}'", path.display()))?;
+    let sha256 = hex::encode(Sha256::digest(&bytes));
+    say(&format!("testing {} sha256 {sha256}", path.display()));
+    Ok(Binary { path, sha256 })
+}
