@@ -5,4 +5,5 @@ mod budgets;
 mod commands;
 mod foreign_data;
 mod independent_client;
+mod quickstart;
 mod transcripts;
