@@ -8,9 +8,11 @@
 pub mod binary;
 pub mod checkout;
 pub mod content;
+pub mod crash;
 pub mod daemon;
 pub mod https;
 pub mod moto;
 pub mod process;
 pub mod python;
 pub mod s3_server;
+pub mod wire;
