@@ -28,6 +28,9 @@ const CHUNKS: u64 = 60;
 /// How long a held request may take to arrive.
 const ARRIVAL_TIME_MAX: Duration = Duration::from_mins(1);
 
+/// How long a new snapshot may take to be later than the start.
+const SECOND_TIME_MAX: Duration = Duration::from_secs(10);
+
 /// What the rounds came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CrashReport {
@@ -178,7 +181,22 @@ fn after_the_crash(daemon: &Daemon, seed: u64, finished: &mut Vec<Finished>) -> 
     content::write_image(&image, seed, 2)?;
     let source = format!("disk.img:{}", image.display());
     let id = format!("after-{}", finished.len());
-    let made = daemon.client_json(STORE, &["backup", &source, "--backup-id", &id])?;
+    // In the very second of its start a daemon that was killed cannot tell the new snapshot from older ones.
+    let made = wait_for(SECOND_TIME_MAX, || {
+        let arguments = [
+            "backup",
+            &source,
+            "--backup-id",
+            &id,
+            "--output-format",
+            "json",
+        ];
+        match daemon.client(STORE, &arguments) {
+            Ok(output) if output.stderr.contains("not stopped cleanly") => None,
+            other => Some(other),
+        }
+    });
+    let made = made.context("no backup for so long")??.success()?.json()?;
     let snapshot = made["snapshot"].as_str().context("a name")?.to_owned();
     finished.push(Finished { snapshot, seed });
     restore(daemon, finished.last().context("just added")?)

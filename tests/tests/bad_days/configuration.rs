@@ -13,10 +13,17 @@ fn all_faults_are_told_at_once() -> Result<()> {
             "{text}
 [datastore.bad]
 backend = \"s3\"
-s3 = \"nobody\"
+s3 = \"server\"
 cache-dir = \"relative\"
 cache-bytes-max = \"1 KiB\"
 gc-atime-cutoff-minutes = 99999
+
+[datastore.other]
+backend = \"s3\"
+s3 = \"nobody\"
+bucket = \"backups\"
+cache-dir = \"/var/cache/other\"
+cache-bytes-max = \"1 GiB\"
 
 [s3.server]
 endpoint = \"ftp://example\"

@@ -1,9 +1,10 @@
 //! More than one daemon: on one installation, on one cache directory, on one prefix.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use holdfast_tests::daemon::{COMMAND_TIME_MAX, Daemon};
-use holdfast_tests::process::run;
+use holdfast_tests::process::{run, wait_for};
 use holdfast_tests::s3_server::{EmbeddedS3, S3Server as _};
+use s3_client::{Fault, KeyPrefix, ListRequest, Op};
 
 use super::{ENDPOINT, SETTINGS, STORE, backup, collect, comes_back, image, snapshots};
 
@@ -73,6 +74,16 @@ fn one_cache_directory_belongs_to_one_daemon() -> Result<()> {
     first.stop()
 }
 
+fn count_chunks(server: &EmbeddedS3) -> Result<usize> {
+    let request = ListRequest {
+        prefix: KeyPrefix::new(format!("{STORE}/.chunks/"))?,
+        start_after: None,
+        keys_max: 1000,
+    };
+    let listed = server.runtime().block_on(server.store().list(&request))?;
+    Ok(listed.value.entries.len())
+}
+
 #[test]
 fn a_prefix_is_taken_over_only_explicitly_and_the_first_owner_then_changes_nothing() -> Result<()> {
     let server = EmbeddedS3::start()?;
@@ -100,18 +111,52 @@ fn a_prefix_is_taken_over_only_explicitly_and_the_first_owner_then_changes_nothi
         );
         backup(&first, &source_one, "again")?.success()?;
 
+        // Garbage for the first to sweep, and a backup that is in its middle.
+        let (_, source_gone) = image(&first, 9, 2)?;
+        let gone = backup(&first, &source_gone, "gone")?.success()?.json()?;
+        let gone = gone["snapshot"].as_str().context("a name")?.to_owned();
+        first
+            .client(STORE, &["snapshot", "forget", &gone])?
+            .success()?;
+        let (_, source_two) = image(&first, 2, 3)?;
+        let gate = server
+            .plan()
+            .stop_before(Fault::on(Op::Put).containing("/.chunks/").nth(2));
+        let mut command =
+            first.client_command(STORE, &["backup", &source_two, "--backup-id", "two"])?;
+        let client = std::thread::spawn(move || run(&mut command, b"", COMMAND_TIME_MAX));
+        let arrived = wait_for(COMMAND_TIME_MAX, || (gate.arrived() > 0).then_some(()));
+        arrived.context("the second chunk never came")?;
+
         // The operator says so, although it is not true: the first still runs.
         let force = ["--take-over", "--previous-owner-is-dead"];
         second.add_s3_store(ENDPOINT, STORE, &[&SETTINGS[..], &force].concat())?;
         ensure!(snapshots(&second)? == 2, "the snapshots came along");
         comes_back(&second, "one", &image_one)?;
 
-        let (_, source_two) = image(&first, 2, 3)?;
-        let told = backup(&first, &source_two, "two")?.expect_code(1)?;
+        gate.release();
+        let told = client
+            .join()
+            .ok()
+            .context("the client's thread")??
+            .expect_code(1)?;
         ensure!(told.stderr.contains("own"), "why it cannot seal: {told}");
-        let told = first.client(STORE, &["gc", "start"])?;
-        let told = told.expect_code(1)?;
+        let told = backup(&first, &source_two, "two")?.expect_code(1)?;
+        ensure!(told.stderr.contains("own"), "why it cannot begin: {told}");
+        let chunks = count_chunks(&server)?;
+        // What it could sweep must first be older than the cutoff.
+        let told = wait_for(COMMAND_TIME_MAX, || {
+            match first.client(STORE, &["gc", "start"]) {
+                Ok(output) if output.code == Some(0) => None,
+                other => Some(other),
+            }
+        });
+        let told = told.context("it goes on collecting")??.expect_code(1)?;
         ensure!(told.stderr.contains("own"), "why it cannot sweep: {told}");
+        ensure!(
+            count_chunks(&server)? == chunks,
+            "the first has deleted something"
+        );
 
         ensure!(snapshots(&second)? == 2, "the first has sealed nothing");
         let (image_three, source_three) = image(&second, 3, 3)?;
