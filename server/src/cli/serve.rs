@@ -5,6 +5,7 @@
 //! work; sessions, calls and jobs get `shutdown-seconds`; then the datastores are closed, which records a clean stop
 //! where nothing was cut off. A second signal ends the process at once.
 
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +30,8 @@ const REFRESH_EVERY: Duration = Duration::from_secs(10);
 /// How long the end waits for tasks that belong to nobody any more.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// Libraries whose details help nobody here.
-const QUIET: &str = "hyper=info,h2=info,rustls=info,aws_config=warn,aws_smithy_runtime=warn,aws_sdk_s3=warn";
+const QUIET: &str =
+    "hyper=info,h2=info,rustls=info,aws_config=warn,aws_smithy_runtime=warn,aws_sdk_s3=warn";
 
 /// `holdfast serve`
 #[derive(Debug, clap::Args)]
@@ -44,6 +46,7 @@ fn begin_logging(config: &Config) {
     let filter = EnvFilter::new(format!("{level},audit=info,{QUIET}"));
     let logging = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     // Fails only if there is a log already.
     let begun = match config.server.log_format {
@@ -135,7 +138,9 @@ async fn watch_files(daemon: Arc<Daemon>) {
         let (config, secrets) = (daemon.config.clone(), daemon.secrets.clone());
         let seen = daemon
             .env
-            .io(move |_| Ok::<_, crate::config::ConfigError>((secrets.refresh()?, config.refresh()?)))
+            .io(move |_| {
+                Ok::<_, crate::config::ConfigError>((secrets.refresh()?, config.refresh()?))
+            })
             .await;
         match seen {
             Ok((false, false)) => {}
