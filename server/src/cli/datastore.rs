@@ -13,7 +13,7 @@ use crate::client::output::{Column, bytes_of, plain};
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum DatastoreCommand {
     /// Add a datastore in a directory or in a bucket, and open it.
-    Create(CreateArgs),
+    Create(Box<CreateArgs>),
     /// List the datastores.
     List {
         #[command(flatten)]
