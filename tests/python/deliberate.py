@@ -75,6 +75,25 @@ TABLE: tuple[Deliberate, ...] = (
         "The recordings were made on file system datastores; an S3 datastore says so.",
     ),
     Deliberate(
+        "*",
+        "GET",
+        r"/api2/json/admin/datastore/[^/]+/status",
+        "data.s3-statistics",
+        lambda value: isinstance(value, dict) and isinstance(value.get("get"), int),
+        "As above; it also counts its requests.",
+    ),
+    Deliberate(
+        "h2-raw",
+        "GET",
+        r"/api2/json/admin/datastore/[^/]+/snapshots",
+        "data[].files[]",
+        lambda files: [file["filename"] for file in files]
+        == ["a.didx", "d.img.fidx", "x.conf.blob", "index.json.blob"],
+        "A blob that was sent after the end of the backup is no part of the snapshot: its manifest is sealed and does "
+        "not name it.",
+        seq=428,
+    ),
+    Deliberate(
         "h2-raw",
         "POST",
         r"/fixed_close",
