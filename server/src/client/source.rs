@@ -107,6 +107,13 @@ impl Source {
         Self::parse(&text)
     }
 
+    /// An archive of the directory `path`, called `NAME.tar`.
+    pub(crate) fn directory(name: &str, path: &Path) -> Result<Self, String> {
+        let mut text = OsString::from(format!("{name}:"));
+        text.push(path);
+        Self::parse(&text)
+    }
+
     /// Fails for what could only fail later, when part of the backup is done.
     pub(super) fn check(&self) -> anyhow::Result<()> {
         let Input::Path(path) = &self.input else {
