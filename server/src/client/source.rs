@@ -1,8 +1,6 @@
 //! What is backed up: `NAME.img:FILE`, `NAME.tar:DIRECTORY`, `NAME.conf:FILE`, and how it becomes chunks.
 
 use std::ffi::{OsStr, OsString};
-#[cfg(test)]
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek as _, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
