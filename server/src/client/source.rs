@@ -98,14 +98,6 @@ impl Source {
     }
 
     /// An archive of the directory `path`, called `NAME.tar`.
-    #[cfg(test)]
-    pub(crate) fn directory(name: &str, path: &Path) -> Result<Self, String> {
-        let mut text = OsString::from(format!("{name}:"));
-        text.push(path);
-        Self::parse(&text)
-    }
-
-    /// An archive of the directory `path`, called `NAME.tar`.
     pub(crate) fn directory(name: &str, path: &Path) -> Result<Self, String> {
         let mut text = OsString::from(format!("{name}:"));
         text.push(path);
