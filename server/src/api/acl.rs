@@ -26,9 +26,9 @@ pub(crate) async fn list(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let all = daemon.authority.privileges(&who, &place).intersects(any);
     let config = daemon.config.read();
     let wanted = |entry: &&AclEntry| {
-        let at = path.as_ref().is_none_or(|path| {
-            entry.path == *path || (!exact && entry.path.is_within(path))
-        });
+        let at = path
+            .as_ref()
+            .is_none_or(|path| entry.path == *path || (!exact && entry.path.is_within(path)));
         at && (all || entry.id.is_owned_by(who.id()))
     };
     let list: Vec<Value> = config
@@ -60,7 +60,9 @@ pub(crate) async fn update(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let delete = params.flag("delete")?.unwrap_or(false);
     let digest: Option<String> = params.optional("digest")?;
     if params.optional::<String>("group")?.is_some() {
-        return Err(ApiError::bad_request("there are no groups of users; name a user or token"));
+        return Err(ApiError::bad_request(
+            "there are no groups of users; name a user or token",
+        ));
     }
     let needed = [Privilege::PermissionsModify];
     require(&daemon.authority, call.who()?, &entry.path, &needed)?;

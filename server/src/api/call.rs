@@ -124,7 +124,8 @@ pub(crate) enum BodyKind {
     Upload(usize),
 }
 
-type Run = dyn Fn(Arc<Daemon>, Call) -> Pin<Box<dyn Future<Output = CallResult> + Send>> + Send + Sync;
+type Run =
+    dyn Fn(Arc<Daemon>, Call) -> Pin<Box<dyn Future<Output = CallResult> + Send>> + Send + Sync;
 
 /// A method on a path.
 pub(crate) struct Endpoint {

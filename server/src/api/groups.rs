@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use pbs_datastore::{BackupId, BackupTime, BackupType, DeleteOptions, DeleteStats, GroupInfo, GroupRef};
+use pbs_datastore::{
+    BackupId, BackupTime, BackupType, DeleteOptions, DeleteStats, GroupInfo, GroupRef,
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -92,6 +94,10 @@ pub(crate) async fn notes(daemon: Arc<Daemon>, call: Call) -> CallResult {
 pub(crate) async fn set_notes(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let notes: String = call.params.required("notes")?;
     let (opened, id) = open_at(&daemon, call, ANNOTATE).await?;
-    opened.store.snapshots().set_group_notes(&id, &notes).await?;
+    opened
+        .store
+        .snapshots()
+        .set_group_notes(&id, &notes)
+        .await?;
     done()
 }

@@ -96,8 +96,7 @@ pub(crate) async fn show(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     call.params.finish()?;
     let config = daemon.config.read();
     let s3 = config.s3.get(&id);
-    let s3 =
-        s3.ok_or_else(|| ApiError::bad_request(format!("there is no S3 endpoint '{id}'")))?;
+    let s3 = s3.ok_or_else(|| ApiError::bad_request(format!("there is no S3 endpoint '{id}'")))?;
     let reply = Reply::new(&entry(&id, s3))?;
     Ok(reply.with("digest", &config.digest)?.into())
 }

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use pbs_datastore::{BackupId, BackupTime, BackupType, CryptMode, FileInfo, SnapshotFilter, SnapshotInfo, SnapshotRef, VerifyState};
+use pbs_datastore::{
+    BackupId, BackupTime, BackupType, CryptMode, FileInfo, SnapshotFilter, SnapshotInfo,
+    SnapshotRef, VerifyState,
+};
 use serde::Serialize;
 
 use super::call::{Call, CallResult, data, done};

@@ -13,22 +13,14 @@ use super::{
 /// A row whose caller must be known.
 macro_rules! known {
     ($method:ident $path:literal => $run:path) => {
-        (
-            Method::$method,
-            $path,
-            Endpoint::new(Access::Known, $run),
-        )
+        (Method::$method, $path, Endpoint::new(Access::Known, $run))
     };
 }
 
 /// A row that is open to anyone.
 macro_rules! anyone {
     ($method:ident $path:literal => $run:path) => {
-        (
-            Method::$method,
-            $path,
-            Endpoint::new(Access::Anyone, $run),
-        )
+        (Method::$method, $path, Endpoint::new(Access::Anyone, $run))
     };
 }
 
@@ -113,8 +105,9 @@ fn machine() -> Vec<RouteEntry> {
 /// The tree of all calls.
 pub(crate) fn routes() -> Router<Endpoint> {
     let rows = [accounts(), contents(), machine()];
-    rows.into_iter().flatten().fold(
-        Router::default(),
-        |router, (method, pattern, endpoint)| router.route(method, pattern, endpoint),
-    )
+    rows.into_iter()
+        .flatten()
+        .fold(Router::default(), |router, (method, pattern, endpoint)| {
+            router.route(method, pattern, endpoint)
+        })
 }

@@ -73,7 +73,9 @@ pub(crate) fn take_snapshot(params: &mut Params) -> Result<SnapshotRef, ApiError
     let group = take_group(params)?;
     let seconds = params.required_integer("backup-time", 1..=i64::MAX)?;
     let time = BackupTime::new(seconds).map_err(|error| {
-        ApiError::bad_request(format!("parameter verification failed: 'backup-time': {error}"))
+        ApiError::bad_request(format!(
+            "parameter verification failed: 'backup-time': {error}"
+        ))
     })?;
     Ok(group.at(time))
 }

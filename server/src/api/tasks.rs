@@ -11,7 +11,9 @@ use super::params::Params;
 use super::rule::{AUDIT, require};
 use crate::auth::{AclPath, Principal, Privilege};
 use crate::daemon::Daemon;
-use crate::tasks::{TaskFilter, TaskInfo, Upid, download_name, list_reply, log_reply, status_reply};
+use crate::tasks::{
+    TaskFilter, TaskInfo, Upid, download_name, list_reply, log_reply, status_reply,
+};
 
 /// Whether `who` may see `task`.
 fn sees(daemon: &Daemon, who: &Principal, task: &TaskInfo) -> bool {
@@ -90,7 +92,10 @@ pub(crate) async fn log(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
             text: daemon.tasks.log_text(&upid).await?,
         });
     }
-    let page = daemon.tasks.log_page(&upid, start as u64, limit as u64).await?;
+    let page = daemon
+        .tasks
+        .log_page(&upid, start as u64, limit as u64)
+        .await?;
     Ok(log_reply(&page, test_status)?.into())
 }
 

@@ -13,7 +13,9 @@ use super::envelope::Reply;
 use super::error::ApiError;
 use super::params::Params;
 use super::respond::blocking;
-use crate::auth::{AccountChange, AclPath, AuthId, Principal, Privilege, Privileges, TokenId, UserId};
+use crate::auth::{
+    AccountChange, AclPath, AuthId, Principal, Privilege, Privileges, TokenId, UserId,
+};
 use crate::config::{Account, Config, Expiry};
 use crate::daemon::Daemon;
 
@@ -97,7 +99,10 @@ pub(crate) async fn list(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let who = call.who()?.clone();
     call.params.finish()?;
     let config = daemon.config.read();
-    let visible = config.users.iter().filter(|(id, _)| sees(&daemon, &who, id));
+    let visible = config
+        .users
+        .iter()
+        .filter(|(id, _)| sees(&daemon, &who, id));
     let list: Vec<Value> = visible
         .map(|(id, values)| {
             let mut entry = account("userid", id.as_str(), values);

@@ -24,6 +24,9 @@ use self::link::Link;
 use crate::client::ClientCommand;
 use crate::client::output::{Output, OutputArgs};
 use crate::daemon::CONFIG_FILE;
+use crate::embedded_s3::S3ServerArgs;
+use crate::parent;
+use crate::quickstart::QuickstartArgs;
 
 /// Backup chunk store that speaks the Proxmox Backup protocol.
 #[derive(Debug, clap::Parser)]
@@ -57,6 +60,11 @@ enum Command {
     Acl(acl::AclCommand),
     #[command(flatten)]
     Client(ClientCommand),
+    /// See everything work on this machine: an S3 server, the daemon, backups, garbage collection, restores.
+    Quickstart(QuickstartArgs),
+    /// Serve a directory as an S3 bucket.
+    #[command(name = "s3-server", hide = true)]
+    S3Server(S3ServerArgs),
 }
 
 /// Which set-up a management command is about, and how it prints.
@@ -128,6 +136,9 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&error.into()),
     };
+    if let Err(error) = parent::follow_if_told() {
+        return failed(&error.into());
+    }
     let code = runtime.block_on(async {
         let result = match cli.command {
             Command::Client(command) => return crate::client::run(command).await,
@@ -138,6 +149,8 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
             Command::User(command) => command.run().await,
             Command::Token(command) => command.run().await,
             Command::Acl(command) => command.run().await,
+            Command::Quickstart(args) => args.run().await,
+            Command::S3Server(args) => args.run().await,
         };
         match result {
             Ok(()) => ExitCode::SUCCESS,

@@ -12,7 +12,7 @@ mod download;
 mod fake;
 mod gc;
 mod group;
-mod http;
+pub(crate) mod http;
 pub(crate) mod key;
 mod namespace;
 pub(crate) mod output;

@@ -326,7 +326,8 @@ impl Stores {
             }
             self.keep_meters(name, opened.meter.as_ref()).await;
         }
-        let unclean = "was not closed cleanly; the next start waits until late requests cannot matter";
+        let unclean =
+            "was not closed cleanly; the next start waits until late requests cannot matter";
         match opened.datastore.close().await {
             Ok(true) => tracing::info!(datastore = name, "closed"),
             Ok(false) => tracing::warn!(datastore = name, "{unclean}"),
@@ -346,11 +347,7 @@ impl Stores {
             return;
         };
         let records = self.records(name);
-        let kept = self
-            .0
-            .env
-            .io(move |_| records.keep_meters(&snapshot))
-            .await;
+        let kept = self.0.env.io(move |_| records.keep_meters(&snapshot)).await;
         if let Err(error) = kept {
             tracing::warn!(datastore = name, %error, "the counters cannot be kept");
         }

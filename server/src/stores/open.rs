@@ -61,9 +61,10 @@ impl From<Error> for OpenFault {
     fn from(error: Error) -> Self {
         match error {
             // A missing bucket and wrong keys are mended on the other side.
-            Error::Store(_) | Error::File { .. } | Error::OutcomeUnknown { .. } | Error::Busy(_) => {
-                Self::passing(error)
-            }
+            Error::Store(_)
+            | Error::File { .. }
+            | Error::OutcomeUnknown { .. }
+            | Error::Busy(_) => Self::passing(error),
             _ => Self::lasting(error),
         }
     }
