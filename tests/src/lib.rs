@@ -7,6 +7,7 @@
 
 pub mod binary;
 pub mod checkout;
+pub mod measure;
 pub mod moto;
 pub mod process;
 pub mod python;
