@@ -170,6 +170,7 @@ impl Daemon {
             secrets.clone(),
             state_dir.clone(),
             hostname.clone(),
+            instance.to_string(),
             budget.clone(),
         );
         Ok(Arc::new(Self {

@@ -102,7 +102,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn silence_ends_a_stream_and_bytes_in_either_direction_break_it() {
-        let limit = Duration::from_secs(60);
+        let limit = Duration::from_mins(1);
         let (mut far, near) = tokio::io::duplex(16);
         let mut near = IdleIo::new(near, limit);
         tokio::time::advance(limit / 2).await;

@@ -7,6 +7,9 @@
 
 pub mod binary;
 pub mod checkout;
+pub mod content;
+pub mod daemon;
+pub mod https;
 pub mod measure;
 pub mod moto;
 pub mod process;

@@ -2,7 +2,7 @@
 //!
 //! It is written and synced before the first delete request of the batch, and cleared and synced before the batch's
 //! digests are released. What stands in it after a crash may still be deleted by a request nobody waits for any more,
-//! so these digests stay condemned until T after the start ([`Recovery`]).
+//! so these digests stay condemned until T after the start (`Recovery`).
 //!
 //! Format: one line `holdfast-gc-journal 1`, then one digest a line, then `end`. A journal without its last line was
 //! never followed by a request, for requests start after the sync.

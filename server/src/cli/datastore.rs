@@ -82,7 +82,7 @@ pub(crate) struct CreateArgs {
     #[arg(long, value_name = "LEVEL")]
     sync_level: Option<String>,
     /// Take the bucket's prefix from whoever owns it.
-    #[arg(long, requires = "s3")]
+    #[arg(long, conflicts_with = "path")]
     take_over: bool,
     /// With --take-over: state that the owner before runs no more and will not run again.
     #[arg(long, requires = "take_over")]

@@ -54,14 +54,19 @@ pub(crate) struct AddArgs {
     /// Make the bucket part of the host name instead of the path.
     #[arg(long)]
     virtual_host_style: bool,
-    /// Where the keys come from: static, environment or profile.
-    #[arg(long, value_name = "KIND", default_value = "static")]
-    credentials: String,
+    /// Where the keys come from: static (given here), environment or profile. static if not given.
+    #[arg(long, value_name = "KIND")]
+    credentials: Option<String>,
     /// Which profile of the AWS configuration files.
     #[arg(long)]
     profile: Option<String>,
     /// Id of the access key, with static credentials.
-    #[arg(long, value_name = "ID", required_if_eq("credentials", "static"))]
+    #[arg(
+        long,
+        value_name = "ID",
+        required_unless_present = "credentials",
+        required_if_eq("credentials", "static")
+    )]
     access_key: Option<String>,
     /// PEM file with certificates to trust instead of the system's.
     #[arg(long, value_name = "FILE")]

@@ -47,7 +47,7 @@ fn commands(#[case] line: &str, #[case] valid: bool) {
 
 fn set_up(dir: &std::path::Path, more: &[&str]) -> anyhow::Result<setup::NewSetup> {
     let dir = dir.to_str().expect("UTF-8");
-    let words = ["holdfast", "setup", "--dir", dir].iter().chain(more);
+    let words = ["holdfast", "setup", "--dir", dir].into_iter().chain(more.iter().copied());
     let Command::Setup(args) = Cli::parse_from(words).command else {
         panic!("a set-up");
     };

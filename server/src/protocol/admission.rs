@@ -21,8 +21,8 @@ use http::{HeaderMap, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use pbs_datastore::{
-    BackupGroup, BackupId, BackupTime, BackupType, DatastoreName, Env, Namespace, SessionState,
-    Snapshot,
+    Backup, BackupGroup, BackupId, BackupRequest, BackupTime, BackupType, Datastore, DatastoreName,
+    Env, Namespace, SessionState, Snapshot, SnapshotReader,
 };
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -30,10 +30,9 @@ use tokio::time::timeout;
 use super::backup::BackupSession;
 use super::connection::{Bounds, ConnectionEnd, Surroundings, serve};
 use super::flow::StreamExecutor;
-use super::memory::{ProtocolMemory, Window, WriterMemory};
+use super::memory::{ProtocolMemory, ReaderMemory, WriterMemory};
 use super::reader::ReaderSession;
 use super::session::{OpenSession, SessionKind, SessionSubject, SessionTable};
-use super::{Backup, BackupRequest, Datastore, SnapshotReader};
 use crate::api::{ApiError, Delays, Params};
 use crate::auth::{AclPath, Authority, Credentials, Principal, Privilege};
 use crate::config::ConfigStore;
@@ -135,7 +134,7 @@ impl UpgradeParams {
 /// What an admitted session works on, and with which memory.
 enum Work {
     Backup(Arc<Backup>, WriterMemory),
-    Reader(Arc<SnapshotReader>, Window),
+    Reader(Arc<SnapshotReader>, ReaderMemory),
 }
 
 /// A session whose checks are done.
@@ -294,17 +293,14 @@ impl Protocol {
             held.contains(Privilege::DatastoreRead),
             held.contains(Privilege::DatastoreBackup),
         );
-        match protocol {
-            ProtocolName::Backup if backs_up => Ok(true),
-            ProtocolName::Reader if reads => Ok(false),
-            ProtocolName::Reader if backs_up => Ok(true),
-            ProtocolName::Backup => Err(ApiError::forbidden(format!(
-                "permission check failed: no Datastore.Backup on {path}"
-            ))),
-            ProtocolName::Reader => Err(ApiError::forbidden(format!(
-                "permission check failed: no Datastore.Read on {path}"
-            ))),
-        }
+        let (owner_needed, missing) = match protocol {
+            ProtocolName::Backup => (backs_up.then_some(true), Privilege::DatastoreBackup),
+            ProtocolName::Reader if reads => (Some(false), Privilege::DatastoreRead),
+            ProtocolName::Reader => (backs_up.then_some(true), Privilege::DatastoreRead),
+        };
+        owner_needed.ok_or_else(|| {
+            ApiError::forbidden(format!("permission check failed: no {missing} on {path}"))
+        })
     }
 
     async fn begin_backup(
@@ -332,7 +328,7 @@ impl Protocol {
         who: &Principal,
         owner_needed: bool,
     ) -> Result<Work, ApiError> {
-        let window = self.memory.open_reader().await.ok_or_else(no_window)?;
+        let memory = self.memory.open_reader().await.ok_or_else(no_window)?;
         let owner = if owner_needed {
             Some(datastore_id(who)?)
         } else {
@@ -341,7 +337,7 @@ impl Protocol {
         let reader = datastore
             .begin_read(&params.namespace, &params.snapshot, owner.as_ref())
             .await;
-        Ok(Work::Reader(reader.map_err(refused)?, window))
+        Ok(Work::Reader(reader.map_err(refused)?, memory))
     }
 
     fn start_task(&self, subject: &SessionSubject) -> Result<Task, ApiError> {
@@ -406,9 +402,10 @@ impl Protocol {
                 };
                 serve(io, around(&memory.window), ended, answer).await
             }
-            Work::Reader(reader, window) => {
+            Work::Reader(reader, memory) => {
                 let served = Arc::new(ReaderSession::new(
                     Arc::clone(reader),
+                    memory,
                     progress,
                     task.logger(),
                 ));
@@ -416,7 +413,7 @@ impl Protocol {
                     let served = Arc::clone(&served);
                     async move { served.answer(request).await }
                 };
-                serve(io, around(window), ended, answer).await
+                serve(io, around(&memory.window), ended, answer).await
             }
         }
     }
@@ -440,15 +437,24 @@ impl Protocol {
         if let Work::Backup(backup, _) = &work {
             let reason =
                 reason.unwrap_or_else(|| "backup ended but finished state is not set.".to_owned());
+            // A seal that has begun goes on without its client; only its outcome says how the session ended.
+            let mut state = backup.state();
+            drop(
+                state
+                    .wait_for(|state| *state != SessionState::Committing)
+                    .await,
+            );
             finished = backup.end(&reason).await;
             if !finished && subject.kind == SessionKind::Backup {
                 result = Err(reason);
             }
         }
+        // What was not finished is removed from here on, and its locks are given up.
+        drop(work);
         tracing::info!(peer = %subject.peer, author = %subject.author, store = %subject.store,
             namespace = %subject.namespace, snapshot = %subject.snapshot, ?end, ?result, "session ends");
         task.finish(result).await;
-        drop((work, session));
+        drop(session);
         if finished && subject.kind == SessionKind::Backup {
             (self.finished)(&subject);
         }

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use hyper::body::{Body as _, Incoming};
-use pbs_datastore::{ArchiveKind, ArchiveName, CHUNK_BYTES_MAX, CHUNK_ENCODED_BYTES_MAX, Digest};
+use pbs_datastore::{
+    ArchiveKind, ArchiveName, Backup, CHUNK_BYTES_MAX, CHUNK_ENCODED_BYTES_MAX, Digest, IndexKind,
+};
 use tokio::sync::Semaphore;
 
 use super::answer::{AnswerBody, Refusal, json, keeping, raw};
@@ -17,7 +19,6 @@ use super::call::{Call, archive_name, directory, take, take_file_name};
 use super::flow::{BodyFault, discard_body, read_body};
 use super::memory::{CallMemory, Claims, WriterMemory};
 use super::session::Progress;
-use super::{Backup, IndexKind};
 use crate::api::{ApiError, Params, Reply};
 use crate::tasks::TaskLogger;
 

@@ -8,6 +8,8 @@
 //!    session are granted in order of arrival, and no session holds more than its share, so that a slow client with
 //!    many bodies under way does not keep others from writing. Who holds a claim asks for no second one.
 //! 3. The bodies of calls that are no uploads come from a small reserve of the session.
+//! 4. Chunks on their way out were granted their memory by the datastore. Here they count against the session's share
+//!    only, so that a slow reader with many chunks under way does not keep others from their turn.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -40,6 +42,8 @@ const CALL_BYTES: u64 = BODY_BYTES_MAX as u64;
 const WINDOW_SHARE: u64 = 6;
 /// What windows always leave for bodies: the longest one, and room for a few more.
 const BODIES_BYTES_MIN: u64 = 24 * MIB;
+/// What a chunk on its way out is taken for until it is there: the chunk of an image with its header.
+const ANSWER_BYTES_LIKELY: u64 = 4 * MIB + 64;
 /// How long an admission waits for a window.
 const WINDOW_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long a body waits for memory. Clients wait for an answer as long as the connection lives.
@@ -52,8 +56,8 @@ pub(crate) struct ProtocolMemory {
     /// What is left for windows, in KiB.
     windows: Arc<Semaphore>,
     windows_bytes_max: u64,
-    /// Open sessions that upload.
-    writers: AtomicUsize,
+    /// Open sessions.
+    sessions: AtomicUsize,
 }
 
 impl ProtocolMemory {
@@ -64,7 +68,7 @@ impl ProtocolMemory {
         Arc::new(Self {
             windows: Arc::new(Semaphore::new((windows_bytes_max / KIB) as usize)),
             windows_bytes_max,
-            writers: AtomicUsize::new(0),
+            sessions: AtomicUsize::new(0),
             budget,
         })
     }
@@ -82,22 +86,28 @@ impl ProtocolMemory {
         if window.is_none() && wanted > WINDOW_BYTES_MIN {
             window = self.reserve(WINDOW_BYTES_MIN, CALL_BYTES).await;
         }
-        let window = window?;
-        self.writers.fetch_add(1, Ordering::Relaxed);
-        let gate = Arc::new(Gate {
-            memory: Arc::clone(self),
-            state: Mutex::default(),
-        });
         Some(WriterMemory {
-            window,
-            claims: Claims(gate),
+            window: window?,
+            claims: self.claims(),
             calls: CallMemory(Arc::new(Semaphore::new(CALL_BYTES as usize))),
         })
     }
 
-    /// The memory of a session that only reads: what it is answered is charged by the datastore.
-    pub(crate) async fn open_reader(self: &Arc<Self>) -> Option<Window> {
-        self.reserve(READER_WINDOW_BYTES, READER_CALL_BYTES).await
+    /// The memory of a session that only reads.
+    pub(crate) async fn open_reader(self: &Arc<Self>) -> Option<ReaderMemory> {
+        let window = self.reserve(READER_WINDOW_BYTES, READER_CALL_BYTES).await?;
+        Some(ReaderMemory {
+            window,
+            claims: self.claims(),
+        })
+    }
+
+    fn claims(self: &Arc<Self>) -> Claims {
+        self.sessions.fetch_add(1, Ordering::Relaxed);
+        Claims(Arc::new(Gate {
+            memory: Arc::clone(self),
+            state: Mutex::default(),
+        }))
     }
 
     async fn reserve(&self, window_bytes: u64, call_bytes: u64) -> Option<Window> {
@@ -128,8 +138,8 @@ impl ProtocolMemory {
     fn session_bytes_max(&self) -> u64 {
         let windows =
             self.windows_bytes_max - self.windows_bytes_free().min(self.windows_bytes_max);
-        let writers = self.writers.load(Ordering::Relaxed) as u64;
-        let share = self.budget.bytes_max().saturating_sub(windows) / (1 + writers);
+        let sessions = self.sessions.load(Ordering::Relaxed) as u64;
+        let share = self.budget.bytes_max().saturating_sub(windows) / (1 + sessions);
         share.max(CHUNK_ENCODED_BYTES_MAX as u64)
     }
 }
@@ -166,6 +176,15 @@ pub(crate) struct WriterMemory {
     pub(crate) calls: CallMemory,
 }
 
+/// The memory of a session that only reads.
+#[derive(Debug)]
+pub(crate) struct ReaderMemory {
+    /// Its connection window.
+    pub(crate) window: Window,
+    /// Its share for what is on its way out.
+    pub(crate) claims: Claims,
+}
+
 /// Memory for the bodies of calls that are no uploads.
 #[derive(Debug, Clone)]
 pub(crate) struct CallMemory(Arc<Semaphore>);
@@ -195,6 +214,13 @@ impl Claims {
     }
 }
 
+impl Claims {
+    /// The session's leave for a chunk that the datastore answers with memory of its own.
+    pub(crate) async fn answer(&self) -> Option<Grant> {
+        self.0.enter(ANSWER_BYTES_LIKELY).await
+    }
+}
+
 /// Memory for one whole body; given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Claim {
@@ -221,11 +247,23 @@ struct Waiter {
     granted: oneshot::Sender<Grant>,
 }
 
-/// A session's leave to claim.
+/// A session's leave to hold so much; given back when dropped.
 #[derive(Debug)]
-struct Grant {
+pub(crate) struct Grant {
     gate: Arc<Gate>,
     bytes: u64,
+}
+
+impl Grant {
+    /// Counts for `bytes` from now on.
+    pub(crate) fn resize(&mut self, bytes: u64) {
+        {
+            let mut state = self.gate.lock();
+            state.held = state.held - self.bytes + bytes;
+        }
+        self.bytes = bytes;
+        self.gate.admit();
+    }
 }
 
 impl Drop for Grant {
@@ -237,7 +275,7 @@ impl Drop for Grant {
 
 impl Drop for Gate {
     fn drop(&mut self) {
-        self.memory.writers.fetch_sub(1, Ordering::Relaxed);
+        self.memory.sessions.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -383,6 +421,25 @@ mod tests {
         assert_eq!(claims.0.lock().held, 0);
         drop((session, claims));
         assert_eq!(memory.budget.bytes_free(), 64 * MIB);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_count_against_the_share_with_their_real_size() {
+        let memory = memory(64);
+        let session = memory.open_reader().await.expect("room");
+        let share = memory.session_bytes_max();
+        let mut answers = Vec::new();
+        for _ in 0..share / ANSWER_BYTES_LIKELY {
+            answers.push(session.claims.answer().await.expect("room"));
+        }
+        let one_more = session.claims.answer();
+        tokio::pin!(one_more);
+        assert!(poll!(&mut one_more).is_pending());
+        answers[0].resize(1000);
+        assert!(one_more.await.is_some());
+        answers[1].resize(16 * MIB);
+        drop(answers);
+        assert_eq!(session.claims.0.lock().held, 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,7 +16,8 @@ mod session;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use self::admission::{FindDatastore, OnFinished, Protocol, ProtocolName};
-pub(crate) use pbs_datastore::{Backup, BackupRequest, Datastore, IndexKind, SnapshotReader};
-pub(crate) use self::memory::ProtocolMemory;
-pub(crate) use self::session::{SessionKind, SessionReport, SessionSubject, SessionTable};
+pub(crate) use self::{
+    admission::{Protocol, ProtocolName},
+    memory::ProtocolMemory,
+    session::{SessionReport, SessionTable},
+};

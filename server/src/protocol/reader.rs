@@ -1,5 +1,7 @@
 //! The reader protocol: reading one snapshot (`pbs-interface.md` 4.2).
 //!
+//! What is on its way to the client counts against the session's share of memory until the client has taken it.
+//!
 //! A chunk is handed out only if an index that was downloaded in this session names it.
 
 use std::sync::Arc;
@@ -7,14 +9,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
-use pbs_datastore::Digest;
+use pbs_datastore::{CHUNK_ENCODED_BYTES_MAX, Digest, SnapshotReader};
 use tokio::sync::Semaphore;
 
-use super::SnapshotReader;
 use super::answer::{AnswerBody, Refusal, json, raw};
 use super::backup::absent;
 use super::call::{Call, archive_name, directory, take, take_file_name};
 use super::flow::READER_BODY_BYTES_MAX;
+use super::memory::{Claims, ReaderMemory};
 use super::session::Progress;
 use crate::api::ApiError;
 use crate::tasks::TaskLogger;
@@ -30,6 +32,7 @@ const DOWNLOADS_MAX: usize = 4;
 #[derive(Debug)]
 pub(crate) struct ReaderSession {
     reader: Arc<SnapshotReader>,
+    claims: Claims,
     downloads: Arc<Semaphore>,
     progress: Progress,
     log: TaskLogger,
@@ -37,11 +40,16 @@ pub(crate) struct ReaderSession {
 
 impl ReaderSession {
     /// A session on `reader`.
-    pub(crate) fn new(reader: Arc<SnapshotReader>, progress: Progress, log: TaskLogger) -> Self {
-        let downloads = Arc::new(Semaphore::new(DOWNLOADS_MAX));
+    pub(crate) fn new(
+        reader: Arc<SnapshotReader>,
+        memory: &ReaderMemory,
+        progress: Progress,
+        log: TaskLogger,
+    ) -> Self {
         Self {
             reader,
-            downloads,
+            claims: memory.claims.clone(),
+            downloads: Arc::new(Semaphore::new(DOWNLOADS_MAX)),
             progress,
             log,
         }
@@ -93,7 +101,9 @@ impl ReaderSession {
             .map_err(|error| absent(&name, error))?;
         self.log
             .log(format_args!("download '{name}' ({} bytes)", bytes.len()));
-        Ok(raw([bytes], false, turn, &self.progress))
+        let charged = bytes.len().min(CHUNK_ENCODED_BYTES_MAX) as u64;
+        let claim = self.claims.take(charged).await;
+        Ok(raw([bytes], false, (turn, claim), &self.progress))
     }
 
     async fn chunk(&self, call: Call) -> Result<Response<AnswerBody>, Refusal> {
@@ -101,14 +111,18 @@ impl ReaderSession {
             .params_small(READER_BODY_BYTES_MAX, &self.progress)
             .await?;
         let digest = take(params, |params| params.required::<Digest>("digest"))?;
+        let mut grant = self.claims.answer().await;
         let Some(chunk) = self.reader.chunk(&digest).await? else {
             let text = format!(
                 "download chunk {digest} not allowed: no index opened in this session names it"
             );
             return Err(ApiError::unauthorized(text).into());
         };
+        if let Some(grant) = &mut grant {
+            grant.resize(chunk.encoded_len() as u64);
+        }
         let (header, payload) = chunk.parts();
         // The chunk carries the memory it was granted; it is given back when the client has taken the last byte.
-        Ok(raw([header, payload], true, chunk, &self.progress))
+        Ok(raw([header, payload], true, (chunk, grant), &self.progress))
     }
 }

@@ -6,6 +6,9 @@
 //! 4. The daemon.
 //! 5. The datastore: made through the daemon at the first run, awaited at later ones.
 //!
+//! After the backups the daemon is started once more without its cache, so that what is restored then comes from the
+//! bucket alone.
+//!
 //! They stop in the opposite order, so that the daemon can write down in the bucket that it stopped cleanly.
 
 use std::ffi::OsStr;
@@ -19,6 +22,7 @@ use pbs_datastore::{Env, Fingerprint};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::process::Command;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 use toml_edit::{DocumentMut, Item, Table};
 
@@ -119,20 +123,45 @@ impl Programs {
         }
         home.keep(keys)?;
         configure(&config_file, &self.endpoint, keys)?;
-        let arguments: [&OsStr; 3] = ["serve".as_ref(), "--config".as_ref(), config_file.as_ref()];
-        let variables = [(crate::parent::VARIABLE, "1"), ("NO_COLOR", "1")];
-        let log = home.log("daemon");
-        self.daemon = Some(Child::start("the daemon", &arguments, &variables, log)?);
         let access = access(&home.daemon(), keys)?;
-        self.await_datastore(home, &access).await?;
+        self.serve(home, "daemon", &access, Wanted::Open).await?;
         Ok(access)
     }
 
-    async fn await_datastore(&mut self, home: &Home, access: &Access) -> anyhow::Result<()> {
+    /// Stops the daemon, removes the cache, starts the daemon again, and takes the bucket over: without the cache
+    /// directory it cannot know that the bucket is its own.
+    pub(super) async fn restart_without_cache(
+        &mut self,
+        home: &Home,
+        access: &Access,
+    ) -> anyhow::Result<()> {
+        if let Some(daemon) = self.daemon.take() {
+            daemon.stop(STOP_MAX).await?;
+        }
+        let cache = home.cache();
+        let removed = spawn_blocking(move || remove_tree(&cache)).await?;
+        removed.context("the cache cannot be removed")?;
+        self.serve(home, "daemon-restarted", access, Wanted::TakenOver)
+            .await
+    }
+
+    /// Starts the daemon and waits until the datastore can be used.
+    async fn serve(
+        &mut self,
+        home: &Home,
+        log: &str,
+        access: &Access,
+        wanted: Wanted,
+    ) -> anyhow::Result<()> {
+        let config_file = home.daemon().join(CONFIG_NAME);
+        let arguments: [&OsStr; 3] = ["serve".as_ref(), "--config".as_ref(), config_file.as_ref()];
+        let variables = [(crate::parent::VARIABLE, "1"), ("NO_COLOR", "1")];
+        let daemon = Child::start("the daemon", &arguments, &variables, home.log(log))?;
+        self.daemon = Some(daemon);
         let deadline = Instant::now() + OPEN_MAX;
-        let mut session = None;
+        let (mut session, mut wanted) = (None, wanted);
         loop {
-            let last = match ask_for_datastore(home, access, &mut session).await {
+            let last = match ask_for_datastore(home, access, &mut session, &mut wanted).await {
                 Ok(true) => return Ok(()),
                 Ok(false) => "the datastore is being opened".to_owned(),
                 // It does not listen yet, or takes its time.
@@ -252,11 +281,21 @@ fn access(state_dir: &Path, keys: &Keys) -> anyhow::Result<Access> {
     })
 }
 
-/// Whether the datastore is open; makes it if there is none.
+/// What is to be done for the datastore before it can be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    /// Nothing, if it is there; it opens by itself.
+    Open,
+    /// Its bucket is to be taken over from the daemon before, which has stopped.
+    TakenOver,
+}
+
+/// Whether the datastore is open; makes it if there is none, and takes it over if that is wanted.
 async fn ask_for_datastore(
     home: &Home,
     access: &Access,
     session: &mut Option<Session>,
+    wanted: &mut Wanted,
 ) -> Result<bool, RequestError> {
     let session = match session {
         Some(session) => session,
@@ -278,6 +317,12 @@ async fn ask_for_datastore(
             "comment": "made by holdfast quickstart",
         });
         session.post("/config/datastore", &settings).await?;
+    }
+    if *wanted == Wanted::TakenOver {
+        let dead = json!({ "previous-owner-is-dead": true });
+        let path = session.datastore("take-over");
+        session.post(&path, &dead).await?;
+        *wanted = Wanted::Open;
     }
     let path = session.datastore("status");
     match session.get(&path, &[]).await {

@@ -8,11 +8,13 @@
 //! - `work/`: trees that are restored, compared and removed;
 //! - `s3-server.log`, `daemon.log`: of the last run.
 
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use nix::errno::Errno;
@@ -21,6 +23,7 @@ use nix::sys::statvfs::statvfs;
 use serde::{Deserialize, Serialize};
 
 use crate::atomic_file;
+use crate::daemon::{DaemonError, DirectoryLock};
 use crate::entropy::random_bytes;
 
 /// The directory's name where none is given.
@@ -30,11 +33,18 @@ const ROOM_BYTES_MIN: u64 = 256 << 20;
 /// How often the original lies below the directory at the same time: bucket, cache, copy and one restored tree.
 const COPIES_MAX: u64 = 4;
 
+/// The file in the bucket that is locked while it is open, and how often and how far apart it is asked for: 30 s in all.
+const BUCKET_LOCK: &str = "lock";
+const LOCK_ATTEMPTS: u32 = 300;
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
+/// How often the daemon's directory is asked for, 10 s each time.
+const DIRECTORY_ATTEMPTS: u32 = 6;
+
 /// The directory, in use by nobody else.
 #[derive(Debug)]
 pub(super) struct Home {
     dir: PathBuf,
-    _lock: Flock<fs::File>,
+    _lock: Flock<File>,
 }
 
 /// `keys.json`
@@ -120,6 +130,36 @@ impl Home {
     /// The log of a program.
     pub(super) fn log(&self, name: &str) -> PathBuf {
         self.dir.join(format!("{name}.log"))
+    }
+
+    /// Waits until the programs of an earlier run have ended, which they do by themselves a while after it was killed.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// One of them has not ended.
+    pub(super) fn await_earlier_programs(&self) -> anyhow::Result<()> {
+        let bucket = self.bucket();
+        for _ in 0..LOCK_ATTEMPTS {
+            match File::open(bucket.join(BUCKET_LOCK)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                file => match Flock::lock(file?, FlockArg::LockExclusiveNonblock) {
+                    Err((_, Errno::EWOULDBLOCK)) => thread::sleep(LOCK_PAUSE),
+                    // Whatever else is wrong with the bucket, the S3 server will say.
+                    _ => break,
+                },
+            }
+        }
+        // Each attempt waits for some seconds by itself.
+        for _ in 0..DIRECTORY_ATTEMPTS {
+            match DirectoryLock::take(&self.daemon()) {
+                Err(DaemonError::InUse(_)) => {}
+                taken => return Ok(taken.map(drop)?),
+            }
+        }
+        bail!(
+            "the daemon of an earlier quickstart still runs in {}: stop it first",
+            self.daemon().display()
+        )
     }
 
     /// Removes the trees of a run, also what its owner may not write. Blocks on the disk.
@@ -256,6 +296,31 @@ mod tests {
         fs::write(path.join("keys.json"), "{").expect("written");
         let damaged = home.keys().expect_err("damaged").to_string();
         assert!(damaged.contains("start over"), "{damaged}");
+    }
+
+    #[test]
+    fn programs_of_an_earlier_run_are_awaited() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let home = Home::open(dir.path()).expect("a home");
+        home.await_earlier_programs().expect("a new directory");
+        fs::create_dir(home.bucket()).expect("made");
+        let file = File::create(home.bucket().join(BUCKET_LOCK)).expect("made");
+        let lock = Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno);
+        let (done, ended) = std::sync::mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                home.await_earlier_programs().expect("free at last");
+                done.send(()).expect("somebody waits");
+            });
+            assert!(
+                ended.recv_timeout(2 * LOCK_PAUSE).is_err(),
+                "the bucket is open"
+            );
+            drop(lock);
+            ended
+                .recv_timeout(Duration::from_secs(20))
+                .expect("the bucket is closed");
+        });
     }
 
     #[test]

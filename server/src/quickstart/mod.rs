@@ -26,7 +26,7 @@ use self::daemon::Programs;
 use self::home::{Home, default_dir};
 use self::requests::RequestCounter;
 use self::steps::{Course, Outcome};
-use self::tree::{TreeSize, measure};
+use self::tree::{Comparison, TreeSize, measure};
 use crate::client::progress::Progress;
 use crate::client::repository::Access;
 use crate::client::tar::Excludes;
@@ -93,6 +93,7 @@ fn prepare(dir: &Path, given: Option<PathBuf>) -> anyhow::Result<(Home, Original
     let size = measure(&original.root, &original.excludes)
         .with_context(|| format!("{} cannot be read", original.root.display()))?;
     home.check_room(size.bytes)?;
+    home.await_earlier_programs()?;
     Ok((home, original, size))
 }
 
@@ -115,21 +116,25 @@ async fn show(
     let mut keys = home.keys()?;
     let running = programs.insert(Programs::start(home, &keys).await?);
     let access = running.start_daemon(home, &mut keys).await?;
+    let env = Env::system();
     let course = Course {
         home,
+        counter: RequestCounter::new(running.endpoint()),
+        programs: running,
         access: access.clone(),
         original: &original.root,
         excludes: original.excludes.clone(),
-        counter: RequestCounter::new(running.endpoint()),
-        env: Env::system(),
+        // A daemon that was not stopped cleanly takes no snapshot that could be older than its start.
+        last_second: env.now().as_second(),
+        env,
         progress: progress.clone(),
         rows: Vec::new(),
+        comparison: Comparison::default(),
     };
     let outcome = course.run().await;
     progress.finish();
     let outcome = outcome?;
-    let all = RequestCounter::new(running.endpoint()).all().await?;
-    print(&outcome.lines(&all))?;
+    print(&outcome.lines())?;
     if !outcome.comparison.is_equal() {
         bail!(
             "{} of {} entries differ from the original; if {} changed meanwhile, try again",
@@ -142,8 +147,11 @@ async fn show(
         return Ok(());
     }
     print(&connect_lines(&access, &outcome.snapshot)?)?;
+    let Some(programs) = programs else {
+        return Ok(());
+    };
     tokio::select! {
-        error = running.ended() => Err(error),
+        error = programs.ended() => Err(error),
         stopped = shutdown::stop_signal() => Ok(stopped?),
     }
 }
@@ -205,7 +213,7 @@ fn escaped(path: &str) -> String {
 
 impl Outcome {
     /// The table, and what it means.
-    fn lines(&self, all: &requests::Requests) -> Vec<String> {
+    fn lines(&self) -> Vec<String> {
         let mut lines = vec![String::new()];
         lines.extend(table::lines(&self.rows));
         lines.push(String::new());
@@ -219,8 +227,8 @@ impl Outcome {
         ));
         lines.push(format!(
             "S3 requests since the start: {} ({}).",
-            all.total(),
-            all.by_operation()
+            self.requests.total(),
+            self.requests.by_operation()
         ));
         let compared = &self.comparison;
         if compared.is_equal() {

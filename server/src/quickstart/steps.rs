@@ -4,7 +4,8 @@
 //! 2. restore it: the copy, which is compared with the original and then changed;
 //! 3. back up the copy;
 //! 4. back up the copy and a file of new data while garbage is collected, again and again until the backup has ended;
-//! 5. restore all three and compare: the first with the original, the others with the copy.
+//! 5. start the daemon anew without its cache;
+//! 6. restore all three and compare: the first with the original, the others with the copy.
 //!
 //! The original is only read.
 
@@ -21,8 +22,9 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::change::{change_tree, write_noise};
+use super::daemon::Programs;
 use super::home::{Home, remove_tree};
-use super::requests::RequestCounter;
+use super::requests::{RequestCounter, Requests};
 use super::table::Row;
 use super::tree::{Comparison, compare, first_different_byte};
 use crate::client::backup::{self, BackupOptions, BackupSummary};
@@ -45,10 +47,13 @@ const NOISE_BYTES: u64 = 16 << 20;
 /// How long one collection may take, and the pause between two looks at it.
 const COLLECTION_MAX: Duration = Duration::from_mins(15);
 const COLLECTION_POLL: Duration = Duration::from_millis(100);
+/// The pause between two looks at the clock.
+const SECOND_POLL: Duration = Duration::from_millis(20);
 
-/// All that the steps need.
+/// The steps, and what they need.
 pub(super) struct Course<'a> {
     pub(super) home: &'a Home,
+    pub(super) programs: &'a mut Programs,
     /// The daemon's datastore.
     pub(super) access: Access,
     /// What is backed up; no link.
@@ -58,8 +63,12 @@ pub(super) struct Course<'a> {
     pub(super) counter: RequestCounter,
     pub(super) env: Env,
     pub(super) progress: Arc<Progress>,
+    /// The latest second, since 1970, that snapshots must not have: that of the daemon's start, and of the last one.
+    pub(super) last_second: i64,
     /// The steps so far.
     pub(super) rows: Vec<Row>,
+    /// All comparisons so far, together.
+    pub(super) comparison: Comparison,
 }
 
 /// How it went.
@@ -72,6 +81,8 @@ pub(super) struct Outcome {
     pub(super) collections: u64,
     /// What the last of them found.
     pub(super) collected: Value,
+    /// Requests of all steps.
+    pub(super) requests: Requests,
     /// The first backup, for the example.
     pub(super) snapshot: String,
 }
@@ -86,26 +97,27 @@ impl Course<'_> {
         let noise = self.home.work(NOISE);
         // What the start asked belongs to no step.
         self.counter.next().await?;
-        let none = Excludes::default();
-
+        let (original, excludes) = (self.original, self.excludes.clone());
         let first = self
-            .back_up("first backup", vec![self.tree(self.original)?])
+            .back_up("first backup", vec![source(TREE, original)?])
             .await?;
-        let mut comparison = Comparison::default();
-        self.restore("restored as a copy", &first, TREE, &copy)
+        self.restore("restored from the cache, as a copy", &first, TREE, &copy)
             .await?;
-        let excludes = self.excludes.clone();
-        comparison.add(self.compare(self.original, &copy, excludes.clone()).await?);
+        self.compare(original, &copy, excludes.clone()).await?;
         self.change(&copy, &noise).await?;
-
         let second = self
-            .back_up("backup of the copy, changed", vec![self.tree(&copy)?])
+            .back_up(
+                "second backup, of the copy, changed",
+                vec![source(TREE, &copy)?],
+            )
             .await?;
-        let sources = vec![self.tree(&copy)?, source(NOISE, &noise)?];
+        let sources = vec![source(TREE, &copy)?, source(NOISE, &noise)?];
         let (third, collections, collected) = self.back_up_while_collecting(sources).await?;
 
+        self.restart_without_cache().await?;
+        let none = Excludes::default();
         let trees = [
-            ("first backup restored", &first, self.original, excludes),
+            ("first backup restored", &first, original, excludes),
             (
                 "second backup restored",
                 &second,
@@ -117,53 +129,50 @@ impl Course<'_> {
         for (step, snapshot, original, excludes) in trees {
             let target = self.home.work("restored");
             self.restore(step, snapshot, TREE, &target).await?;
-            comparison.add(self.compare(original, &target, excludes).await?);
+            self.compare(original, &target, excludes).await?;
             let removed = spawn_blocking(move || remove_tree(&target)).await?;
             removed.context("what was restored cannot be removed")?;
         }
         let target = self.home.work("restored.img");
-        self.restore("new data restored", &third, NOISE, &target)
+        self.restore("  its new data restored", &third, NOISE, &target)
             .await?;
-        comparison.add(compare_files(noise, target).await?);
+        self.comparison.add(compare_files(noise, target).await?);
         Ok(Outcome {
             rows: self.rows,
-            comparison,
+            comparison: self.comparison,
             collections,
             collected,
+            requests: self.counter.all().await?,
             snapshot: first.to_string(),
         })
     }
 
-    fn tree(&self, root: &Path) -> anyhow::Result<Source> {
-        source(TREE, root)
+    async fn restart_without_cache(&mut self) -> anyhow::Result<()> {
+        self.progress.note("daemon restarted, its cache removed …");
+        let started = Instant::now();
+        self.programs
+            .restart_without_cache(self.home, &self.access)
+            .await?;
+        self.rows.push(Row {
+            step: "daemon restarted, its cache removed".to_owned(),
+            requests: Some(self.counter.next().await?),
+            seconds: started.elapsed().as_secs_f64(),
+            ..Row::default()
+        });
+        Ok(())
     }
 
-    /// A snapshot of now, later than all others: times of snapshots are whole seconds, so this waits for the next one
-    /// if it must.
-    async fn next_snapshot(&self) -> anyhow::Result<Snapshot> {
-        let group = BackupGroup::new(BackupType::Host, BACKUP_ID.parse()?);
-        let mut session = Session::open(&self.access).await?;
-        let parameters = [
-            ("backup-type", group.kind.to_string()),
-            ("backup-id", group.id.to_string()),
-        ];
-        let path = session.datastore("snapshots");
-        let list = session.get(&path, &parameters).await?;
-        let rows = list["data"].as_array().map_or(&[][..], Vec::as_slice);
-        let times = rows.iter().filter_map(|row| row["backup-time"].as_i64());
-        let newest = times.max().unwrap_or(0);
+    /// A snapshot of now. Times of snapshots are whole seconds, and each must be later than the last, so this may wait
+    /// for the next second.
+    async fn next_snapshot(&mut self) -> anyhow::Result<Snapshot> {
         let mut now = self.env.now();
-        if now.as_second() - newest < -1 {
-            bail!(
-                "the newest snapshot in the quickstart's datastore is of {newest} s since 1970, which is in the future: \
-                 check the clock of this machine"
-            );
-        }
-        while now.as_second() <= newest {
-            sleep(Duration::from_millis(20)).await;
+        while now.as_second() <= self.last_second {
+            sleep(SECOND_POLL).await;
             now = self.env.now();
         }
-        Ok(group.at(BackupTime::new(now.as_second())?))
+        self.last_second = now.as_second();
+        let group = BackupGroup::new(BackupType::Host, BACKUP_ID.parse()?);
+        Ok(group.at(BackupTime::new(self.last_second)?))
     }
 
     async fn back_up(&mut self, step: &str, sources: Vec<Source>) -> anyhow::Result<Snapshot> {
@@ -282,13 +291,15 @@ impl Course<'_> {
     }
 
     async fn compare(
-        &self,
+        &mut self,
         left: &Path,
         right: &Path,
         excludes: Excludes,
-    ) -> anyhow::Result<Comparison> {
+    ) -> anyhow::Result<()> {
         let (left, right) = (left.to_owned(), right.to_owned());
-        spawn_blocking(move || compare(&left, &right, &excludes)).await?
+        let compared = spawn_blocking(move || compare(&left, &right, &excludes)).await?;
+        self.comparison.add(compared?);
+        Ok(())
     }
 
     async fn change(&self, copy: &Path, noise: &Path) -> anyhow::Result<()> {

@@ -72,6 +72,7 @@ struct Inner {
     secrets: Arc<SecretsStore>,
     state_dir: PathBuf,
     hostname: String,
+    installation: String,
     budget: MemoryBudget,
     entries: Mutex<BTreeMap<String, Arc<Entry>>>,
 }
@@ -92,6 +93,7 @@ impl Stores {
         secrets: Arc<SecretsStore>,
         state_dir: PathBuf,
         hostname: String,
+        installation: String,
         budget: MemoryBudget,
     ) -> Self {
         Self(Arc::new(Inner {
@@ -100,6 +102,7 @@ impl Stores {
             secrets,
             state_dir,
             hostname,
+            installation,
             budget,
             entries: Mutex::default(),
         }))
@@ -260,6 +263,7 @@ impl Stores {
             secrets: self.0.secrets.read(),
             records: self.records(name),
             hostname: self.0.hostname.clone(),
+            installation: self.0.installation.clone(),
             budget: self.0.budget.clone(),
             name: name.to_owned(),
             take_over,

@@ -77,6 +77,7 @@ pub(super) struct Opening {
     pub(super) secrets: Arc<Secrets>,
     pub(super) records: Records,
     pub(super) hostname: String,
+    pub(super) installation: String,
     pub(super) budget: MemoryBudget,
     pub(super) name: String,
     pub(super) take_over: TakeOver,
@@ -233,6 +234,7 @@ impl Opening {
         };
         OpenOptions {
             hostname: self.hostname.clone(),
+            installation: self.installation.clone(),
             take_over: self.take_over != TakeOver::No,
             previous_owner_is_dead: self.take_over == dead,
             budget: self.budget.clone(),

@@ -82,10 +82,9 @@ fn build() -> Result<PathBuf> {
             "--no-run",
             "--quiet",
             "--lib",
-            "-p",
-            "pbs-datastore",
+            "--workspace",
             "--features",
-            "sabotage",
+            "pbs-datastore/sabotage",
         ])
         .arg("--message-format=json")
         .stderr(Stdio::inherit())
@@ -95,6 +94,9 @@ fn build() -> Result<PathBuf> {
     let text = String::from_utf8(output.stdout)?;
     let program = text.lines().rev().find_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        if message.get("target")?.get("name")? != "pbs_datastore" {
+            return None;
+        }
         Some(PathBuf::from(message.get("executable")?.as_str()?))
     });
     program.context("cargo named no test program")

@@ -22,11 +22,8 @@ async fn a_backup_is_written_and_read() {
         session.put_blob("x.conf.blob", b"text").await.data(),
         Value::Null
     );
-    session.finish().await;
-    assert!(
-        fixture.datastore.files(&first).is_some(),
-        "visible before the answer"
-    );
+    session.finish(&first).await;
+    assert!(fixture.has(&first).await, "visible before the answer");
     drop(session);
     fixture.settle().await;
     let task = ("backup".to_owned(), "store1:host/a".to_owned(), Outcome::Ok);
@@ -103,7 +100,8 @@ async fn an_image_is_continued_from_its_predecessor() {
             .data(),
         Value::Null
     );
-    session.finish().await;
+    session.add_file("d.img.fidx", size, csum);
+    session.finish(&snapshot("vm", 0)).await;
     drop(session);
     fixture.settle().await;
 
@@ -136,7 +134,8 @@ async fn an_image_is_continued_from_its_predecessor() {
     assert_eq!(session.post(&open).await.data(), 1);
     let close = format!("/fixed_close?wid=1&chunk-count=0&size=0&csum={csum}");
     assert_eq!(session.post(&close).await.data(), Value::Null);
-    session.finish().await;
+    session.add_file("d.img.fidx", size, csum);
+    session.finish(&snapshot("vm", 1)).await;
     drop(session);
     fixture.settle().await;
 }
@@ -160,7 +159,7 @@ async fn a_benchmark_leaves_nothing_behind() {
     }
     drop(session);
     fixture.settle().await;
-    assert_eq!(fixture.datastore.files(&snapshot), None);
+    assert!(!fixture.has(&snapshot).await);
     let task = (
         "benchmark".to_owned(),
         "store1:host/benchmark".to_owned(),

@@ -9,7 +9,11 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use pbs_datastore::{ArchiveName, DataBlob, Digest, Env, IndexChecksum, MemoryBudget, Snapshot};
+use pbs_datastore::{
+    ArchiveName, Backend, CryptMode, DataBlob, Datastore, DatastoreConfig, Digest, Env,
+    IndexChecksum, Manifest, ManifestFile, MemoryBudget, Namespace, OpenOptions, Snapshot,
+    SnapshotRef,
+};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject as _};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -22,7 +26,8 @@ use crate::app::{App, whole};
 use crate::auth::{AccountChange, Authority, Passwords};
 use crate::clock::Clock;
 use crate::config::{ConfigStore, Secrets, SecretsStore};
-use crate::protocol::{Datastore, Protocol, ProtocolMemory, SessionSubject, SessionTable};
+use crate::protocol::session::SessionSubject;
+use crate::protocol::{Protocol, ProtocolMemory, SessionTable};
 use crate::shutdown::{Drained, Shutdown};
 use crate::tasks::{Outcome, TaskFilter, TaskRegistry};
 use crate::tls::ServerTls;
@@ -55,7 +60,7 @@ role = "DatastoreAudit"
 "#;
 
 /// Long enough for anything that happens at all.
-pub(super) const SOON: Duration = Duration::from_secs(60);
+pub(super) const SOON: Duration = Duration::from_mins(1);
 
 pub(super) struct Fixture {
     _dir: TempDir,
@@ -106,9 +111,9 @@ impl Fixture {
         }
         let tasks = TaskRegistry::open(&dir.path().join("tasks"), "pbs", clock).expect("opened");
         let tls = ServerTls::load_or_create(dir.path(), "localhost", env.now()).expect("made");
-        let datastore = Datastore::new("store1");
         let (budget_bytes, finished) = (64 << 20, Arc::new(Mutex::new(Vec::new())));
         let budget = MemoryBudget::new(budget_bytes);
+        let datastore = open_datastore(&env, dir.path().join("store1"), budget.clone()).await;
         let protocol = Protocol {
             env: env.clone(),
             authority,
@@ -261,7 +266,11 @@ impl Fixture {
             .expect("HTTP/2");
         let mut driver = JoinSet::new();
         driver.spawn(async move { connection.await.map_err(|error| error.to_string()) });
-        Session { sender, driver }
+        Session {
+            sender,
+            driver,
+            files: Mutex::default(),
+        }
     }
 
     pub(super) fn backup_target(snapshot: &Snapshot) -> String {
@@ -292,7 +301,8 @@ impl Fixture {
             self.env.drain(SOON).await,
             "connections or sessions do not end"
         );
-        assert!(self.datastore.is_idle());
+        assert!(self.datastore.snapshots().is_idle(), "a lock is held");
+        assert_eq!(self.datastore.sessions().oldest_open(), None);
         assert!(self.protocol.sessions.list().is_empty());
         assert_eq!(self.budget.bytes_free(), self.budget_bytes);
     }
@@ -301,6 +311,13 @@ impl Fixture {
         let drained = self.protocol.shutdown.drain(SOON).await;
         while self.listeners.join_next().await.is_some() {}
         drained
+    }
+
+    /// Whether a snapshot counts.
+    pub(super) async fn has(&self, snapshot: &Snapshot) -> bool {
+        let id = SnapshotRef::new(Namespace::root(), snapshot.clone());
+        let state = self.datastore.snapshots().state(&id).await;
+        state.is_ok_and(|state| state.is_root())
     }
 
     /// Type, id and outcome of the tasks that have ended, newest first.
@@ -331,6 +348,25 @@ impl Tasks {
     ) -> tokio::task::JoinHandle<T> {
         tokio::spawn(task)
     }
+}
+
+async fn open_datastore(
+    env: &Env,
+    path: std::path::PathBuf,
+    budget: MemoryBudget,
+) -> Arc<Datastore> {
+    std::fs::create_dir(&path).expect("made");
+    let config = DatastoreConfig::new("store1", Backend::Directory(path));
+    let options = OpenOptions {
+        hostname: "pbs".to_owned(),
+        installation: "0123456789abcdef0123456789abcdef".to_owned(),
+        take_over: false,
+        previous_owner_is_dead: false,
+        budget,
+    };
+    Datastore::open(env.clone(), config, None, options)
+        .await
+        .expect("opened")
 }
 
 fn client_tls(tls: &ServerTls) -> Arc<rustls::ClientConfig> {
@@ -391,6 +427,8 @@ impl Answer {
 pub(super) struct Session {
     pub(super) sender: http2::SendRequest<Full<Bytes>>,
     driver: JoinSet<Result<(), String>>,
+    /// What was written, for the manifest.
+    files: Mutex<Vec<ManifestFile>>,
 }
 
 impl Session {
@@ -455,9 +493,23 @@ impl Session {
 
     pub(super) async fn put_blob(&self, name: &str, content: &[u8]) -> Answer {
         let blob = plain(content);
+        self.add_file(name, blob.len(), Digest::of(&blob));
+        self.put_encoded(name, blob).await
+    }
+
+    async fn put_encoded(&self, name: &str, blob: Bytes) -> Answer {
         let target = format!("/blob?file-name={name}&encoded-size={}", blob.len());
         self.send(Method::POST, &target, "application/octet-stream", blob)
             .await
+    }
+
+    pub(super) fn add_file(&self, name: &str, size: usize, csum: Digest) {
+        self.files.lock().expect("not poisoned").push(ManifestFile {
+            name: name.parse().expect("a name"),
+            crypt_mode: CryptMode::None,
+            size: size as u64,
+            csum: Some(csum),
+        });
     }
 
     /// Writes the chunks as one dynamic archive.
@@ -484,18 +536,27 @@ impl Session {
             Value::Null
         );
         let (count, csum) = (chunks.len(), sum.finish());
+        self.add_file(name, end as usize, csum);
         let close = format!("/dynamic_close?wid={wid}&chunk-count={count}&size={end}&csum={csum}");
         assert_eq!(self.post(&close).await.data(), Value::Null);
     }
 
-    /// Stores a manifest that names nothing, and finishes.
-    pub(super) async fn finish(&self) {
-        let name = ArchiveName::manifest();
+    /// Stores the manifest, and finishes.
+    pub(super) async fn finish(&self, snapshot: &Snapshot) {
+        self.put_manifest(snapshot).await;
+        assert_eq!(self.post("/finish").await.data(), Value::Null);
+    }
+
+    pub(super) async fn put_manifest(&self, snapshot: &Snapshot) {
+        let files = self.files.lock().expect("not poisoned").clone();
+        let manifest = Manifest::new(snapshot.clone(), files).expect("no name comes twice");
+        let blob = manifest.to_blob().expect("short").encoded();
         assert_eq!(
-            self.put_blob(name.as_str(), b"{}").await.data(),
+            self.put_encoded(ArchiveName::manifest().as_str(), blob)
+                .await
+                .data(),
             Value::Null
         );
-        assert_eq!(self.post("/finish").await.data(), Value::Null);
     }
 
     /// Waits for the server to end the connection.

@@ -24,13 +24,13 @@ async fn a_connection_that_is_cut_off_leaves_no_snapshot() {
     assert!(client.try_data(1, &plain(b"text"), false).await);
     drop(client);
     fixture.settle().await;
-    assert_eq!(fixture.datastore.files(&snapshot), None);
+    assert!(!fixture.has(&snapshot).await);
     assert!(matches!(
         fixture.tasks().as_slice(),
         [(_, _, Outcome::Error(_))]
     ));
     let again = fixture.backup(&snapshot).await;
-    again.finish().await;
+    again.finish(&snapshot).await;
     drop(again);
     fixture.settle().await;
     assert_eq!(

@@ -78,7 +78,7 @@ async fn an_upgrade_is_refused_before_anything_is_made() {
             READER,
             "full",
             400,
-            "does not exist",
+            "host/a",
         ),
         (
             good.replace("backup?", "reader?"),
@@ -159,7 +159,8 @@ async fn groups_times_owners_and_numbers_are_checked() {
     let (status, text) = fixture.refused(backup(&fixture, "d", 0, "backup")).await;
     assert_eq!(status, 503);
     assert!(text.contains("backup-sessions-max"), "{text}");
-    session.finish().await;
+    session.put_blob("x.conf.blob", b"text").await;
+    session.finish(&snapshot("a", 1)).await;
     drop((session, more));
     fixture.settle().await;
     assert_eq!(
@@ -174,7 +175,7 @@ async fn groups_times_owners_and_numbers_are_checked() {
     );
     let (status, text) = fixture.refused(backup(&fixture, "a", 2, "other")).await;
     assert_eq!(status, 400);
-    assert!(text.contains("owner"), "{text}");
+    assert!(text.contains("belongs to"), "{text}");
     let read = |token| fixture.upgrade_request(&reader, READER, token);
     assert_eq!(
         fixture.refused(read("other")).await.0,
@@ -252,158 +253,130 @@ async fn refuse(
     assert!(!answer.text().is_empty() && !answer.text().contains('\n'));
 }
 
+/// Refuses each: method and target, body, status, and whether the call itself refuses.
+async fn refuse_all(session: &Session, cases: &[(&str, &Bytes, u16, bool)]) {
+    for (line, body, status, checked) in cases {
+        let (method, target) = line.split_once(' ').expect("a method and a target");
+        let method = method.parse().expect("a method");
+        refuse(session, method, target, body, *status, *checked).await;
+    }
+}
+
 #[tokio::test]
-async fn errors_of_the_backup_protocol() {
+async fn errors_of_calls_without_a_body() {
     let fixture = Fixture::new().await;
     let session = fixture.backup(&snapshot("raw", 0)).await;
-    let (get, post, put) = (Method::GET, Method::POST, Method::PUT);
-    let none = Bytes::new();
+    let none = &Bytes::new();
+    refuse_all(
+        &session,
+        &[
+            ("GET /nosuch", none, 404, true),
+            ("GET /finish/now", none, 404, true),
+            ("PUT /finish", none, 404, true),
+            (
+                "GET /previous?archive-name=index.json.blob",
+                none,
+                400,
+                true,
+            ),
+            ("GET /previous", none, 400, false),
+            ("POST /dynamic_index", none, 400, false),
+            ("POST /dynamic_index?archive-name=a.fidx", none, 400, true),
+            (
+                "POST /dynamic_index?archive-name=a.didx&bogus=1",
+                none,
+                400,
+                false,
+            ),
+            (
+                "POST /dynamic_index?archive-name=../a.didx",
+                none,
+                400,
+                false,
+            ),
+            (
+                "POST /fixed_index?archive-name=d.img.fidx&size=0",
+                none,
+                400,
+                false,
+            ),
+            ("POST /finish?x=1", none, 400, false),
+            ("POST /finish", none, 400, true),
+        ],
+    )
+    .await;
+    drop(session);
+    fixture.settle().await;
+}
+
+#[tokio::test]
+async fn errors_of_chunks_and_blobs() {
+    let fixture = Fixture::new().await;
+    let session = fixture.backup(&snapshot("raw", 0)).await;
     let content = vec![1; 12_000];
-    let (digest, blob) = (Digest::of(&content), plain(&content));
-    let chunk = |wid, size, encoded| chunk_target(wid, "dynamic", &digest, size, encoded);
-    let json = |text: &str| Bytes::from(text.replace('\'', "\""));
-    refuse(&session, get.clone(), "/nosuch", &none, 404, true).await;
-    refuse(&session, get.clone(), "/finish/now", &none, 404, true).await;
-    refuse(&session, put.clone(), "/finish", &none, 404, true).await;
-    refuse(
+    let (digest, blob) = (Digest::of(&content), &plain(&content));
+    let garbage = &Bytes::from(vec![b'x'; 12_012]);
+    for wid in [1, 2] {
+        let opened = session.post("/dynamic_index?archive-name=a.didx").await;
+        assert_eq!(opened.data(), wid, "the same name twice is fine");
+    }
+    let chunk = |wid, size, encoded| {
+        let target = chunk_target(wid, "dynamic", &digest, size, encoded);
+        format!("POST {target}")
+    };
+    let good = chunk(1, 12_000, 12_012);
+    let other = good.replace(&digest.to_string(), &"0".repeat(64));
+    let upper = good.replace(&digest.to_string(), &digest.to_string().to_uppercase());
+    let fixed = good.replace("dynamic", "fixed");
+    refuse_all(
         &session,
-        get.clone(),
-        "/previous?archive-name=index.json.blob",
-        &none,
-        400,
-        true,
+        &[
+            (&other, blob, 400, true),
+            (&upper, blob, 400, false),
+            (&fixed, blob, 400, true),
+            (&chunk(1, 12_000, 12_011), blob, 400, true),
+            (&chunk(1, 12_000, 12_013), blob, 400, true),
+            (&chunk(1, 11_999, 12_012), blob, 400, true),
+            (&chunk(9, 12_000, 12_012), blob, 400, true),
+            (&chunk(0, 12_000, 12_012), blob, 400, false),
+            (&chunk(257, 12_000, 12_012), blob, 400, false),
+            (&chunk(1, 12_000, 16_777_261), blob, 400, false),
+            (&chunk(1, 16_777_217, 12_012), blob, 400, false),
+            (&good, garbage, 400, true),
+        ],
     )
     .await;
-    refuse(&session, get.clone(), "/previous", &none, 400, false).await;
-    refuse(&session, post.clone(), "/dynamic_index", &none, 400, false).await;
-    refuse(
+    let mut damaged = plain(b"text").to_vec();
+    damaged[8] ^= 1;
+    let (text, damaged) = (&plain(b"text"), &Bytes::from(damaged));
+    refuse_all(
         &session,
-        post.clone(),
-        "/dynamic_index?archive-name=a.fidx",
-        &none,
-        400,
-        true,
-    )
-    .await;
-    refuse(
-        &session,
-        post.clone(),
-        "/dynamic_index?archive-name=a.didx&bogus=1",
-        &none,
-        400,
-        false,
-    )
-    .await;
-    refuse(
-        &session,
-        post.clone(),
-        "/dynamic_index?archive-name=../a.didx",
-        &none,
-        400,
-        false,
-    )
-    .await;
-    refuse(&session, post.clone(), "/finish?x=1", &none, 400, false).await;
-    refuse(&session, post.clone(), "/finish", &none, 400, true).await;
-    assert_eq!(
-        session
-            .post("/dynamic_index?archive-name=a.didx")
-            .await
-            .data(),
-        1
-    );
-    assert_eq!(
-        session
-            .post("/dynamic_index?archive-name=a.didx")
-            .await
-            .data(),
-        2
-    );
-    let zero = chunk_target(1, "dynamic", &Digest([0; 32]), 12_000, 12_012);
-    refuse(&session, post.clone(), &zero, &blob, 400, true).await;
-    let upper =
-        chunk(1, 12_000, 12_012).replace(&digest.to_string(), &digest.to_string().to_uppercase());
-    refuse(&session, post.clone(), &upper, &blob, 400, false).await;
-    refuse(
-        &session,
-        post.clone(),
-        &chunk(1, 12_000, 12_011),
-        &blob,
-        400,
-        true,
-    )
-    .await;
-    refuse(
-        &session,
-        post.clone(),
-        &chunk(1, 12_000, 12_013),
-        &blob,
-        400,
-        true,
-    )
-    .await;
-    refuse(
-        &session,
-        post.clone(),
-        &chunk(1, 11_999, 12_012),
-        &blob,
-        400,
-        true,
-    )
-    .await;
-    refuse(
-        &session,
-        post.clone(),
-        &chunk(9, 12_000, 12_012),
-        &blob,
-        400,
-        true,
-    )
-    .await;
-    refuse(
-        &session,
-        post.clone(),
-        &chunk(0, 12_000, 12_012),
-        &blob,
-        400,
-        false,
-    )
-    .await;
-    refuse(
-        &session,
-        post.clone(),
-        &chunk(257, 12_000, 12_012),
-        &blob,
-        400,
-        false,
-    )
-    .await;
-    refuse(
-        &session,
-        post.clone(),
-        &chunk(1, 12_000, 16_777_261),
-        &blob,
-        400,
-        false,
-    )
-    .await;
-    refuse(
-        &session,
-        post.clone(),
-        &chunk(1, 16_777_217, 12_012),
-        &blob,
-        400,
-        false,
-    )
-    .await;
-    let garbage = Bytes::from(vec![b'x'; 12_012]);
-    refuse(
-        &session,
-        post.clone(),
-        &chunk(1, 12_000, 12_012),
-        &garbage,
-        400,
-        true,
+        &[
+            (
+                "POST /blob?file-name=x.conf&encoded-size=16",
+                text,
+                400,
+                true,
+            ),
+            (
+                "POST /blob?file-name=x.conf.blob&encoded-size=99",
+                text,
+                400,
+                true,
+            ),
+            (
+                "POST /blob?file-name=x.conf.blob&encoded-size=16",
+                damaged,
+                400,
+                true,
+            ),
+            (
+                "POST /blob?file-name=x.conf.blob&encoded-size=11",
+                text,
+                400,
+                false,
+            ),
+        ],
     )
     .await;
     assert_eq!(session.put_chunk(1, "dynamic", &content).await, digest);
@@ -412,12 +385,28 @@ async fn errors_of_the_backup_protocol() {
         digest,
         "twice is fine"
     );
+    drop(session);
+    fixture.settle().await;
+}
+
+#[tokio::test]
+async fn errors_of_indexes() {
+    let fixture = Fixture::new().await;
+    let session = fixture.backup(&snapshot("raw", 0)).await;
+    let none = &Bytes::new();
+    assert_eq!(
+        session
+            .post("/dynamic_index?archive-name=a.didx")
+            .await
+            .data(),
+        1
+    );
+    let content = vec![1; 12_000];
+    let digest = session.put_chunk(1, "dynamic", &content).await;
+    let unknown = Digest([17; 32]);
     for (body, checked) in [
         (
-            format!(
-                "{{'wid': 1, 'digest-list': ['{}'], 'offset-list': [0]}}",
-                Digest([17; 32])
-            ),
+            format!("{{'wid': 1, 'digest-list': ['{unknown}'], 'offset-list': [0]}}"),
             true,
         ),
         (
@@ -439,109 +428,32 @@ async fn errors_of_the_backup_protocol() {
         ("{'wid': 1}".to_owned(), false),
         ("{'wid': 1".to_owned(), false),
     ] {
-        refuse(
-            &session,
-            put.clone(),
-            "/dynamic_index",
-            &json(&body),
-            400,
-            checked,
-        )
-        .await;
+        let body = &Bytes::from(body.replace('\'', "\""));
+        refuse_all(&session, &[("PUT /dynamic_index", body, 400, checked)]).await;
     }
     let append = format!("/dynamic_index?wid=1&digest-list={digest}&offset-list=0");
-    assert_eq!(
-        session
-            .send(put.clone(), &append, "", none.clone())
-            .await
-            .status,
-        200,
-        "in the query too"
-    );
+    let answer = session.send(Method::PUT, &append, "", none.clone()).await;
+    assert_eq!(answer.status, 200, "in the query too");
     let mut sum = IndexChecksum::new();
     sum.push_dynamic(12_000, &digest);
-    let close = |count, size, csum| {
-        format!("/dynamic_close?wid=1&chunk-count={count}&size={size}&csum={csum}")
-    };
     let csum = sum.finish();
-    refuse(
+    let close = |count, size, csum| {
+        format!("POST /dynamic_close?wid=1&chunk-count={count}&size={size}&csum={csum}")
+    };
+    let target = chunk_target(1, "dynamic", &digest, 12_000, 12_012);
+    refuse_all(
         &session,
-        post.clone(),
-        &close(2, 12_000, csum),
-        &none,
-        400,
-        true,
+        &[
+            (&close(2, 12_000, csum), none, 400, true),
+            (&close(1, 5, csum), none, 400, true),
+            (&close(0, 0, csum), none, 400, false),
+            ("POST /finish", none, 400, true),
+            (&close(1, 12_000, Digest([0; 32])), none, 400, true),
+            (&close(1, 12_000, csum), none, 400, true),
+            (&format!("POST {target}"), &plain(&content), 400, true),
+        ],
     )
     .await;
-    refuse(&session, post.clone(), &close(1, 5, csum), &none, 400, true).await;
-    refuse(
-        &session,
-        post.clone(),
-        &close(0, 0, csum),
-        &none,
-        400,
-        false,
-    )
-    .await;
-    refuse(
-        &session,
-        post.clone(),
-        &close(1, 12_000, Digest([0; 32])),
-        &none,
-        400,
-        true,
-    )
-    .await;
-    refuse(
-        &session,
-        post.clone(),
-        &close(1, 12_000, csum),
-        &none,
-        400,
-        true,
-    )
-    .await;
-    refuse(
-        &session,
-        post.clone(),
-        &chunk(1, 12_000, 12_012),
-        &blob,
-        400,
-        true,
-    )
-    .await;
-    refuse(
-        &session,
-        post.clone(),
-        "/fixed_index?archive-name=d.img.fidx&size=0",
-        &none,
-        400,
-        false,
-    )
-    .await;
-    refuse(
-        &session,
-        post.clone(),
-        "/blob?file-name=x.conf&encoded-size=16",
-        &plain(b"text"),
-        400,
-        true,
-    )
-    .await;
-    refuse(
-        &session,
-        post.clone(),
-        "/blob?file-name=x.conf.blob&encoded-size=99",
-        &plain(b"text"),
-        400,
-        true,
-    )
-    .await;
-    let mut damaged = plain(b"text").to_vec();
-    damaged[8] ^= 1;
-    let target = "/blob?file-name=x.conf.blob&encoded-size=16";
-    refuse(&session, post.clone(), target, &damaged.into(), 400, true).await;
-    refuse(&session, post.clone(), "/finish", &none, 400, true).await;
     drop(session);
     fixture.settle().await;
 }
@@ -552,7 +464,8 @@ async fn errors_of_the_reader_protocol_and_after_a_finish() {
     let snapshot = snapshot("raw", 0);
     let session = fixture.backup(&snapshot).await;
     let (get, post, none) = (Method::GET, Method::POST, Bytes::new());
-    session.finish().await;
+    session.put_blob("x.conf.blob", b"text").await;
+    session.finish(&snapshot).await;
     refuse(&session, post.clone(), "/finish", &none, 400, true).await;
     refuse(
         &session,
