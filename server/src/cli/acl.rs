@@ -79,8 +79,13 @@ impl AclCommand {
                 manage,
             } => {
                 let params = right.params(&[("propagate", json!(!no_propagate))]);
-                let done = format!("'{}' has the role {} on {}.", right.id, right.role, right.path);
-                manage.change(Method::PUT, "access/acl", params, &done).await
+                let done = format!(
+                    "'{}' has the role {} on {}.",
+                    right.id, right.role, right.path
+                );
+                manage
+                    .change(Method::PUT, "access/acl", params, &done)
+                    .await
             }
             Self::List { manage } => {
                 let data = manage.call(Method::GET, "access/acl", nothing()).await?;
@@ -92,7 +97,9 @@ impl AclCommand {
                     "'{}' has the role {} on {} no more.",
                     right.id, right.role, right.path
                 );
-                manage.change(Method::PUT, "access/acl", params, &done).await
+                manage
+                    .change(Method::PUT, "access/acl", params, &done)
+                    .await
             }
         }
     }

@@ -66,7 +66,7 @@ pub(crate) struct CreateArgs {
     /// Directory of the cache, of this datastore alone.
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
-    /// Bound of the cache, such as "100 GiB"; at least 1 GiB.
+    /// Bound of the cache, such as "100 GiB"; at least 256 MiB.
     #[arg(long, value_name = "SIZE")]
     cache_bytes_max: Option<String>,
     /// One line about it.
@@ -124,7 +124,11 @@ fn absolute(path: Option<&PathBuf>) -> anyhow::Result<Value> {
 
 impl CreateArgs {
     fn params(&self) -> anyhow::Result<Value> {
-        let backend = if self.s3.is_some() { "s3" } else { "filesystem" };
+        let backend = if self.s3.is_some() {
+            "s3"
+        } else {
+            "filesystem"
+        };
         let set = |flag: bool| if flag { json!(true) } else { Value::Null };
         Ok(given(&[
             ("name", json!(self.name)),
@@ -136,8 +140,14 @@ impl CreateArgs {
             ("cache-dir", absolute(self.cache_dir.as_ref())?),
             ("cache-bytes-max", json!(self.cache_bytes_max)),
             ("comment", json!(self.comment)),
-            ("gc-atime-cutoff-minutes", json!(self.gc_atime_cutoff_minutes)),
-            ("late-request-max-seconds", json!(self.late_request_max_seconds)),
+            (
+                "gc-atime-cutoff-minutes",
+                json!(self.gc_atime_cutoff_minutes),
+            ),
+            (
+                "late-request-max-seconds",
+                json!(self.late_request_max_seconds),
+            ),
             ("sync-level", json!(self.sync_level)),
             ("take-over", set(self.take_over)),
             ("previous-owner-is-dead", set(self.previous_owner_is_dead)),
@@ -157,7 +167,9 @@ impl DatastoreCommand {
                     .await
             }
             Self::List { manage } => {
-                let data = manage.call(Method::GET, "config/datastore", nothing()).await?;
+                let data = manage
+                    .call(Method::GET, "config/datastore", nothing())
+                    .await?;
                 manage.output().table(&rows(data), COLUMNS)
             }
             Self::Show { name, manage } => {

@@ -139,9 +139,18 @@ impl AddArgs {
             ("ca-file", json!(self.ca_file)),
             ("fingerprint", json!(self.fingerprint)),
             ("requests-in-flight-max", json!(self.requests_in_flight_max)),
-            ("requests-per-second-max", json!(self.requests_per_second_max)),
-            ("upload-bytes-per-second-max", json!(self.upload_bytes_per_second_max)),
-            ("download-bytes-per-second-max", json!(self.download_bytes_per_second_max)),
+            (
+                "requests-per-second-max",
+                json!(self.requests_per_second_max),
+            ),
+            (
+                "upload-bytes-per-second-max",
+                json!(self.upload_bytes_per_second_max),
+            ),
+            (
+                "download-bytes-per-second-max",
+                json!(self.download_bytes_per_second_max),
+            ),
             ("comment", json!(self.comment)),
         ])
     }

@@ -29,7 +29,8 @@ const REFRESH_EVERY: Duration = Duration::from_secs(10);
 /// How long the end waits for tasks that belong to nobody any more.
 const DRAIN_MAX: Duration = Duration::from_secs(5);
 /// Libraries whose details help nobody here.
-const QUIET: &str = "hyper=info,h2=info,rustls=info,aws_config=warn,aws_smithy_runtime=warn,aws_sdk_s3=warn";
+const QUIET: &str =
+    "hyper=info,h2=info,rustls=info,aws_config=warn,aws_smithy_runtime=warn,aws_sdk_s3=warn";
 
 /// `holdfast serve`
 #[derive(Debug, clap::Args)]
@@ -135,7 +136,9 @@ async fn watch_files(daemon: Arc<Daemon>) {
         let (config, secrets) = (daemon.config.clone(), daemon.secrets.clone());
         let seen = daemon
             .env
-            .io(move |_| Ok::<_, crate::config::ConfigError>((secrets.refresh()?, config.refresh()?)))
+            .io(move |_| {
+                Ok::<_, crate::config::ConfigError>((secrets.refresh()?, config.refresh()?))
+            })
             .await;
         match seen {
             Ok((false, false)) => {}

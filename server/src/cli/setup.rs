@@ -88,9 +88,15 @@ impl SetupArgs {
     pub(super) fn make(&self, env: &Env) -> anyhow::Result<NewSetup> {
         let dir = create_directory(&self.dir)?;
         let config_file = dir.join(CONFIG_NAME);
-        refuse_existing(&config_file, "is set up already; remove the directory to begin anew")?;
+        refuse_existing(
+            &config_file,
+            "is set up already; remove the directory to begin anew",
+        )?;
         let _lock = DirectoryLock::take(&dir)?;
-        refuse_existing(&config_file, "is set up already; remove the directory to begin anew")?;
+        refuse_existing(
+            &config_file,
+            "is set up already; remove the directory to begin anew",
+        )?;
         refuse_existing(
             &secrets_file(&dir),
             "is left of a set-up that did not finish; remove it, then try again",
@@ -157,7 +163,10 @@ fn create_directory(dir: &Path) -> anyhow::Result<PathBuf> {
 }
 
 fn refuse_existing(path: &Path, why: &str) -> anyhow::Result<()> {
-    if path.try_exists().with_context(|| format!("cannot look at '{}'", path.display()))? {
+    if path
+        .try_exists()
+        .with_context(|| format!("cannot look at '{}'", path.display()))?
+    {
         bail!("'{}' {why}", path.display());
     }
     Ok(())

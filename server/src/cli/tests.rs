@@ -17,13 +17,19 @@ fn the_command_line_is_consistent() {
 #[case("datastore create one", false)]
 #[case("datastore create one --path p --s3 main", false)]
 #[case("datastore create one --path p --cache-dir c", false)]
-#[case("datastore create one --s3 m --bucket b --cache-dir c --cache-bytes-max 2GiB", true)]
+#[case(
+    "datastore create one --s3 m --bucket b --cache-dir c --cache-bytes-max 2GiB",
+    true
+)]
 #[case("datastore create one --s3 m --bucket b", false)]
 #[case("datastore create one --path p --take-over", false)]
 #[case("datastore take-over one --previous-owner-is-dead", true)]
 #[case("s3 add main --endpoint http://localhost:9000 --access-key k", true)]
 #[case("s3 add main --endpoint http://localhost:9000", false)]
-#[case("s3 add main --endpoint http://localhost:9000 --credentials environment", true)]
+#[case(
+    "s3 add main --endpoint http://localhost:9000 --credentials environment",
+    true
+)]
 #[case("s3 add main --endpoint http://l --access-key k --secret-key s", false)]
 #[case("s3 check one", true)]
 #[case("s3 check --s3 main --bucket b", true)]
@@ -42,12 +48,19 @@ fn the_command_line_is_consistent() {
 fn commands(#[case] line: &str, #[case] valid: bool) {
     let words = std::iter::once("holdfast").chain(line.split(' '));
     let parsed = Cli::try_parse_from(words);
-    assert_eq!(parsed.is_ok(), valid, "{:?}", parsed.err().map(|e| e.to_string()));
+    assert_eq!(
+        parsed.is_ok(),
+        valid,
+        "{:?}",
+        parsed.err().map(|e| e.to_string())
+    );
 }
 
 fn set_up(dir: &std::path::Path, more: &[&str]) -> anyhow::Result<setup::NewSetup> {
     let dir = dir.to_str().expect("UTF-8");
-    let words = ["holdfast", "setup", "--dir", dir].into_iter().chain(more.iter().copied());
+    let words = ["holdfast", "setup", "--dir", dir]
+        .into_iter()
+        .chain(more.iter().copied());
     let Command::Setup(args) = Cli::parse_from(words).command else {
         panic!("a set-up");
     };
@@ -63,13 +76,19 @@ fn a_set_up_is_complete_private_and_made_once() {
     assert_eq!(made.listen, ["127.0.0.1:0".parse().expect("an address")]);
     assert!(made.password.len() >= 20);
     for name in ["secrets.toml", "tls-key.pem"] {
-        let mode = std::fs::metadata(home.join(name)).expect("there").permissions().mode();
+        let mode = std::fs::metadata(home.join(name))
+            .expect("there")
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600, "{name}");
     }
     let before = std::fs::read(home.join("secrets.toml")).expect("read");
     let again = set_up(&home, &[]).expect_err("refused").to_string();
     assert!(again.contains("is set up already"), "{again}");
-    assert_eq!(std::fs::read(home.join("secrets.toml")).expect("read"), before);
+    assert_eq!(
+        std::fs::read(home.join("secrets.toml")).expect("read"),
+        before
+    );
 }
 
 #[test]
@@ -93,11 +112,17 @@ async fn management_works_while_the_daemon_is_down() {
     };
     use http::Method;
 
-    call(Method::POST, "access/users", json!({ "userid": "a@pbs", "password": "longenough" }))
-        .await
-        .expect("added");
+    call(
+        Method::POST,
+        "access/users",
+        json!({ "userid": "a@pbs", "password": "longenough" }),
+    )
+    .await
+    .expect("added");
     let short = json!({ "userid": "b@pbs", "password": "short" });
-    call(Method::POST, "access/users", short).await.expect_err("refused");
+    call(Method::POST, "access/users", short)
+        .await
+        .expect_err("refused");
     let token = call(Method::POST, "access/users/a@pbs/token/ci", nothing())
         .await
         .expect("added");
@@ -105,28 +130,57 @@ async fn management_works_while_the_daemon_is_down() {
     assert_eq!(token["value"].as_str().map(str::len), Some(36));
     let right = json!({ "path": "/datastore/one", "auth-id": "a@pbs", "role": "DatastoreBackup" });
     call(Method::PUT, "access/acl", right).await.expect("given");
-    let users = call(Method::GET, "access/users", nothing()).await.expect("listed");
+    let users = call(Method::GET, "access/users", nothing())
+        .await
+        .expect("listed");
     let names: Vec<&str> = rows_of(&users, "userid");
     assert_eq!(names, ["a@pbs", "root@pbs"]);
 
     let s3 = json!({ "id": "main", "endpoint": "nonsense", "access-key": "k", "secret-key": "s" });
-    let error = call(Method::POST, "config/s3", s3).await.expect_err("refused");
+    let error = call(Method::POST, "config/s3", s3)
+        .await
+        .expect_err("refused");
     assert!(error.to_string().contains("http://"), "{error}");
     let secrets = std::fs::read_to_string(home.join("secrets.toml")).expect("read");
-    assert!(!secrets.contains("secret-key"), "a refused endpoint leaves no key");
+    assert!(
+        !secrets.contains("secret-key"),
+        "a refused endpoint leaves no key"
+    );
 
     let store = json!({ "name": "one", "backend": "filesystem", "path": dir.path().join("one") });
-    call(Method::POST, "config/datastore", store.clone()).await.expect("added");
-    call(Method::POST, "config/datastore", store).await.expect_err("there already");
-    let stores = call(Method::GET, "config/datastore", nothing()).await.expect("listed");
+    call(Method::POST, "config/datastore", store.clone())
+        .await
+        .expect("added");
+    call(Method::POST, "config/datastore", store)
+        .await
+        .expect_err("there already");
+    let stores = call(Method::GET, "config/datastore", nothing())
+        .await
+        .expect("listed");
     assert_eq!(rows_of(&stores, "state"), ["open"]);
     let bad = json!({ "name": "two", "backend": "filesystem", "path": "/proc/nothing/here" });
-    call(Method::POST, "config/datastore", bad).await.expect_err("cannot be opened");
-    let stores = call(Method::GET, "config/datastore", nothing()).await.expect("listed");
-    assert_eq!(rows_of(&stores, "name"), ["one"], "what cannot be opened is not added");
-    call(Method::DELETE, "config/datastore/one", nothing()).await.expect("removed");
-    let acl = call(Method::GET, "access/acl", nothing()).await.expect("listed");
-    assert_eq!(rows_of(&acl, "path"), ["/"], "the rights went with the datastore");
+    call(Method::POST, "config/datastore", bad)
+        .await
+        .expect_err("cannot be opened");
+    let stores = call(Method::GET, "config/datastore", nothing())
+        .await
+        .expect("listed");
+    assert_eq!(
+        rows_of(&stores, "name"),
+        ["one"],
+        "what cannot be opened is not added"
+    );
+    call(Method::DELETE, "config/datastore/one", nothing())
+        .await
+        .expect("removed");
+    let acl = call(Method::GET, "access/acl", nothing())
+        .await
+        .expect("listed");
+    assert_eq!(
+        rows_of(&acl, "path"),
+        ["/"],
+        "the rights went with the datastore"
+    );
     link.close().await;
 }
 

@@ -1,9 +1,14 @@
-//! What the measuring programs share: a slow way to S3, made content that can be recognised, and what a process used.
+//! The measuring programs of `cargo figures`, and what they share: a slow way to S3, made content that can be recognised,
+//! and what a process used.
 
+pub mod arguments;
 mod framing;
+pub mod latency;
 pub mod noise;
 pub mod pace;
 pub mod proxy;
+pub mod raw;
 pub mod report;
+pub mod site;
 pub mod tree;
 pub mod usage;
