@@ -1,3 +1,5 @@
+//! Tests of blobs.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of the cache.
+
 use std::sync::mpsc;
 use std::time::Duration;
 

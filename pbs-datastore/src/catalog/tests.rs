@@ -1,3 +1,5 @@
+//! Tests of catalogs.
+
 use proptest::prelude::*;
 
 use super::*;

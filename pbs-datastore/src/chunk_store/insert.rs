@@ -4,7 +4,7 @@
 //! 1. The blob is verified (I7) before the guard is taken; then the guard, waiting while the digest is condemned (I5).
 //! 2. Marker there → touch it, answer *duplicate*. No request.
 //! 3. Touch the upload marker (I4).
-//! 4. `PUT If-None-Match: *`; see [`Upload::run`] for every answer. The last attempt is unconditional.
+//! 4. `PUT If-None-Match: *`; `upload.rs` has every answer. The last attempt is unconditional.
 //! 5. Cache insert: the marker appears, with the chunk or empty.
 //! 6. Remove the upload marker; record in the session what it was told; answer.
 //!
@@ -23,18 +23,18 @@
 //! A PUT whose answer was lost may take effect late. Its content is right for its key, so all it can leave is an object
 //! nobody asked for, which GC removes. A failed insert leaves its upload marker behind: another may rely on it.
 //!
-//! Kept: I1 (answered after step 4), I2, I3, I4, I5, I7, I11 (`Upload::existing`).
+//! Kept: I1 (answered after step 4), I2, I3, I4, I5, I7, I11 (`upload.rs`).
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use s3_client::{ETag, ErrorKind, ObjectStore, Optional as _, Precondition, Put, PutOutcome};
+use s3_client::ObjectStore;
 use tokio::time::Instant;
 
 use super::guard::{ChunkTable, Guard};
 #[cfg(feature = "sabotage")]
 use super::marker::Marker;
 use super::marker::{Markers, Nature};
+use super::upload::{Upload, Verdict, judge};
 use crate::cache::Cache;
 use crate::error::About as _;
 use crate::files::Files;
@@ -42,14 +42,10 @@ use crate::files::Files;
 use crate::sabotage::{self, Rule};
 use crate::session::SessionHandle;
 use crate::{
-    BlobKind, BucketLayout, CHUNK_BYTES_MAX, DataBlob, DatastoreConfig, Digest, Env, Error, Result,
+    BucketLayout, CHUNK_BYTES_MAX, DataBlob, DatastoreConfig, Digest, Env, Error, Result,
     SyncLevel, WriterSession,
 };
 
-/// First pause between attempts of an upload; doubled each time, with full jitter.
-const BACKOFF_BASE: Duration = Duration::from_millis(100);
-/// Longest pause between attempts.
-const BACKOFF_MAX: Duration = Duration::from_secs(20);
 /// Known chunks touched in one batch of file work.
 const ADOPT_BATCH: usize = 512;
 
@@ -92,8 +88,8 @@ pub(crate) struct ChunkStore {
 /// A chunk whose content was checked as far as the daemon can.
 #[derive(Clone, Debug)]
 pub struct VerifiedChunk {
-    blob: DataBlob,
-    digest: Digest,
+    pub(super) blob: DataBlob,
+    pub(super) digest: Digest,
     size: u32,
 }
 
@@ -124,7 +120,7 @@ impl VerifiedChunk {
         self.digest
     }
 
-    fn nature(&self) -> Nature {
+    pub(super) fn nature(&self) -> Nature {
         Nature::of(self.blob.is_encrypted())
     }
 
@@ -142,7 +138,7 @@ pub struct InsertOptions {
     pub no_cache: bool,
 }
 
-fn nature_conflict(digest: Digest, ours: Nature) -> Error {
+pub(super) fn nature_conflict(digest: Digest, ours: Nature) -> Error {
     let fault = match ours {
         Nature::Encrypted => "an encrypted chunk was uploaded where an unencrypted one is stored",
         Nature::Plain | Nature::Unknown => {
@@ -378,187 +374,6 @@ impl ChunkStore {
                 Ok(())
             })
             .await
-    }
-}
-
-/// What a look at the object under our key tells.
-enum Existing {
-    /// Nothing is there (any more): start over.
-    Absent,
-    /// It is good: ours is a duplicate.
-    Good,
-    /// It is damaged and may be replaced.
-    Replaceable(ETag),
-}
-
-/// Step 4 of one insert.
-struct Upload<'a> {
-    store: &'a ChunkStore,
-    bucket: &'a ChunkBucket,
-    chunk: &'a VerifiedChunk,
-}
-
-impl Upload<'_> {
-    /// Uploads until an answer settles it:
-    /// - *created* → new.
-    /// - *exists* (412) → [`Upload::existing`] decides; nothing there → the next attempt.
-    /// - *conflict* (409), throttling, 5xx, no answer → the next attempt after a pause with full jitter.
-    /// - the last attempt is unconditional: what is uploaded is right for its key, and a backup must not fail because a
-    ///   stranger holds a conditional write open. For encrypted content a HEAD that says *absent* comes first (I11).
-    /// - without conditional writes every attempt is HEAD and unconditional put (under A3).
-    async fn run(&self) -> Result<Inserted> {
-        let config = &self.store.config;
-        let deadline = Instant::now() + config.upload_deadline;
-        let mut unconditional = !self.bucket.conditional_create;
-        let mut replace = None;
-        for attempt in 1.. {
-            let last = attempt >= config.upload_attempts_max || Instant::now() >= deadline;
-            unconditional |= last;
-            if unconditional
-                && replace.is_none()
-                && (self.chunk.nature() == Nature::Encrypted || !last)
-            {
-                match self.existing().await? {
-                    Existing::Good => return Ok(Inserted::Duplicate),
-                    Existing::Absent => {}
-                    Existing::Replaceable(etag) => replace = Some(etag),
-                }
-            }
-            let precondition = match replace.take() {
-                Some(etag) if self.bucket.conditional_overwrite => Precondition::Matches(etag),
-                Some(_) => Precondition::None,
-                None if unconditional => Precondition::None,
-                None => Precondition::Absent,
-            };
-            let failure = match self
-                .bucket
-                .once
-                .put(self.put(precondition))
-                .await
-                .map(|answer| answer.value)
-            {
-                Ok(PutOutcome::Created { .. }) => return Ok(Inserted::New),
-                Ok(PutOutcome::Exists) => {
-                    #[cfg(feature = "sabotage")]
-                    if sabotage::is_off(Rule::CheckAfterExists) {
-                        return Ok(Inserted::Duplicate);
-                    }
-                    match self.existing().await? {
-                        Existing::Good => return Ok(Inserted::Duplicate),
-                        Existing::Absent => {}
-                        Existing::Replaceable(etag) => replace = Some(etag),
-                    }
-                    self.unknown()
-                }
-                Ok(PutOutcome::Conflict | PutOutcome::Unknown | PutOutcome::Expired) => {
-                    self.unknown()
-                }
-                Err(error) if error.kind == ErrorKind::NotFound => self.unknown(),
-                Err(error) if error.kind.is_transient() => error.into(),
-                Err(error) => return Err(error.into()),
-            };
-            if last {
-                return Err(failure);
-            }
-            tracing::debug!(digest = %self.chunk.digest, attempt, %failure, "chunk upload repeated");
-            self.pause(attempt).await;
-        }
-        Err(self.unknown())
-    }
-
-    fn unknown(&self) -> Error {
-        Error::OutcomeUnknown {
-            what: format!("the upload of chunk {}", self.chunk.digest),
-        }
-    }
-
-    fn put(&self, precondition: Precondition) -> Put {
-        Put::new(
-            self.bucket.layout.chunk(&self.chunk.digest),
-            self.chunk.blob.to_body(),
-        )
-        .when(precondition)
-    }
-
-    async fn pause(&self, attempt: u32) {
-        let longest = BACKOFF_BASE
-            .saturating_mul(1 << (attempt - 1).min(16))
-            .min(BACKOFF_MAX);
-        let share = self.store.env.seed() % 1000;
-        self.store
-            .env
-            .sleep(longest.mul_f64(share as f64 / 1000.0))
-            .await;
-    }
-
-    /// Looks at what is under our key and decides by I11.
-    async fn existing(&self) -> Result<Existing> {
-        let (digest, nature) = (self.chunk.digest, self.chunk.nature());
-        let key = self.bucket.layout.chunk(&digest);
-        let Some(head) = self.bucket.store.head(&key).await.optional()? else {
-            return Ok(Existing::Absent);
-        };
-        if head.value.size == self.chunk.blob.encoded_len() as u64 {
-            return Ok(Existing::Good);
-        }
-        // Another size: one digest may be stored plain or compressed.
-        let Some(object) = self.bucket.store.get(&key, None).await.optional()? else {
-            return Ok(Existing::Absent);
-        };
-        let etag = object.value.meta.etag;
-        let stored = object.value.body.into_bytes();
-        let ours = self.chunk.blob.kind();
-        let verdict = self
-            .store
-            .env
-            .compute(move || judge(&stored, &digest, ours))
-            .await;
-        match verdict {
-            Verdict::Good => Ok(Existing::Good),
-            Verdict::Damaged => {
-                tracing::warn!(%digest, "the object of this chunk is damaged and is replaced by a verified upload");
-                Ok(Existing::Replaceable(etag))
-            }
-            Verdict::Conflict => Err(nature_conflict(digest, nature)),
-        }
-    }
-}
-
-/// What to do about a stored object of another size than ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    Good,
-    Damaged,
-    Conflict,
-}
-
-/// Judges stored bytes beside a blob of kind `ours` for the same digest (I11; interface 6.5).
-fn judge(stored: &bytes::Bytes, digest: &Digest, ours: BlobKind) -> Verdict {
-    let parsed = DataBlob::parse(stored.clone()).ok();
-    let theirs = parsed.as_ref().map(DataBlob::kind);
-    let intact = parsed
-        .as_ref()
-        .is_some_and(|blob| blob.verify_crc().is_ok());
-    match (theirs, ours.is_encrypted()) {
-        // Both unencrypted: the digest tells.
-        (Some(kind), false) if !kind.is_encrypted() => {
-            let right = parsed.is_some_and(|blob| blob.verify_chunk(digest, None).is_ok());
-            if right && intact {
-                Verdict::Good
-            } else {
-                Verdict::Damaged
-            }
-        }
-        // Both encrypted, and neither can be verified: whoever came first stays.
-        (Some(kind), true) if kind.is_encrypted() => match intact {
-            true if kind == BlobKind::Encrypted && ours == BlobKind::Encrypted => Verdict::Conflict,
-            true => Verdict::Good,
-            false => Verdict::Damaged,
-        },
-        // Of different nature.
-        (Some(kind), true) if !kind.is_encrypted() => Verdict::Conflict,
-        (Some(_), _) if intact => Verdict::Conflict,
-        _ => Verdict::Damaged,
     }
 }
 

@@ -6,6 +6,7 @@ pub(crate) mod location;
 pub(crate) mod marker;
 mod read;
 mod stream;
+mod upload;
 
 pub use insert::{InsertOptions, Inserted, VerifiedChunk};
 pub(crate) use read::HEADER_BYTES_MAX;

@@ -1,3 +1,5 @@
+//! Tests of indexes.
+
 use proptest::prelude::*;
 use uuid::Uuid;
 

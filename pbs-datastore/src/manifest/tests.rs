@@ -1,3 +1,5 @@
+//! Tests of manifests.
+
 use proptest::prelude::*;
 use serde_json::json;
 

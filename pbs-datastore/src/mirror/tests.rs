@@ -1,3 +1,5 @@
+//! Tests of the mirror.
+
 use jiff::Timestamp;
 use s3_client::{
     Action, ErrorKind, Fault, FaultPlan, FaultyStore, Metadata, ModelOptions, ModelStore, Op, Put,

@@ -1,3 +1,5 @@
+//! Tests of ownership.
+
 use s3_client::{
     Action, Effect, Fault, FaultPlan, FaultyStore, KeyPrefix, Metadata, ModelStore, Op,
 };

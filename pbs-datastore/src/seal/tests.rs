@@ -1,3 +1,5 @@
+//! Tests of claim and seal.
+
 use std::time::Duration;
 
 use s3_client::{

@@ -1,3 +1,5 @@
+//! Tests of snapshots.
+
 mod world;
 
 use std::path::Path;

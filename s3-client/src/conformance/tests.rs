@@ -1,3 +1,5 @@
+//! Tests of the conformance suite.
+
 use super::*;
 use crate::{ModelOptions, ModelStore, Support};
 

@@ -1,3 +1,5 @@
+//! Tests of directory buckets.
+
 use std::fs;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! Tests of faults.
+
 use std::future::Future;
 use std::pin::pin;
 

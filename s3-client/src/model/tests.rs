@@ -1,3 +1,5 @@
+//! Tests of the model.
+
 use std::time::Duration;
 
 use jiff::SignedDuration;

@@ -1,3 +1,5 @@
+//! Tests of the S3 server.
+
 use std::sync::Mutex;
 
 use bytes::Bytes;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE, HeaderValue};
 use http::{Method, Response};
+use pbs_datastore::MemoryPermit;
 
 use super::envelope::Reply;
 use super::error::ApiError;
@@ -44,6 +45,8 @@ pub(crate) struct Call {
     pub(crate) params: Params,
     /// The body of an upload; empty elsewhere, where the body holds parameters.
     pub(crate) body: Bytes,
+    /// The memory of that body.
+    pub(crate) memory: Option<MemoryPermit>,
 }
 
 impl Call {

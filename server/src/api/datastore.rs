@@ -59,12 +59,15 @@ fn unavailable(state: Option<&StoreState>) -> Option<(&str, Option<&str>)> {
 
 /// State and fault of a datastore, for those who administer it.
 pub(crate) fn describe_state(daemon: &Daemon, name: &str, entry: &mut Value) {
-    let state = daemon.stores.state(name);
-    if let Some(StoreState::Open(store)) = &state {
+    let known = daemon.stores.state(name);
+    if let Some(StoreState::Open(store)) = &known {
         entry["state"] = json!("open");
         entry["cache"] = cache_statistics(store);
     }
-    if let Some((state, fault)) = unavailable(state.as_ref()) {
+    if let Some(StoreState::Faulty { retried, .. }) = &known {
+        entry["retried"] = json!(retried);
+    }
+    if let Some((state, fault)) = unavailable(known.as_ref()) {
         entry["state"] = json!(state);
         if let Some(fault) = fault {
             entry["fault"] = json!(fault);
@@ -164,6 +167,9 @@ pub(crate) async fn take_over(daemon: Arc<Daemon>, mut call: Call) -> CallResult
     let needed = [Privilege::DatastoreAllocate];
     require(&daemon.authority, call.who()?, &path, &needed)?;
     call.params.finish()?;
+    if !daemon.config.read().datastores.contains_key(name.as_str()) {
+        return Err(ApiError::bad_request(format!("no such datastore '{name}'")));
+    }
     if daemon.stores.get(name.as_str()).is_ok() {
         return Err(ApiError::bad_request(format!(
             "datastore '{name}' is open here already: there is nothing to take over"

@@ -96,20 +96,9 @@ async fn asked_to_stop(mut abort: AbortSignal, shutdown: Shutdown) {
     }
 }
 
+/// What is worth saying besides what the collection itself has logged.
 fn summary(status: &GcStatus) -> Vec<String> {
-    let chunks = |what: &str, count: u64, bytes: u64| {
-        let mib = bytes as f64 / f64::from(1 << 20);
-        format!("{what}: {count} chunks, {mib:.1} MiB")
-    };
-    let mut lines = vec![
-        chunks("removed", status.removed_chunks, status.removed_bytes),
-        chunks("in use", status.disk_chunks, status.disk_bytes),
-        chunks(
-            "unused but kept for now",
-            status.pending_chunks,
-            status.pending_bytes,
-        ),
-    ];
+    let mut lines = Vec::new();
     if status.rescued_chunks > 0 {
         lines.push(format!(
             "in use again before they were deleted: {} chunks",

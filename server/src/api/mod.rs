@@ -24,6 +24,8 @@ mod stores;
 mod table;
 mod target;
 mod tasks;
+#[cfg(test)]
+mod tests;
 mod users;
 
 #[expect(unused_imports, reason = "the surface for the rest of the daemon")]

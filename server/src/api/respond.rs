@@ -10,6 +10,7 @@ use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use pbs_datastore::MemoryPermit;
 use serde_json::json;
 
 use super::call::{Access, BodyKind, Call, CallResult, Caller, Endpoint, data};
@@ -22,6 +23,10 @@ use crate::daemon::Daemon;
 
 /// Parameters whose values are in no log.
 const HIDDEN: &[&str] = &["password", "secret-key", "access-key", "notes"];
+/// Largest body of a caller who need not be known, in bytes.
+const ANYONE_BYTES_MAX: usize = 16 << 10;
+/// How long an upload waits for memory.
+const MEMORY_WAIT_MAX: std::time::Duration = std::time::Duration::from_mins(1);
 /// How long an upload may take.
 const UPLOAD_TIME_MAX: std::time::Duration = std::time::Duration::from_mins(5);
 
@@ -78,11 +83,51 @@ impl Daemon {
             Access::Anyone => None,
             Access::Known => Some(self.identify(head, caller)?),
         };
-        let call = gather(endpoint, variables, head, body, principal, caller).await?;
+        let (params, body, memory) = self.gather(endpoint, variables, head, body).await?;
+        let call = Call {
+            principal,
+            caller,
+            params,
+            body,
+            memory,
+        };
         if head.method == Method::GET {
             return endpoint.run(self.clone(), call).await;
         }
         self.change(head, &path, call).await
+    }
+
+    /// The parameters of a request, and its body if that is an upload.
+    async fn gather<B>(
+        &self,
+        endpoint: &Endpoint,
+        variables: Vec<(&str, String)>,
+        head: &Parts,
+        body: B,
+    ) -> Result<(Params, Bytes, Option<MemoryPermit>), ApiError>
+    where
+        B: Body + Send,
+        B::Data: Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let bytes_max = match (endpoint.body, endpoint.access) {
+            (BodyKind::Upload(bytes_max), _) => bytes_max,
+            (BodyKind::Params, Access::Known) => {
+                let params = Params::of_request(variables, head, body).await?;
+                return Ok((params, Bytes::new(), None));
+            }
+            (BodyKind::Params, Access::Anyone) => {
+                let short = Limited::new(body, ANYONE_BYTES_MAX);
+                let params = Params::of_request(variables, head, short).await?;
+                return Ok((params, Bytes::new(), None));
+            }
+        };
+        let params = Params::gather(variables, head.uri.query(), None, &[])?;
+        let memory = self.budget.take(bytes_max as u64, MEMORY_WAIT_MAX).await;
+        let memory =
+            memory.ok_or_else(|| ApiError::unavailable("too much is going on, try again later"))?;
+        let body = read_upload(body, bytes_max).await?;
+        Ok((params, body, Some(memory)))
     }
 
     /// Runs a call that changes something, and writes down who asked for what and how it ended.
@@ -140,37 +185,6 @@ fn elsewhere(route: &Route<'_, Endpoint>, head: &Parts) -> CallResult {
         ))),
         Route::NotFound | Route::Endpoint { .. } => Err(not_found(&head.uri)),
     }
-}
-
-async fn gather<B>(
-    endpoint: &Endpoint,
-    variables: Vec<(&str, String)>,
-    head: &Parts,
-    body: B,
-    principal: Option<Principal>,
-    caller: Caller,
-) -> Result<Call, ApiError>
-where
-    B: Body + Send,
-    B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    let (params, body) = match endpoint.body {
-        BodyKind::Params => (
-            Params::of_request(variables, head, body).await?,
-            Bytes::new(),
-        ),
-        BodyKind::Upload(bytes_max) => (
-            Params::gather(variables, head.uri.query(), None, &[])?,
-            read_upload(body, bytes_max).await?,
-        ),
-    };
-    Ok(Call {
-        principal,
-        caller,
-        params,
-        body,
-    })
 }
 
 async fn read_upload<B>(body: B, bytes_max: usize) -> Result<Bytes, ApiError>

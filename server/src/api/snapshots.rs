@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use pbs_datastore::{
-    BackupId, BackupTime, BackupType, CryptMode, FileInfo, SnapshotFilter, SnapshotInfo,
-    SnapshotRef, VerifyState,
+    BackupId, BackupTime, BackupType, CHUNK_ENCODED_BYTES_MAX, CryptMode, FileInfo, SnapshotFilter,
+    SnapshotInfo, SnapshotRef, VerifyState,
 };
 use serde::Serialize;
 
@@ -14,8 +14,8 @@ use super::rule::{ANNOTATE, BACKUP, DELETE, LIST, LIST_FILES, Rule};
 use super::target::{Opened, open, owner_of, take_namespace, take_snapshot};
 use crate::daemon::Daemon;
 
-/// Largest log of a client that is taken, in bytes.
-pub(crate) const CLIENT_LOG_BYTES_MAX: usize = 128 << 20;
+/// Largest log of a client that is taken, in bytes, as for every other blob.
+pub(crate) const CLIENT_LOG_BYTES_MAX: usize = CHUNK_ENCODED_BYTES_MAX as usize;
 
 /// A file as clients see it. Absent members stay absent: clients read meaning into that.
 #[derive(Serialize)]

@@ -1,3 +1,5 @@
+//! Tests of identity.
+
 use std::net::IpAddr;
 use std::sync::Arc;
 

@@ -5,6 +5,7 @@
 //! work; sessions, calls and jobs get `shutdown-seconds`; then the datastores are closed, which records a clean stop
 //! where nothing was cut off. A second signal ends the process at once.
 
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +46,7 @@ fn begin_logging(config: &Config) {
     let filter = EnvFilter::new(format!("{level},audit=info,{QUIET}"));
     let logging = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     // Fails only if there is a log already.
     let begun = match config.server.log_format {

@@ -49,9 +49,9 @@ const OPEN_POLL: Duration = Duration::from_millis(100);
 /// How long the daemon waits for what runs when it stops, in seconds, and how long is waited for a program to stop.
 const SHUTDOWN_SECONDS: i64 = 10;
 const STOP_MAX: Duration = Duration::from_secs(45);
-/// How long a request that was given up may still take effect, in seconds: there is no network in between, and the S3
-/// server has nothing to do but write one file.
-const LATE_REQUEST_SECONDS_MAX: u64 = 10;
+/// How long a request that was given up may still take effect: there is no network in between, and the S3 server has
+/// nothing to do but write one file.
+pub(super) const LATE_REQUEST_MAX: Duration = Duration::from_secs(10);
 /// The smallest cache there is.
 const CACHE_BYTES_MAX: &str = "1 GiB";
 
@@ -124,12 +124,12 @@ impl Programs {
         home.keep(keys)?;
         configure(&config_file, &self.endpoint, keys)?;
         let access = access(&home.daemon(), keys)?;
-        self.serve(home, "daemon", &access, Wanted::Open).await?;
+        self.serve(home, "daemon", &access).await?;
         Ok(access)
     }
 
-    /// Stops the daemon, removes the cache, starts the daemon again, and takes the bucket over: without the cache
-    /// directory it cannot know that the bucket is its own.
+    /// Stops the daemon, removes the cache and starts the daemon again: it knows the bucket for its own, and rebuilds the
+    /// cache directory from it.
     pub(super) async fn restart_without_cache(
         &mut self,
         home: &Home,
@@ -141,27 +141,20 @@ impl Programs {
         let cache = home.cache();
         let removed = spawn_blocking(move || remove_tree(&cache)).await?;
         removed.context("the cache cannot be removed")?;
-        self.serve(home, "daemon-restarted", access, Wanted::TakenOver)
-            .await
+        self.serve(home, "daemon-restarted", access).await
     }
 
     /// Starts the daemon and waits until the datastore can be used.
-    async fn serve(
-        &mut self,
-        home: &Home,
-        log: &str,
-        access: &Access,
-        wanted: Wanted,
-    ) -> anyhow::Result<()> {
+    async fn serve(&mut self, home: &Home, log: &str, access: &Access) -> anyhow::Result<()> {
         let config_file = home.daemon().join(CONFIG_NAME);
         let arguments: [&OsStr; 3] = ["serve".as_ref(), "--config".as_ref(), config_file.as_ref()];
         let variables = [(crate::parent::VARIABLE, "1"), ("NO_COLOR", "1")];
         let daemon = Child::start("the daemon", &arguments, &variables, home.log(log))?;
         self.daemon = Some(daemon);
         let deadline = Instant::now() + OPEN_MAX;
-        let (mut session, mut wanted) = (None, wanted);
+        let mut session = None;
         loop {
-            let last = match ask_for_datastore(home, access, &mut session, &mut wanted).await {
+            let last = match ask_for_datastore(home, access, &mut session).await {
                 Ok(true) => return Ok(()),
                 Ok(false) => "the datastore is being opened".to_owned(),
                 // It does not listen yet, or takes its time.
@@ -281,21 +274,11 @@ fn access(state_dir: &Path, keys: &Keys) -> anyhow::Result<Access> {
     })
 }
 
-/// What is to be done for the datastore before it can be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wanted {
-    /// Nothing, if it is there; it opens by itself.
-    Open,
-    /// Its bucket is to be taken over from the daemon before, which has stopped.
-    TakenOver,
-}
-
-/// Whether the datastore is open; makes it if there is none, and takes it over if that is wanted.
+/// Whether the datastore is open; makes it if there is none.
 async fn ask_for_datastore(
     home: &Home,
     access: &Access,
     session: &mut Option<Session>,
-    wanted: &mut Wanted,
 ) -> Result<bool, RequestError> {
     let session = match session {
         Some(session) => session,
@@ -312,17 +295,11 @@ async fn ask_for_datastore(
             "bucket": BUCKET,
             "cache-dir": cache.to_string_lossy(),
             "cache-bytes-max": CACHE_BYTES_MAX,
-            "late-request-max-seconds": LATE_REQUEST_SECONDS_MAX,
+            "late-request-max-seconds": LATE_REQUEST_MAX.as_secs(),
             "gc-atime-cutoff-minutes": 0,
             "comment": "made by holdfast quickstart",
         });
         session.post("/config/datastore", &settings).await?;
-    }
-    if *wanted == Wanted::TakenOver {
-        let dead = json!({ "previous-owner-is-dead": true });
-        let path = session.datastore("take-over");
-        session.post(&path, &dead).await?;
-        *wanted = Wanted::Open;
     }
     let path = session.datastore("status");
     match session.get(&path, &[]).await {

@@ -73,16 +73,22 @@ impl QuickstartArgs {
             bail!("interrupted")
         };
         let mut programs = None;
-        let shown = tokio::select! {
-            shown = show(&home, &original, size, self.once, &mut programs) => shown,
+        let mut shown = tokio::select! {
+            shown = show(&home, &original, size, &mut programs) => shown,
             stopped = interrupted => stopped,
         };
+        if let (Ok(connecting), false, Some(programs)) = (&shown, self.once, &mut programs) {
+            print(connecting)?;
+            if let Err(error) = stay(programs).await {
+                shown = Err(error);
+            }
+        }
         let stopped = match programs {
             Some(programs) => programs.stop().await,
             None => Ok(()),
         };
         let cleared = spawn_blocking(move || home.clear_work()).await?;
-        shown.and(stopped).and(cleared)
+        shown.map(drop).and(stopped).and(cleared)
     }
 }
 
@@ -97,14 +103,14 @@ fn prepare(dir: &Path, given: Option<PathBuf>) -> anyhow::Result<(Home, Original
     Ok((home, original, size))
 }
 
-/// Everything between the start and the stop of the programs, which are left in `programs`.
+/// Starts the programs, which are left in `programs`, runs the steps and prints what they came to; answers the lines that
+/// connect a client.
 async fn show(
     home: &Home,
     original: &Original,
     size: TreeSize,
-    once: bool,
     programs: &mut Option<Programs>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Vec<String>> {
     let progress = Arc::new(Progress::terminal());
     progress.note(&format!(
         "{}: {} entries, {}; bucket, daemon and cache are in {}",
@@ -143,13 +149,11 @@ async fn show(
             original.root.display()
         );
     }
-    if once {
-        return Ok(());
-    }
-    print(&connect_lines(&access, &outcome.snapshot)?)?;
-    let Some(programs) = programs else {
-        return Ok(());
-    };
+    connect_lines(&access, &outcome.snapshot)
+}
+
+/// Waits for Ctrl-C, or for a program that ends by itself.
+async fn stay(programs: &mut Programs) -> anyhow::Result<()> {
     tokio::select! {
         error = programs.ended() => Err(error),
         stopped = shutdown::stop_signal() => Ok(stopped?),
@@ -159,13 +163,12 @@ async fn show(
 impl Original {
     /// What to back up, without the directory of the quick start itself.
     fn find(given: Option<PathBuf>, home: &Path) -> anyhow::Result<Self> {
-        let (root, mut patterns) = match given {
-            Some(path) => (path, Vec::new()),
-            None => {
-                let current = std::env::current_dir().context("there is no current directory")?;
-                let left_out = LEFT_OUT.map(ToOwned::to_owned).into();
-                (checkout_around(&current), left_out)
-            }
+        let (root, mut patterns) = if let Some(path) = given {
+            (path, Vec::new())
+        } else {
+            let current = std::env::current_dir().context("there is no current directory")?;
+            let left_out = LEFT_OUT.map(ToOwned::to_owned).into();
+            (checkout_around(&current), left_out)
         };
         let fault = || format!("{} cannot be backed up", root.display());
         let root = root.canonicalize().with_context(fault)?;

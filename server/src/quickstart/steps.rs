@@ -10,6 +10,7 @@
 //! The original is only read.
 
 use std::cell::Cell;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::change::{change_tree, write_noise};
-use super::daemon::Programs;
+use super::daemon::{LATE_REQUEST_MAX, Programs};
 use super::home::{Home, remove_tree};
 use super::requests::{RequestCounter, Requests};
 use super::table::Row;
@@ -47,6 +48,8 @@ const NOISE_BYTES: u64 = 16 << 20;
 /// How long one collection may take, and the pause between two looks at it.
 const COLLECTION_MAX: Duration = Duration::from_mins(15);
 const COLLECTION_POLL: Duration = Duration::from_millis(100);
+/// The pause before a refused collection is tried again.
+const COLLECTION_PAUSE: Duration = Duration::from_secs(1);
 /// The pause between two looks at the clock.
 const SECOND_POLL: Duration = Duration::from_millis(20);
 
@@ -98,20 +101,15 @@ impl Course<'_> {
         // What the start asked belongs to no step.
         self.counter.next().await?;
         let (original, excludes) = (self.original, self.excludes.clone());
-        let first = self
-            .back_up("first backup", vec![source(TREE, original)?])
-            .await?;
+        let first = self.back_up("first backup", vec![tree(original)?]).await?;
         self.restore("restored from the cache, as a copy", &first, TREE, &copy)
             .await?;
         self.compare(original, &copy, excludes.clone()).await?;
         self.change(&copy, &noise).await?;
         let second = self
-            .back_up(
-                "second backup, of the copy, changed",
-                vec![source(TREE, &copy)?],
-            )
+            .back_up("second backup, of the copy, changed", vec![tree(&copy)?])
             .await?;
-        let sources = vec![source(TREE, &copy)?, source(NOISE, &noise)?];
+        let sources = vec![tree(&copy)?, image(&noise)?];
         let (third, collections, collected) = self.back_up_while_collecting(sources).await?;
 
         self.restart_without_cache().await?;
@@ -222,10 +220,11 @@ impl Course<'_> {
         &mut self,
         sources: Vec<Source>,
     ) -> anyhow::Result<(Snapshot, u64, Value)> {
+        let mut session = Session::open(&self.access).await?;
+        self.collect_alone(&mut session).await?;
         self.progress
             .note("third backup, while garbage is collected …");
         let snapshot = self.next_snapshot().await?;
-        let mut session = Session::open(&self.access).await?;
         self.counter.next().await?;
         let running = Cell::new(true);
         let backup = async {
@@ -258,6 +257,25 @@ impl Course<'_> {
             ..Row::default()
         });
         Ok((snapshot, collections, status))
+    }
+
+    /// A collection with nothing beside it. If an earlier run was killed, collections are refused until requests of
+    /// that time cannot matter any more, so this tries again for as long as that may take.
+    async fn collect_alone(&self, session: &mut Session) -> anyhow::Result<()> {
+        let deadline = Instant::now() + LATE_REQUEST_MAX + Duration::from_secs(5);
+        let mut told = false;
+        loop {
+            match collect(session).await {
+                Err(error) if Instant::now() < deadline => {
+                    if !told {
+                        self.progress.note(&format!("{error:#}; trying again …"));
+                        told = true;
+                    }
+                    sleep(COLLECTION_PAUSE).await;
+                }
+                result => return result,
+            }
+        }
     }
 
     async fn restore(
@@ -313,8 +331,12 @@ impl Course<'_> {
     }
 }
 
-fn source(archive: &str, path: &Path) -> anyhow::Result<Source> {
-    let mut text = std::ffi::OsString::from(format!("{archive}:"));
+fn tree(root: &Path) -> anyhow::Result<Source> {
+    Source::directory(TREE, root).map_err(anyhow::Error::msg)
+}
+
+fn image(path: &Path) -> anyhow::Result<Source> {
+    let mut text = OsString::from(format!("{NOISE}:"));
     text.push(path);
     Source::parse(&text).map_err(anyhow::Error::msg)
 }

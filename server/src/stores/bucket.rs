@@ -9,14 +9,17 @@ use std::sync::atomic::AtomicBool;
 
 use pbs_datastore::Env;
 use s3_client::{
-    AwsConfig, AwsStore, Credentials, KeyPrefix, Limited, Limits, Meter, Metered, ObjectStore,
-    ProbeOptions, Report, Retry, RetryPolicy, Secret, WallClock, probe,
+    AwsConfig, AwsStore, Credentials, KeyPrefix, Limited, Limits, ListRequest, Meter, Metered,
+    ObjectStore, ProbeOptions, Report, Retry, RetryPolicy, Secret, WallClock, probe,
 };
 
 use crate::config::{Config, CredentialsKind, S3Endpoint, Secrets};
 
 /// Slowest pace that can be kept, in bytes per second; lower settings are raised to it.
 const BYTES_PER_SECOND_MIN: u64 = 65_536;
+/// Attempts and time of a first contact.
+const QUICK_ATTEMPTS_MAX: u32 = 3;
+const QUICK_DEADLINE_MS: u64 = 20_000;
 /// Connections are kept for that many requests at least.
 const CONNECTIONS_MIN: u64 = 128;
 
@@ -27,6 +30,8 @@ pub(crate) struct Bucket {
     pub(crate) once: Arc<dyn ObjectStore>,
     /// Tries again what may be tried again.
     pub(crate) store: Arc<dyn ObjectStore>,
+    /// Gives up soon: for first contacts, whose fault somebody waits to hear.
+    quick: Arc<dyn ObjectStore>,
     /// Counts what is asked.
     pub(crate) meter: Arc<Meter>,
     /// Whether tags are sent in quotes; the probe finds out.
@@ -92,6 +97,10 @@ fn adapter(
     Ok(config)
 }
 
+fn folder(prefix: &str) -> Result<KeyPrefix, String> {
+    KeyPrefix::new(format!("{prefix}/")).map_err(|error| error.to_string())
+}
+
 impl Bucket {
     /// The ways to `bucket` of the endpoint `id`. Asks the server nothing yet.
     pub(crate) async fn connect(
@@ -119,9 +128,16 @@ impl Bucket {
             ..RetryPolicy::default()
         };
         let store = Retry::new(once.clone(), policy, env.seed()).metered(meter.clone());
+        let quick = RetryPolicy {
+            attempts_max: QUICK_ATTEMPTS_MAX,
+            deadline_ms: QUICK_DEADLINE_MS,
+            ..policy
+        };
+        let quick = Retry::new(once.clone(), quick, env.seed()).metered(meter.clone());
         Ok(Self {
             once,
             store: Arc::new(store),
+            quick: Arc::new(quick),
             meter,
             if_match_quoted,
             clock,
@@ -135,15 +151,25 @@ impl Bucket {
             .store(quoted, std::sync::atomic::Ordering::Relaxed);
     }
 
+    /// Whether the bucket can be reached and listed below `prefix` now.
+    pub(crate) async fn contact(&self, prefix: &str) -> Result<(), String> {
+        let request = ListRequest {
+            keys_max: 1,
+            ..ListRequest::new(folder(prefix)?)
+        };
+        let listed = self.quick.list(&request).await;
+        listed.map(|_| ()).map_err(|error| error.to_string())
+    }
+
     /// Finds out what the bucket can do below `prefix`. What fails is in the report.
     pub(crate) async fn probe(&self, prefix: &str) -> Result<Report, String> {
-        let prefix = KeyPrefix::new(format!("{prefix}/")).map_err(|error| error.to_string())?;
+        let prefix = folder(prefix)?;
         let options = ProbeOptions {
             id: self.probe_id.clone(),
             clock: self.clock.clone(),
             if_match_quoted: Some(self.if_match_quoted.clone()),
             signature_window: true,
         };
-        Ok(probe(&*self.store, &prefix, &options).await)
+        Ok(probe(&*self.quick, &prefix, &options).await)
     }
 }

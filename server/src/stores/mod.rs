@@ -147,18 +147,6 @@ impl Stores {
         }
     }
 
-    /// Every datastore that is open.
-    pub(crate) fn open_ones(&self) -> Vec<(String, Arc<Datastore>)> {
-        let entries = locked(&self.0.entries);
-        let open = entries
-            .iter()
-            .filter_map(|(name, entry)| match &*entry.state.borrow() {
-                StoreState::Open(store) => Some((name.clone(), store.clone())),
-                _ => None,
-            });
-        open.collect()
-    }
-
     /// What was asked of the datastore's bucket so far, over all starts; `None` for one without a bucket. Blocks.
     pub(crate) fn meters(&self, name: &str) -> Option<MeterSnapshot> {
         let entry = locked(&self.0.entries).get(name).cloned();

@@ -153,6 +153,8 @@ impl Opening {
             && check.is_of(endpoint, backend)
         {
             bucket.set_if_match_quoted(check.if_match_quoted());
+            let contact = bucket.contact(&backend.prefix).await;
+            contact.map_err(OpenFault::passing)?;
             return Ok(check.report.capabilities);
         }
         tracing::info!(datastore = %self.name, bucket = %backend.bucket, "checking what the bucket can do");

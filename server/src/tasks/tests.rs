@@ -1,3 +1,5 @@
+//! Tests of tasks.
+
 use std::path::PathBuf;
 
 use tempfile::TempDir;

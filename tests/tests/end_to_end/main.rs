@@ -2,4 +2,5 @@
 //! recorded sessions of the stock client, and by its own commands.
 
 mod independent_client;
+mod quickstart;
 mod transcripts;

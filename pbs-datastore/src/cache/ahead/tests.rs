@@ -1,3 +1,5 @@
+//! Tests of reading ahead.
+
 use std::time::Duration;
 
 use s3_client::{Action, ErrorKind, Fault, Op};

@@ -1,3 +1,5 @@
+//! Tests of fills.
+
 use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};

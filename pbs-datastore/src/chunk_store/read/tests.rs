@@ -1,3 +1,5 @@
+//! Tests of reads.
+
 use std::sync::Mutex;
 
 use nix::errno::Errno;

@@ -1,3 +1,5 @@
+//! Tests of index writers.
+
 use super::*;
 use crate::files::OsFiles;
 use crate::{ArchiveKind, Index};

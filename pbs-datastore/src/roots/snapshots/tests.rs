@@ -1,3 +1,5 @@
+//! Tests of snapshots as roots.
+
 use std::pin::Pin;
 
 use async_trait::async_trait;

@@ -1,3 +1,5 @@
+//! Tests of parameters.
+
 use http::StatusCode;
 use http_body_util::Full;
 use rstest::rstest;

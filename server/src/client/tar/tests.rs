@@ -1,3 +1,5 @@
+//! Tests of tar archives.
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs;

@@ -1,0 +1,252 @@
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use pbs_datastore::Env;
+use rstest::rstest;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::{Caller, Delays};
+use crate::config::{ConfigStore, Secrets, SecretsStore};
+use crate::daemon::{Daemon, DirectoryLock};
+
+const PEER: Caller = Caller::Network(IpAddr::V4(Ipv4Addr::LOCALHOST));
+
+/// A daemon without network, with one datastore that is open, and users with a password each.
+struct Fixture {
+    daemon: Arc<Daemon>,
+    _dir: TempDir,
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let store = dir.path().join("store");
+        let config = format!(
+            "[datastore.one]\nbackend = \"filesystem\"\npath = {store:?}\n\
+             [datastore.two]\nbackend = \"filesystem\"\npath = \"/proc/nothing/here\"\n\
+             [user.\"admin@pbs\"]\n[user.\"backup@pbs\"]\n[user.\"off@pbs\"]\nenable = false\n\
+             [[acl]]\npath = \"/\"\nid = \"admin@pbs\"\nrole = \"Admin\"\n\
+             [[acl]]\npath = \"/datastore/one\"\nid = \"backup@pbs\"\nrole = \"DatastoreBackup\"\n"
+        );
+        let file = dir.path().join("holdfast.toml");
+        ConfigStore::create(&file, &config).expect("valid");
+        SecretsStore::create(&dir.path().join("secrets.toml"), &Secrets::new_text())
+            .expect("valid");
+        let lock = DirectoryLock::take(dir.path()).expect("free");
+        let daemon =
+            tokio::task::spawn_blocking(move || Daemon::assemble(&file, lock, Env::system()));
+        let mut daemon = daemon.await.expect("ran").expect("assembled");
+        Arc::get_mut(&mut daemon).expect("not shared yet").delays = Delays::NONE;
+        let one = daemon.stores.open_now("one", crate::stores::TakeOver::No);
+        one.await.expect("opened");
+        let two = daemon.stores.open_now("two", crate::stores::TakeOver::No);
+        two.await.expect_err("there is no such place");
+        Self { daemon, _dir: dir }
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>, caller: Caller) -> Response<Bytes> {
+        self.daemon.respond(request, caller).await
+    }
+
+    /// A call by the owner of the files.
+    async fn own(&self, method: Method, path: &str, body: Value) -> (StatusCode, Value) {
+        let request = json_request(method, path, &body);
+        answer(&self.send(request, Caller::Owner).await)
+    }
+
+    /// A new API token of a user.
+    async fn token(&self, user: &str) -> String {
+        let path = format!("access/users/{user}/token/t{}", self.daemon.env.new_id());
+        let (status, data) = self.own(Method::POST, &path, json!({})).await;
+        assert_eq!(status, StatusCode::OK);
+        let id = data["data"]["tokenid"].as_str().expect("an id").to_owned();
+        let right = |path: &str, role: &str| json!({ "path": path, "auth-id": id, "role": role });
+        let right = if user == "admin@pbs" {
+            right("/", "Admin")
+        } else {
+            right("/datastore/one", "DatastoreBackup")
+        };
+        let (status, _) = self.own(Method::PUT, "access/acl", right).await;
+        assert_eq!(status, StatusCode::OK);
+        let secret = data["data"]["value"].as_str().expect("a secret");
+        format!("PBSAPIToken={id}:{secret}")
+    }
+
+    /// A call with an API token.
+    async fn with_token(&self, token: &str, method: Method, path: &str) -> (StatusCode, Value) {
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("/api2/json/{path}"))
+            .header("authorization", token)
+            .body(Full::default())
+            .expect("a request");
+        answer(&self.send(request, PEER).await)
+    }
+}
+
+fn json_request(method: Method, path: &str, body: &Value) -> Request<Full<Bytes>> {
+    let request = Request::builder()
+        .method(method)
+        .uri(format!("/api2/json/{path}"))
+        .header("content-type", "application/json");
+    let body = Full::new(Bytes::from(body.to_string()));
+    request.body(body).expect("a request")
+}
+
+/// Status, and the JSON or the text of an answer.
+fn answer(response: &Response<Bytes>) -> (StatusCode, Value) {
+    let body = response.body();
+    let value = serde_json::from_slice(body)
+        .unwrap_or_else(|_| json!(String::from_utf8_lossy(body).into_owned()));
+    (response.status(), value)
+}
+
+#[tokio::test]
+async fn a_login_opens_the_door_and_changes_need_the_csrf_token() {
+    let fixture = Fixture::new().await;
+    let password = json!({ "userid": "admin@pbs", "password": "correct horse" });
+    let (status, _) = fixture.own(Method::PUT, "access/password", password).await;
+    assert_eq!(status, StatusCode::OK);
+    let login = Request::post("//api2/json/access/ticket")
+        .body(Full::from("username=admin%40pbs&password=correct+horse"))
+        .expect("a request");
+    let (status, body) = answer(&fixture.send(login, PEER).await);
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(
+        (&body["status"], &body["success"]),
+        (&json!(200), &json!(true))
+    );
+    assert_eq!(body["data"]["username"], "admin@pbs");
+    let ticket = body["data"]["ticket"].as_str().expect("a ticket");
+    let csrf = body["data"]["CSRFPreventionToken"]
+        .as_str()
+        .expect("a token");
+    let namespace = |csrf: Option<&str>| {
+        let path = "admin/datastore/one/namespace";
+        let mut request = json_request(Method::POST, path, &json!({ "name": "n1" }));
+        let cookie = format!("PBSAuthCookie={ticket}").parse().expect("a header");
+        request.headers_mut().insert("cookie", cookie);
+        if let Some(csrf) = csrf {
+            let csrf = csrf.parse().expect("a header");
+            request.headers_mut().insert("CSRFPreventionToken", csrf);
+        }
+        request
+    };
+    let (status, _) = answer(&fixture.send(namespace(None), PEER).await);
+    assert_eq!(status, StatusCode::UNAUTHORIZED);
+    let (status, body) = answer(&fixture.send(namespace(Some(csrf)), PEER).await);
+    assert_eq!((status, body), (StatusCode::OK, json!({ "data": "n1" })));
+}
+
+#[rstest]
+#[case(Method::GET, "ping", 200)]
+#[case(Method::GET, "version", 401)]
+#[case(Method::GET, "nosuchpath", 401)]
+#[case(Method::GET, "admin/datastore", 401)]
+#[case(Method::POST, "admin/datastore/one/gc", 401)]
+#[tokio::test]
+async fn strangers_get_in_nowhere(#[case] method: Method, #[case] path: &str, #[case] status: u16) {
+    let fixture = Fixture::new().await;
+    let request = json_request(method, path, &json!({}));
+    assert_eq!(fixture.send(request, PEER).await.status(), status);
+}
+
+#[tokio::test]
+async fn a_backup_user_sees_and_does_what_the_role_allows() {
+    let fixture = Fixture::new().await;
+    let token = fixture.token("backup@pbs").await;
+    let call = async |method, path| fixture.with_token(&token, method, path).await;
+    let (status, body) = call(Method::GET, "admin/datastore").await;
+    assert_eq!(status, StatusCode::OK);
+    let entry = json!([{
+        "store": "one", "comment": null, "mount-status": "nonremovable", "backend-type": "filesystem",
+    }]);
+    assert_eq!(body["data"], entry, "the other datastore is not listed");
+    for (method, path, status) in [
+        (Method::GET, "admin/datastore/one/snapshots", 200),
+        (Method::GET, "admin/datastore/one/snapshots?bogus=1", 400),
+        (Method::GET, "admin/datastore/two/snapshots", 403),
+        (Method::GET, "admin/datastore/none/snapshots", 403),
+        (Method::POST, "admin/datastore/one/gc", 403),
+        (Method::GET, "admin/datastore/one/gc", 403),
+        (Method::GET, "admin/datastore/one/sessions", 403),
+        (Method::DELETE, "admin/datastore/one/namespace?ns=a", 403),
+        (Method::DELETE, "admin/datastore/one/namespace?ns=", 400),
+        (Method::GET, "config/s3", 403),
+        (Method::DELETE, "access/users/admin@pbs", 403),
+        (Method::GET, "access/permissions?auth-id=admin@pbs", 403),
+        (Method::GET, "access/permissions", 200),
+    ] {
+        let (got, body) = call(method, path).await;
+        assert_eq!(got, status, "{path}: {body}");
+    }
+    let (_, users) = call(Method::GET, "access/users").await;
+    assert_eq!(users["data"], json!([{ "userid": "backup@pbs" }]));
+}
+
+#[tokio::test]
+async fn an_administrator_meets_clear_answers() {
+    let fixture = Fixture::new().await;
+    let token = fixture.token("admin@pbs").await;
+    let call = async |method, path| fixture.with_token(&token, method, path).await;
+    let (_, root) = call(Method::GET, "").await;
+    let names = ["access", "admin", "config", "nodes", "ping", "version"];
+    let names: Vec<Value> = names.iter().map(|name| json!({ "subdir": name })).collect();
+    assert_eq!(root["data"], json!(names));
+    assert_eq!(call(Method::GET, "nosuchpath").await.0, 404);
+    assert_eq!(call(Method::POST, "version").await.0, 405);
+    let (status, text) = call(Method::GET, "admin/datastore/none/status").await;
+    assert_eq!(
+        (status.as_u16(), text),
+        (400, json!("no such datastore 'none'"))
+    );
+    let (status, text) = call(Method::GET, "admin/datastore/two/snapshots").await;
+    assert_eq!(status, 400);
+    let text = text.as_str().expect("a sentence");
+    assert!(
+        text.starts_with("datastore 'two' is not available: "),
+        "{text}"
+    );
+    let (_, version) = call(Method::GET, "version").await;
+    assert_eq!(version["data"]["version"], "4.2");
+    let (_, status) = call(Method::GET, "admin/datastore/one/status").await;
+    assert_eq!(status["data"]["backend-type"], "filesystem");
+    assert!(status["data"]["total"].as_u64().expect("a number") > 0);
+    let (_, identity) = call(Method::GET, "nodes/localhost/identity").await;
+    let id = identity["data"]["pbs-instance-id"].as_str();
+    assert_eq!(id.map(str::len), Some(32));
+}
+
+#[tokio::test]
+async fn garbage_collection_is_a_task_that_can_be_followed() {
+    let fixture = Fixture::new().await;
+    let token = fixture.token("admin@pbs").await;
+    let call = async |method, path: &str| fixture.with_token(&token, method, path).await;
+    let (status, body) = call(Method::POST, "admin/datastore/one/gc").await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    let upid = body["data"]
+        .as_str()
+        .expect("a task id")
+        .replace(':', "%3A");
+    let task = format!("nodes/localhost/tasks/{upid}");
+    fixture
+        .daemon
+        .env
+        .drain(std::time::Duration::from_secs(60))
+        .await;
+    while call(Method::GET, &format!("{task}/status")).await.1["data"]["status"] != "stopped" {
+        tokio::task::yield_now().await;
+    }
+    let (_, status) = call(Method::GET, &format!("{task}/status")).await;
+    assert_eq!(status["data"]["exitstatus"], "OK", "{status}");
+    let (_, log) = call(Method::GET, &format!("{task}/log")).await;
+    assert!(log["total"].as_u64().expect("a number") >= 3);
+    assert_eq!(log["data"][0]["n"], 1);
+    let (_, gc) = call(Method::GET, "admin/datastore/one/gc").await;
+    assert_eq!(gc["data"]["last-run-state"], "OK");
+    assert_eq!(gc["data"]["store"], "one");
+}
