@@ -9,10 +9,10 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::Result;
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -22,7 +22,7 @@ use super::raw::{Objects, Raw};
 use super::report::{Report, median};
 use super::site::{STORE, Site, SiteOptions};
 use super::usage::CpuTime;
-use crate::process::{Guarded, run, say};
+use crate::process::{run, say};
 
 /// Bytes of a chunk of an image.
 const PIECE_BYTES: usize = 4 << 20;
@@ -65,6 +65,9 @@ struct Pair {
     raw_idle: f64,
     daemon_idle: f64,
 }
+
+/// Key in the JSON, words in the table, and the value.
+type Figure = (&'static str, &'static str, fn(&Pair) -> f64);
 
 impl LatencyArgs {
     /// Measures and prints.
@@ -115,7 +118,8 @@ impl LatencyArgs {
         let (backup, backup_idle) = timed(|| backup(site, &path, &id))?;
         fs::remove_file(&path)?;
         site.empty_cache()?;
-        let (restore, restore_idle) = timed(|| restore(site, &image, &id))?;
+        let (restore, restore_idle) =
+            timed(|| site.restore_image(&format!("host/{id}"), &image, RUN_TIME_MAX))?;
         (pair.backup, pair.restore) = (backup.as_secs_f64(), restore.as_secs_f64());
         pair.daemon_idle = backup_idle.min(restore_idle);
         Ok(pair)
@@ -130,7 +134,7 @@ impl LatencyArgs {
         report.detail("delay-ms", self.delay_ms);
         report.detail("bytes-per-second-max", self.rate_mb * 1_000_000);
         report.detail("concurrency", self.concurrency);
-        let speeds: [(&str, &str, fn(&Pair) -> f64); 4] = [
+        let speeds: [Figure; 4] = [
             ("put", "raw PUT, median", |pair| pair.put),
             ("backup", "backup, median", |pair| pair.backup),
             ("get", "raw GET, median", |pair| pair.get),
@@ -142,7 +146,7 @@ impl LatencyArgs {
             let shown = format!("{:.2} s, {speed:.1} MB/s", median(&seconds));
             report.note(&format!("{key}-seconds"), json!(seconds), what, shown);
         }
-        let ratios: [(&str, &str, fn(&Pair) -> f64); 2] = [
+        let ratios: [Figure; 2] = [
             ("backup-ratio", "backup / raw PUT", |pair| {
                 pair.put / pair.backup
             }),
@@ -192,26 +196,5 @@ fn backup(site: &Site, image: &Path, id: &str) -> Result<Duration> {
     let output = run(&mut command, b"", RUN_TIME_MAX)?;
     let taken = began.elapsed();
     output.success()?;
-    Ok(taken)
-}
-
-fn restore(site: &Site, image: &Image, id: &str) -> Result<Duration> {
-    let snapshot = format!("host/{id}");
-    let mut command = site
-        .daemon()
-        .client_command(STORE, &["restore", &snapshot, "disk.img", "-"])?;
-    command.stdin(Stdio::null()).stdout(Stdio::piped());
-    let began = Instant::now();
-    let mut process = Guarded::spawn(&mut command)?;
-    let stdout = process.child().stdout.take();
-    image
-        .compare(stdout.context("no standard output")?)
-        .context("what was restored is not what was backed up")?;
-    let status = process.wait(RUN_TIME_MAX);
-    let taken = began.elapsed();
-    ensure!(
-        status.is_some_and(|status| status.success()),
-        "the restore failed: {status:?}"
-    );
     Ok(taken)
 }

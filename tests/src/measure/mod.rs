@@ -2,7 +2,9 @@
 //! and what a process used.
 
 pub mod arguments;
+pub mod endurance;
 mod framing;
+pub mod kill_loop;
 pub mod latency;
 pub mod noise;
 pub mod pace;
@@ -10,5 +12,6 @@ pub mod proxy;
 pub mod raw;
 pub mod report;
 pub mod site;
+pub mod streams;
 pub mod tree;
 pub mod usage;

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
@@ -111,6 +112,34 @@ impl Image {
         }
         let further = source.read(&mut read)?;
         ensure!(further == 0, "it goes on after its end");
+        Ok(())
+    }
+}
+
+/// An image whose pieces each begin with a little noise and are empty otherwise: many chunks, few bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Sparse {
+    /// Which image.
+    pub seed: u64,
+    /// Number of pieces.
+    pub pieces: u64,
+    /// Bytes of each.
+    pub piece_bytes: usize,
+}
+
+/// Noise at the beginning of each piece of a sparse image.
+const SPARSE_NOISE_BYTES: usize = 2 << 10;
+
+impl Sparse {
+    /// Writes it to a new file.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let file =
+            File::create(path).with_context(|| format!("cannot write '{}'", path.display()))?;
+        file.set_len(self.pieces * self.piece_bytes as u64)?;
+        for number in 0..self.pieces {
+            let noise = Noise::branch(self.seed, number).bytes(SPARSE_NOISE_BYTES);
+            file.write_all_at(&noise, number * self.piece_bytes as u64)?;
+        }
         Ok(())
     }
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
+use tokio::time::Instant;
 
+use super::noise::Image;
 use super::proxy::{Proxy, ProxyOptions};
 use crate::binary::holdfast;
 use crate::daemon::Daemon;
@@ -188,6 +190,31 @@ impl Site {
         std::fs::remove_dir_all(&cache)
             .with_context(|| format!("cannot remove '{}'", cache.display()))?;
         self.daemon.start()
+    }
+
+    /// Restores `disk.img` of a snapshot to a pipe and compares every byte. Returns how long the command took.
+    pub fn restore_image(
+        &self,
+        snapshot: &str,
+        image: &Image,
+        limit: Duration,
+    ) -> Result<Duration> {
+        let arguments = ["restore", snapshot, "disk.img", "-"];
+        let mut command = self.daemon.client_command(STORE, &arguments)?;
+        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let began = Instant::now();
+        let mut process = Guarded::spawn(&mut command)?;
+        let stdout = process.child().stdout.take();
+        image
+            .compare(stdout.context("no standard output")?)
+            .context("the restored image is not the one that was backed up")?;
+        let status = process.wait(limit);
+        let taken = began.elapsed();
+        ensure!(
+            status.is_some_and(|status| status.success()),
+            "the restore failed: {status:?}"
+        );
+        Ok(taken)
     }
 
     /// Counters of the datastore's cache, since the daemon's start.
