@@ -10,7 +10,8 @@
 //! 3. The daemon is started again. Every snapshot of the round that was finished is restored; every digest that was
 //!    acknowledged in the round is read from the bucket, decoded and hashed.
 //! 4. The backup that was cut off is made once more, restored and compared.
-//! 5. In every third round garbage is collected, so that later rounds meet chunks that were deleted.
+//! 5. In every third round the snapshot of step 4 is forgotten and garbage is collected, so that later rounds meet
+//!    chunks that were deleted.
 //!
 //! At the end garbage is collected past the cutoff: no upload marker, using marker, temporary file or journal entry may
 //! be left in the cache directory, and every finished snapshot of all rounds is restored once more.
@@ -22,7 +23,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
-use pbs_datastore::{CHUNK_BYTES_MAX, DataBlob, Digest};
+use pbs_datastore::{BackupTime, CHUNK_BYTES_MAX, DataBlob, Digest};
 use s3_client::{AwsStore, ObjectKey, ObjectStore as _};
 use serde_json::Value;
 
@@ -226,7 +227,7 @@ impl Loop<'_> {
             .count() as u64;
         self.sums.finished += finished;
         self.verify(std::slice::from_ref(&journal))?;
-        self.back_up_again(cut_off)?;
+        let again = self.back_up_again(cut_off)?;
         self.journals.push(journal);
         if open == 0 {
             self.sums.misses += 1;
@@ -238,7 +239,12 @@ impl Loop<'_> {
             "round {}: {open} PUTs open at the kill, {finished} snapshots finished, cut off in backup {cut_off}",
             number + 1
         ));
-        if number % COLLECT_EVERY == COLLECT_EVERY - 1 {
+        if number % COLLECT_EVERY == COLLECT_EVERY - 1
+            && let Some(time) = again
+        {
+            let snapshot = format!("host/{GROUP}/{}", BackupTime::new(time)?);
+            let arguments = ["snapshot", "forget", &snapshot];
+            self.site.daemon().client(STORE, &arguments)?.success()?;
             self.collect()?;
         }
         Ok(())
@@ -346,22 +352,26 @@ impl Loop<'_> {
         Ok(())
     }
 
-    fn back_up_again(&mut self, number: u64) -> Result<()> {
+    /// Makes a backup once more. Returns its time if it succeeded.
+    fn back_up_again(&mut self, number: u64) -> Result<Option<i64>> {
         let number = number.to_string();
         let mut command = self.client_command(&["backup", "--number", &number])?;
         let output = run(&mut command, b"", STEP_TIME_MAX)?;
-        if output.code == Some(0) && figures(&output)?["ok"] == true {
-            self.sums.next_backups += 1;
-        } else {
-            self.sums
-                .next_failed
-                .push(format!("backup {number}: {output}"));
+        if output.code == Some(0) {
+            let figures = figures(&output)?;
+            if figures["ok"] == true {
+                self.sums.next_backups += 1;
+                return Ok(figures["time"].as_i64());
+            }
         }
-        Ok(())
+        self.sums
+            .next_failed
+            .push(format!("backup {number}: {output}"));
+        Ok(None)
     }
 
     fn collect(&mut self) -> Result<()> {
-        let status = self.site.collect_garbage()?;
+        let status = self.site.collect_garbage_within(STEP_TIME_MAX)?;
         self.sums.collections += 1;
         self.sums.removed_chunks += status["removed-chunks"].as_u64().unwrap_or(0);
         Ok(())

@@ -233,6 +233,24 @@ impl Site {
     }
 }
 
+/// How long is waited between two tries of what a daemon refuses for a while.
+const TRY_AGAIN: Duration = Duration::from_millis(500);
+
+impl Site {
+    /// The same after a kill, when collections have to wait until no request of the time before can take effect. The
+    /// error is that of the last try within `limit`.
+    pub fn collect_garbage_within(&self, limit: Duration) -> Result<Value> {
+        let began = Instant::now();
+        loop {
+            let tried = self.collect_garbage();
+            if tried.is_ok() || began.elapsed() > limit {
+                return tried;
+            }
+            std::thread::sleep(TRY_AGAIN);
+        }
+    }
+}
+
 impl Drop for Site {
     /// Nobody writes into the temporary directory any more when it is removed.
     fn drop(&mut self) {
