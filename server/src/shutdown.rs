@@ -4,7 +4,6 @@
 //! until the last guard is gone or the time is up, and says how much work was cut off: a stop that cut something off is
 //! not a clean one.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,6 +63,7 @@ impl Shutdown {
     }
 
     /// Runs `work` as counted work; `None` without starting it once a stop was requested.
+    #[cfg(test)]
     pub(crate) async fn track<F: Future>(&self, work: F) -> Option<F::Output> {
         let _guard = self.begin_work()?;
         Some(work.await)

@@ -164,6 +164,7 @@ pub(crate) enum TlsError {
 pub(crate) struct ServerTls {
     config: Arc<ServerConfig>,
     fingerprint: Fingerprint,
+    #[cfg(test)]
     certificate_path: PathBuf,
 }
 
@@ -201,6 +202,7 @@ impl ServerTls {
         Ok(Self {
             config: Arc::new(config),
             fingerprint,
+            #[cfg(test)]
             certificate_path: certificate.to_owned(),
         })
     }
@@ -216,6 +218,7 @@ impl ServerTls {
     }
 
     /// Where the certificate is, for those who copy it.
+    #[cfg(test)]
     pub(crate) fn certificate_path(&self) -> &Path {
         &self.certificate_path
     }

@@ -11,6 +11,7 @@ pub mod content;
 pub mod crash;
 pub mod daemon;
 pub mod https;
+pub mod measure;
 pub mod moto;
 pub mod process;
 pub mod python;

@@ -46,6 +46,7 @@ pub(crate) struct Call {
     /// The body of an upload; empty elsewhere, where the body holds parameters.
     pub(crate) body: Bytes,
     /// The memory of that body.
+    #[expect(dead_code, reason = "held, never read")]
     pub(crate) memory: Option<MemoryPermit>,
 }
 
@@ -105,6 +106,10 @@ pub(crate) fn data<T: serde::Serialize + ?Sized>(data: &T) -> CallResult {
 }
 
 /// The answer of calls without a result.
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "it is the last expression of calls that can fail"
+)]
 pub(crate) fn done() -> CallResult {
     Ok(Reply::null().into())
 }

@@ -107,7 +107,8 @@ impl Default for Delays {
 }
 
 impl Delays {
-    /// No delay, for tests.
+    /// No delay.
+    #[cfg(test)]
     pub(crate) const NONE: Self = Self {
         unauthorized: Duration::ZERO,
         forbidden: Duration::ZERO,
@@ -124,14 +125,6 @@ impl Delays {
             tokio::time::sleep(delay).await;
         }
         error.into_response()
-    }
-
-    /// The answer to a request: data at once, refusals after their delay.
-    pub(crate) async fn answer(self, result: Result<Reply, ApiError>) -> Response<Bytes> {
-        match result {
-            Ok(reply) => reply.into_response(),
-            Err(error) => self.refuse(error).await,
-        }
     }
 }
 
@@ -180,7 +173,7 @@ mod tests {
         ];
         for (error, expected) in cases {
             let start = tokio::time::Instant::now();
-            delays.answer(Err(error)).await;
+            delays.refuse(error).await;
             assert_eq!(start.elapsed().as_millis(), expected);
         }
     }

@@ -28,15 +28,12 @@ mod tasks;
 mod tests;
 mod users;
 
-#[expect(unused_imports, reason = "the surface for the rest of the daemon")]
 pub(crate) use self::{
     call::{Caller, Endpoint},
     envelope::{Delays, Reply},
     error::ApiError,
-    params::{BODY_BYTES_MAX, Params, read_body},
-    path::{ApiPath, TARGET_BYTES_MAX, not_found},
-    router::{Route, Router},
-    rule::{BACKUP, READ, Reach, Rule, require},
+    params::{BODY_BYTES_MAX, Params},
+    path::ApiPath,
+    router::Router,
     table::routes,
-    target::owner_of,
 };

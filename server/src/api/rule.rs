@@ -61,8 +61,6 @@ pub(crate) const LIST_FILES: Rule = rule(
     &[P::DatastoreAudit, P::DatastoreRead],
     &[P::DatastoreBackup],
 );
-/// Read content; reader sessions.
-pub(crate) const READ: Rule = rule(&[P::DatastoreRead], &[P::DatastoreBackup]);
 /// Change notes and protection.
 pub(crate) const ANNOTATE: Rule = rule(&[P::DatastoreModify], &[P::DatastoreBackup]);
 /// Delete snapshots and groups.
@@ -144,7 +142,6 @@ mod tests {
     #[rstest]
     #[case(LIST, "aaooa-")]
     #[case(LIST_FILES, "aaooa-")]
-    #[case(READ, "aaoo--")]
     #[case(ANNOTATE, "a-oo--")]
     #[case(DELETE, "a--o--")]
     #[case(BACKUP, "o-oo--")]

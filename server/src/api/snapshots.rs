@@ -15,7 +15,7 @@ use super::target::{Opened, open, owner_of, take_namespace, take_snapshot};
 use crate::daemon::Daemon;
 
 /// Largest log of a client that is taken, in bytes, as for every other blob.
-pub(crate) const CLIENT_LOG_BYTES_MAX: usize = CHUNK_ENCODED_BYTES_MAX as usize;
+pub(crate) const CLIENT_LOG_BYTES_MAX: usize = CHUNK_ENCODED_BYTES_MAX;
 
 /// A file as clients see it. Absent members stay absent: clients read meaning into that.
 #[derive(Serialize)]

@@ -236,7 +236,7 @@ async fn garbage_collection_is_a_task_that_can_be_followed() {
     fixture
         .daemon
         .env
-        .drain(std::time::Duration::from_secs(60))
+        .drain(std::time::Duration::from_mins(1))
         .await;
     while call(Method::GET, &format!("{task}/status")).await.1["data"]["status"] != "stopped" {
         tokio::task::yield_now().await;

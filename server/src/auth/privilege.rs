@@ -96,6 +96,7 @@ impl Privileges {
     }
 
     /// Whether the set is empty.
+    #[cfg(test)]
     pub(crate) const fn is_empty(self) -> bool {
         self.0 == 0
     }

@@ -13,7 +13,7 @@ use crate::client::output::{Column, bytes_of, plain};
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum DatastoreCommand {
     /// Add a datastore in a directory or in a bucket, and open it.
-    Create(CreateArgs),
+    Create(Box<CreateArgs>),
     /// List the datastores.
     List {
         #[command(flatten)]
@@ -66,7 +66,7 @@ pub(crate) struct CreateArgs {
     /// Directory of the cache, of this datastore alone.
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
-    /// Bound of the cache, such as "100 GiB"; at least 1 GiB.
+    /// Bound of the cache, such as "100 GiB"; at least 256 MiB.
     #[arg(long, value_name = "SIZE")]
     cache_bytes_max: Option<String>,
     /// One line about it.

@@ -16,7 +16,7 @@ use crate::client::output::{Column, Output, plain};
 pub(crate) enum S3Command {
     /// Add an S3 server. With static credentials the secret key comes from the terminal, from standard input, or from
     /// the variable HOLDFAST_S3_SECRET_KEY.
-    Add(AddArgs),
+    Add(Box<AddArgs>),
     /// List the S3 servers.
     List {
         #[command(flatten)]

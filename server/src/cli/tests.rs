@@ -1,6 +1,7 @@
 //! Tests of the command line.
 
 use clap::{CommandFactory as _, Parser as _};
+use http::Method;
 use rstest::rstest;
 
 use super::*;
@@ -109,11 +110,8 @@ async fn management_works_while_the_daemon_is_down() {
     let home = dir.path().join("home");
     let made = set_up(&home, &["--listen", "127.0.0.1:0"]).expect("made");
     let link = Link::open(&made.config).await.expect("a link");
-    let call = async |method: http::Method, path: &str, params: Value| {
-        link.call(method, path, params).await
-    };
-    use http::Method;
-
+    let call =
+        async |method: Method, path: &str, params: Value| link.call(method, path, params).await;
     call(
         Method::POST,
         "access/users",

@@ -39,6 +39,7 @@ impl Progress {
     }
 
     /// No output; messages are kept for [`Progress::kept`].
+    #[cfg(test)]
     pub(crate) fn silent() -> Self {
         Self {
             bar: None,

@@ -64,11 +64,6 @@ impl AppendFile {
         }
     }
 
-    /// Where the file is.
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Appends `bytes` as a whole; `false` if too much waits to be written already.
     pub(super) fn append(self: &Arc<Self>, bytes: &[u8]) -> bool {
         let mut state = lock(&self.state);
@@ -224,9 +219,9 @@ mod tests {
         lock(&file.state).flush_due = true;
         assert!(file.append(b"two\n"));
         assert_eq!(file.snapshot().read().expect("read"), b"one\ntwo\n");
-        assert_eq!(std::fs::read(file.path()).expect("read"), b"one\n");
+        assert_eq!(std::fs::read(&file.path).expect("read"), b"one\n");
         file.flush_logged();
-        assert_eq!(std::fs::read(file.path()).expect("read"), b"one\ntwo\n");
+        assert_eq!(std::fs::read(&file.path).expect("read"), b"one\ntwo\n");
         assert_eq!(file.length(), 8);
     }
 
@@ -242,7 +237,7 @@ mod tests {
         assert_eq!(file.length(), 8);
         std::fs::remove_file(dir.path().join("deep")).expect("removed");
         file.flush().expect("written");
-        assert_eq!(std::fs::read(file.path()).expect("read"), b"one\ntwo\n");
+        assert_eq!(std::fs::read(&file.path).expect("read"), b"one\ntwo\n");
     }
 
     #[test]
@@ -255,6 +250,6 @@ mod tests {
         file.replace(|| b"new\n".to_vec()).expect("replaced");
         assert!(file.append(b"more\n"));
         file.flush().expect("written");
-        assert_eq!(std::fs::read(file.path()).expect("read"), b"new\nmore\n");
+        assert_eq!(std::fs::read(&file.path).expect("read"), b"new\nmore\n");
     }
 }

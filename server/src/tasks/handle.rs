@@ -108,6 +108,7 @@ pub(crate) struct AbortSignal(watch::Receiver<bool>);
 
 impl AbortSignal {
     /// Whether the task was asked to stop.
+    #[cfg(test)]
     pub(crate) fn is_aborted(&self) -> bool {
         *self.0.borrow()
     }

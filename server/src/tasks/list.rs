@@ -36,6 +36,7 @@ pub(crate) struct TaskFilter {
 
 impl TaskFilter {
     /// Everything.
+    #[cfg(test)]
     pub(crate) fn all() -> Self {
         Self::default()
     }

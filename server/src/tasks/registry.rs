@@ -282,6 +282,7 @@ impl TaskRegistry {
     }
 
     /// How many tasks run.
+    #[cfg(test)]
     pub(crate) fn active_count(&self) -> usize {
         self.lock().active.len()
     }
