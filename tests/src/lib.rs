@@ -8,7 +8,6 @@
 pub mod binary;
 pub mod checkout;
 pub mod content;
-pub mod crash;
 pub mod daemon;
 pub mod https;
 pub mod measure;
