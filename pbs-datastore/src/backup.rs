@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -17,6 +18,9 @@ use crate::{
     ArchiveKind, ArchiveName, AuthId, BackupTime, ChunkUploadStats, DataBlob, Datastore, Digest,
     Error, Index, Namespace, Result, SessionId, SessionState, Snapshot, SnapshotRef, WriterSession,
 };
+
+/// How long the end of a session waits for its cleanup.
+const GIVE_UP_MAX: Duration = Duration::from_secs(10);
 
 /// Which kind of index a writer makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -259,6 +263,8 @@ impl Backup {
     pub async fn end(&self, reason: &str) -> bool {
         self.session.kill(reason);
         let finished = self.is_finished();
+        // A client that comes back at once finds its group free.
+        self.writer.give_up(GIVE_UP_MAX).await;
         if finished
             && self.benchmark
             && let Err(error) = self.datastore.snapshots().delete(self.writer.id()).await

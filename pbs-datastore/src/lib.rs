@@ -1,4 +1,4 @@
-//! Formats, chunk store, cache, garbage collection and seals. Knows no HTTP.
+#![doc = include_str!("../../docs/architecture.md")]
 
 mod archive_name;
 mod auth_id;

@@ -40,7 +40,9 @@ mod indexes;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use s3_client::Metadata;
@@ -103,6 +105,8 @@ struct Inner {
     base: Mutex<Option<Base>>,
     group: Mutex<Option<GroupLock>>,
     lock: Mutex<Option<Arc<Lock>>>,
+    /// Cleanup has begun, for a snapshot is given up once: its id may be another writer's after that.
+    given_up: AtomicBool,
 }
 
 /// The right to write one snapshot. Dropping it without a seal removes what it wrote.
@@ -214,6 +218,7 @@ impl Snapshots {
             base: Mutex::new(base),
             group: Mutex::new(Some(group)),
             lock: Mutex::new(Some(Arc::new(lock))),
+            given_up: AtomicBool::new(false),
         })))
     }
 }
@@ -284,6 +289,16 @@ impl SnapshotWriter {
     }
 }
 
+impl SnapshotWriter {
+    /// Gives the snapshot up if it is not sealed, and its locks in any case. Returns when that is done, or after `limit`:
+    /// then requests of an unknown outcome are still waited for, and it goes on by itself.
+    pub async fn give_up(&self, limit: Duration) {
+        let inner = Arc::clone(&self.0);
+        let task = self.0.env().spawn(async move { inner.clean_up().await });
+        tokio::time::timeout(limit, task).await.ok();
+    }
+}
+
 impl Drop for SnapshotWriter {
     fn drop(&mut self) {
         let inner = Arc::clone(&self.0);
@@ -331,6 +346,9 @@ impl Inner {
 
     /// Removes what an unsealed session wrote, when nothing it sent can take effect any more.
     async fn clean_up(&self) {
+        if self.given_up.swap(true, Ordering::AcqRel) {
+            return;
+        }
         let _quiet = self.arriving.write().await;
         let (sealed, hands_off) = {
             let state = locked(&self.state);

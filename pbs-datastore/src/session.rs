@@ -3,7 +3,7 @@
 //! A session knows nothing of snapshots or connections; a backup and a sync job are its callers (design 8 d).
 //!
 //! What garbage collection relies on (I2)
-//! 1. A session's start is read from [`Env`](crate::Env) while the registry is locked, before anything is done in its
+//! 1. A session's start is read from [`Env`] while the registry is locked, before anything is done in its
 //!    name. GC reads its own start first and the registry second, so a session that GC did not see started later.
 //! 2. A session counts as open until its last upload has ended, even if its connection is long gone: every upload
 //!    holds a [`Lease`].

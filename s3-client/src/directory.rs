@@ -4,7 +4,7 @@
 //! - `lock`, held while the bucket is open, so that two processes do not both take the index for theirs;
 //! - `bucket.json`, the format, and a refusal of formats of later versions;
 //! - `objects/<2 hex>/<62 hex>`, one file per object, named by the SHA-256 of its key (keys may be longer than file
-//!   names and may have another key for a folder) with a header in front of the content ([`file`]);
+//!   names and may have another key for a folder) with a header in front of the content ([`mod@file`]);
 //! - `staging/`, temporary files, emptied at open;
 //! - `uploads/<id>/`, unfinished multipart uploads.
 //!

@@ -75,6 +75,25 @@ TABLE: tuple[Deliberate, ...] = (
         "The recordings were made on file system datastores; an S3 datastore says so.",
     ),
     Deliberate(
+        "*",
+        "GET",
+        r"/api2/json/admin/datastore/[^/]+/status",
+        "data.s3-statistics",
+        lambda value: isinstance(value, dict) and isinstance(value.get("get"), int),
+        "As above; it also counts its requests.",
+    ),
+    Deliberate(
+        "h2-raw",
+        "GET",
+        r"/api2/json/admin/datastore/[^/]+/snapshots",
+        "data[].files[]",
+        lambda files: [file["filename"] for file in files]
+        == ["a.didx", "d.img.fidx", "x.conf.blob", "index.json.blob"],
+        "A blob that was sent after the end of the backup is no part of the snapshot: its manifest is sealed and does "
+        "not name it.",
+        seq=428,
+    ),
+    Deliberate(
         "h2-raw",
         "POST",
         r"/fixed_close",
@@ -82,6 +101,32 @@ TABLE: tuple[Deliberate, ...] = (
         lambda status: status == 200,
         "The recorded server lost the temporary file of an index when a second one of the same name was "
         "refused; closing the first may as well succeed.",
+        seq=351,
+    ),
+    Deliberate(
+        "*",
+        "POST",
+        r"/api2/json/admin/datastore/[^/]+/prune",
+        "*",
+        lambda _: True,
+        "Pruning is not offered yet; clients are told that there is no such call.",
+    ),
+    Deliberate(
+        "api-token",
+        "GET",
+        r"/api2/json/nodes/localhost/tasks",
+        "*",
+        lambda _: True,
+        "The list of the recording holds a prune task, which is not offered yet.",
+        seq=129,
+    ),
+    Deliberate(
+        "client-3-2",
+        "GET",
+        r"/api2/json/nodes/localhost/tasks",
+        "*",
+        lambda _: True,
+        "The list of the recording holds a prune task, which is not offered yet.",
         seq=351,
     ),
     Deliberate(

@@ -44,18 +44,41 @@ impl Binary {
     }
 }
 
+static GIVEN: OnceLock<PathBuf> = OnceLock::new();
+
+/// Uses the program at `path` instead of building one. Only before the first use of [`holdfast`], and once.
+pub fn use_program(path: &Path) -> Result<()> {
+    let path = path
+        .canonicalize()
+        .with_context(|| format!("there is no program '{}'", path.display()))?;
+    ensure!(GIVEN.set(path).is_ok(), "the program was chosen already");
+    Ok(())
+}
+
 /// The `holdfast` program. Built at the first call in this process; later calls answer the same.
 pub fn holdfast() -> Result<&'static Binary> {
     static BINARY: OnceLock<Result<Binary, String>> = OnceLock::new();
     BINARY
-        .get_or_init(|| build().map_err(|error| format!("{error:#}")))
+        .get_or_init(|| find().map_err(|error| format!("{error:#}")))
         .as_ref()
         .map_err(|error| anyhow::anyhow!("{error}"))
 }
 
+fn find() -> Result<Binary> {
+    let path = match GIVEN.get() {
+        Some(path) => path.clone(),
+        None => build()?,
+    };
+    let bytes =
+        std::fs::read(&path).with_context(|| format!("cannot read '{}'", path.display()))?;
+    let sha256 = hex::encode(Sha256::digest(&bytes));
+    say(&format!("testing {} sha256 {sha256}", path.display()));
+    Ok(Binary { path, sha256 })
+}
+
 /// Builds it with the profile of the tests. The whole workspace is named so that its packages share the dependencies
 /// that were built for the tests.
-fn build() -> Result<Binary> {
+fn build() -> Result<PathBuf> {
     let _lock = SetupLock::take("holdfast-build")?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
@@ -74,17 +97,11 @@ fn build() -> Result<Binary> {
         "the binary `holdfast` does not build"
     );
     let text = String::from_utf8(output.stdout)?;
-    let path = text
-        .lines()
+    text.lines()
         .rev()
         .find_map(|line| {
             let message: serde_json::Value = serde_json::from_str(line).ok()?;
             Some(PathBuf::from(message.get("executable")?.as_str()?))
         })
-        .context("cargo named no binary `holdfast`")?;
-    let bytes =
-        std::fs::read(&path).with_context(|| format!("cannot read '{}'", path.display()))?;
-    let sha256 = hex::encode(Sha256::digest(&bytes));
-    say(&format!("testing {} sha256 {sha256}", path.display()));
-    Ok(Binary { path, sha256 })
+        .context("cargo named no binary `holdfast`")
 }

@@ -10,6 +10,7 @@ pub mod checkout;
 pub mod content;
 pub mod daemon;
 pub mod https;
+pub mod measure;
 pub mod moto;
 pub mod process;
 pub mod python;

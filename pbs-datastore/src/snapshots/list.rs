@@ -35,7 +35,7 @@ pub struct SnapshotInfo {
     /// Files in the order of the manifest, then the manifest, then the client's log. Only names if the manifest cannot
     /// be read; empty while the snapshot is being written.
     pub files: Vec<FileInfo>,
-    /// Sum of the sizes in the manifest; `None` marks a snapshot without readable manifest.
+    /// Sum of the sizes of its files, the manifest included; `None` marks a snapshot without readable manifest.
     pub size: Option<u64>,
     /// The user's notes.
     pub notes: String,
@@ -312,10 +312,11 @@ fn info(folder: &Folder, state: Arc<SnapshotState>, owner: Option<AuthId>) -> Sn
         }
     };
     let manifest = state.manifest();
+    let size = manifest.map(|_| files.iter().filter_map(|file| file.size).sum());
     SnapshotInfo {
         id: folder.id.clone(),
         files,
-        size: manifest.map(|manifest| manifest.size()),
+        size,
         notes: manifest.map_or("", |manifest| manifest.notes()).to_owned(),
         verification: manifest.and_then(|manifest| manifest.verify_state()),
         fingerprint: manifest.and_then(|manifest| manifest.key_fingerprint()),

@@ -60,17 +60,27 @@ fn unavailable(state: Option<&StoreState>) -> Option<(&str, Option<&str>)> {
 /// State and fault of a datastore, for those who administer it.
 pub(crate) fn describe_state(daemon: &Daemon, name: &str, entry: &mut Value) {
     let known = daemon.stores.state(name);
-    let Some((state, fault)) = unavailable(known.as_ref()) else {
+    if let Some(StoreState::Open(store)) = &known {
         entry["state"] = json!("open");
-        return;
-    };
-    entry["state"] = json!(state);
+        entry["cache"] = cache_statistics(store);
+    }
     if let Some(StoreState::Faulty { retried, .. }) = &known {
         entry["retried"] = json!(retried);
     }
-    if let Some(fault) = fault {
-        entry["fault"] = json!(fault);
+    if let Some((state, fault)) = unavailable(known.as_ref()) {
+        entry["state"] = json!(state);
+        if let Some(fault) = fault {
+            entry["fault"] = json!(fault);
+        }
     }
+}
+
+/// What cache and reads have counted since the start, and how many inserts have waited for the end of a deletion.
+fn cache_statistics(store: &Datastore) -> Value {
+    let mut body = json!(store.cache_counts());
+    body["bytes"] = json!(store.cache_bytes());
+    body["condemned-waits"] = json!(store.condemned_waits());
+    body
 }
 
 /// `GET …/status`: room, and with `verbose` counts and the last garbage collection. Room is shown with Audit or Backup.

@@ -66,7 +66,7 @@ pub(crate) struct CreateArgs {
     /// Directory of the cache, of this datastore alone.
     #[arg(long, value_name = "DIR")]
     cache_dir: Option<PathBuf>,
-    /// Bound of the cache, such as "100 GiB"; at least 1 GiB.
+    /// Bound of the cache, such as "100 GiB"; at least 256 MiB.
     #[arg(long, value_name = "SIZE")]
     cache_bytes_max: Option<String>,
     /// One line about it.

@@ -1,8 +1,6 @@
 //! What is backed up: `NAME.img:FILE`, `NAME.tar:DIRECTORY`, `NAME.conf:FILE`, and how it becomes chunks.
 
-use std::ffi::OsStr;
-#[cfg(test)]
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Seek as _, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -100,7 +98,6 @@ impl Source {
     }
 
     /// An archive of the directory `path`, called `NAME.tar`.
-    #[cfg(test)]
     pub(crate) fn directory(name: &str, path: &Path) -> Result<Self, String> {
         let mut text = OsString::from(format!("{name}:"));
         text.push(path);

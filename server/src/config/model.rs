@@ -181,7 +181,7 @@ pub(crate) struct S3Backend {
     pub(crate) prefix: String,
     /// `cache-dir`: directory of the cache, an absolute path of this datastore alone. Required.
     pub(crate) cache_dir: PathBuf,
-    /// `cache-bytes-max`: bound of the cache, at least 1 GiB. Required.
+    /// `cache-bytes-max`: bound of the cache, at least 256 MiB. Required.
     pub(crate) cache_bytes_max: ByteCount,
 }
 

@@ -236,7 +236,7 @@ fn read_backend(
     let cache_dir = section.required(faults, "cache-dir", raw.cache_dir);
     let cache_bytes_max = section.required(faults, "cache-bytes-max", raw.cache_bytes_max);
     if let Some(size) = cache_bytes_max {
-        let bounds = ByteCount::gib(1)..=ByteCount(i64::MAX as u64);
+        let bounds = ByteCount::mib(256)..=ByteCount(i64::MAX as u64);
         section.bounded(faults, "cache-bytes-max", &size, &bounds);
     }
     absolute(faults, section, "cache-dir", cache_dir.as_deref());

@@ -354,7 +354,8 @@ impl Protocol {
             kind: subject.kind.name(),
             worker_id: &worker_id,
             user: subject.author.clone(),
-            store: (subject.kind != SessionKind::Benchmark).then_some(store.as_str()),
+            // Clients that list the tasks of a datastore expect those that write to it.
+            store: (subject.kind == SessionKind::Backup).then_some(store.as_str()),
         })?;
         let namespace = &subject.namespace;
         let place = if namespace.is_root() {

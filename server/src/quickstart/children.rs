@@ -152,8 +152,8 @@ mod tests {
         assert_eq!(last_lines(&log), None);
         std::fs::write(&log, "\n\n").expect("written");
         assert_eq!(last_lines(&log), None);
-        let text: String = (0..5000).map(|n| format!("line {n}\n")).collect();
-        std::fs::write(&log, text).expect("written");
+        let lines: Vec<_> = (0..5000).map(|n| format!("line {n}")).collect();
+        std::fs::write(&log, lines.join("\n")).expect("written");
         let shown = last_lines(&log).expect("lines");
         assert_eq!(shown.lines().count(), LOG_TAIL_LINES);
         assert!(shown.starts_with("  line 4995"), "{shown}");

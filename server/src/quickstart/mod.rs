@@ -163,13 +163,12 @@ async fn stay(programs: &mut Programs) -> anyhow::Result<()> {
 impl Original {
     /// What to back up, without the directory of the quick start itself.
     fn find(given: Option<PathBuf>, home: &Path) -> anyhow::Result<Self> {
-        let (root, mut patterns) = match given {
-            Some(path) => (path, Vec::new()),
-            None => {
-                let current = std::env::current_dir().context("there is no current directory")?;
-                let left_out = LEFT_OUT.map(ToOwned::to_owned).into();
-                (checkout_around(&current), left_out)
-            }
+        let (root, mut patterns) = if let Some(path) = given {
+            (path, Vec::new())
+        } else {
+            let current = std::env::current_dir().context("there is no current directory")?;
+            let left_out = LEFT_OUT.map(ToOwned::to_owned).into();
+            (checkout_around(&current), left_out)
         };
         let fault = || format!("{} cannot be backed up", root.display());
         let root = root.canonicalize().with_context(fault)?;

@@ -10,6 +10,7 @@
 //! The original is only read.
 
 use std::cell::Cell;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -100,20 +101,15 @@ impl Course<'_> {
         // What the start asked belongs to no step.
         self.counter.next().await?;
         let (original, excludes) = (self.original, self.excludes.clone());
-        let first = self
-            .back_up("first backup", vec![source(TREE, original)?])
-            .await?;
+        let first = self.back_up("first backup", vec![tree(original)?]).await?;
         self.restore("restored from the cache, as a copy", &first, TREE, &copy)
             .await?;
         self.compare(original, &copy, excludes.clone()).await?;
         self.change(&copy, &noise).await?;
         let second = self
-            .back_up(
-                "second backup, of the copy, changed",
-                vec![source(TREE, &copy)?],
-            )
+            .back_up("second backup, of the copy, changed", vec![tree(&copy)?])
             .await?;
-        let sources = vec![source(TREE, &copy)?, source(NOISE, &noise)?];
+        let sources = vec![tree(&copy)?, image(&noise)?];
         let (third, collections, collected) = self.back_up_while_collecting(sources).await?;
 
         self.restart_without_cache().await?;
@@ -335,8 +331,12 @@ impl Course<'_> {
     }
 }
 
-fn source(archive: &str, path: &Path) -> anyhow::Result<Source> {
-    let mut text = std::ffi::OsString::from(format!("{archive}:"));
+fn tree(root: &Path) -> anyhow::Result<Source> {
+    Source::directory(TREE, root).map_err(anyhow::Error::msg)
+}
+
+fn image(path: &Path) -> anyhow::Result<Source> {
+    let mut text = OsString::from(format!("{NOISE}:"));
     text.push(path);
     Source::parse(&text).map_err(anyhow::Error::msg)
 }

@@ -64,7 +64,7 @@ pub(super) fn lines(rows: &[Row]) -> Vec<String> {
     let line = |cells: &[String; TITLES.len()]| {
         let mut text = format!("{:width$}", cells[0], width = widths[0]);
         for (cell, width) in cells.iter().zip(&widths).skip(1) {
-            text.push_str(&format!("  {cell:>width$}"));
+            text = format!("{text}  {cell:>width$}");
         }
         text.trim_end().to_owned()
     };

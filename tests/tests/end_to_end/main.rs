@@ -1,5 +1,9 @@
 //! The real binary, with S3 servers of two makes and with a directory, driven by the independent Python client, by the
 //! recorded sessions of the stock client, and by its own commands.
 
+mod budgets;
+mod commands;
+mod foreign_data;
 mod independent_client;
+mod quickstart;
 mod transcripts;

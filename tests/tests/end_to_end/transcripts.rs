@@ -46,14 +46,35 @@ fn add_stores(daemon: &Daemon, prefix: &str, settings: &dyn Fn(&str) -> String) 
     })
 }
 
-fn replay(daemon: &Daemon, kind: &str, prefix: &str) -> Result<Vec<Value>> {
+/// The recorded accounts; answers the secret of the token.
+fn add_accounts(daemon: &Daemon) -> Result<String> {
+    let token = "tester@pbs!tok";
+    for (user, password) in [("tester@pbs", "peertest123"), ("other@pbs", "otherpass123")] {
+        let arguments = ["user", "add", user];
+        daemon
+            .manage_with(&arguments, &format!("{password}\n"))?
+            .success()?;
+    }
+    let made = daemon.manage(&["token", "create", token, "--output-format", "json"])?;
+    let made = made.success()?.json()?;
+    for (id, role) in [
+        ("tester@pbs", "Admin"),
+        (token, "Admin"),
+        ("other@pbs", "DatastoreBackup"),
+    ] {
+        daemon.manage(&["acl", "set", "/", id, role])?.success()?;
+    }
+    let secret = made["value"].as_str().context("a secret")?;
+    Ok(secret.to_owned())
+}
+
+fn replay(daemon: &Daemon, secret: &str, kind: &str, prefix: &str) -> Result<Vec<Value>> {
     let recordings = checkout::transcripts().context("the recordings")?;
     let report = daemon.dir().join(format!("{prefix}.json"));
     let mut python = Python::get()?.command(&["replay.py", "--url", &daemon.url()?]);
     python
         .args(["--fingerprint", daemon.fingerprint()])
-        .args(["--setup-user", daemon.user()])
-        .args(["--setup-password", daemon.password()])
+        .arg(format!("--token-secret={secret}"))
         .args(["--store", &format!("{prefix}-{{scenario}}"), "--report"])
         .arg(&report)
         .arg("--dir")
@@ -118,10 +139,11 @@ fn recorded_sessions_are_answered_as_recorded() -> Result<()> {
             daemon.cache_dir(name)
         )
     })?;
+    let secret = add_accounts(&daemon)?;
     daemon.start()?;
     daemon.explain(|| {
-        let on_directory = replay(&daemon, "a directory", "dir");
-        let on_bucket = replay(&daemon, "a bucket", "emb");
+        let on_directory = replay(&daemon, &secret, "a directory", "dir");
+        let on_bucket = replay(&daemon, &secret, "a bucket", "emb");
         on_directory.and(on_bucket).map(drop)
     });
     daemon.stop()

@@ -1,0 +1,17 @@
+//! The measuring programs of `cargo figures`, and what they share: a slow way to S3, made content that can be recognised,
+//! and what a process used.
+
+pub mod arguments;
+pub mod endurance;
+mod framing;
+pub mod kill_loop;
+pub mod latency;
+pub mod noise;
+pub mod pace;
+pub mod proxy;
+pub mod raw;
+pub mod report;
+pub mod site;
+pub mod streams;
+pub mod tree;
+pub mod usage;
