@@ -36,8 +36,8 @@ const PIECE_BYTES: usize = 4 << 20;
 const STEP_TIME_MAX: Duration = Duration::from_mins(30);
 /// How long garbage has to lie before the main backup begins: the margin beside open sessions, and a little.
 const GARBAGE_AGE: Duration = Duration::from_secs(315);
-/// How often the size of the cache is looked at.
-const SAMPLE_PAUSE: Duration = Duration::from_millis(200);
+/// How often the size of the cache is looked at, with the daemon stopped for that moment.
+const SAMPLE_PAUSE: Duration = Duration::from_millis(500);
 /// The daemon's memory, all of it.
 const MEMORY_BYTES_MAX: u64 = 400 << 20;
 const COLLECTIONS_MIN: u64 = 10;
@@ -128,7 +128,7 @@ impl EnduranceArgs {
                 "10",
             ],
         })?;
-        let sampler = Sampler::start(site.cached_dirs(), SAMPLE_PAUSE);
+        let sampler = Sampler::start(site.cached_dirs(), Some(site.daemon_pid()?), SAMPLE_PAUSE);
         let shared = Shared::default();
         let main = thread::scope(|scope| {
             // Whatever happens here ends the threads.

@@ -10,6 +10,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::process::wait_for;
 
 /// Bytes of a block in `stat`.
 const BLOCK_BYTES: u64 = 512;
@@ -121,6 +125,47 @@ impl DirBytes {
     }
 }
 
+/// A process that does nothing until this is dropped.
+///
+/// Files move while a directory is walked, and would be counted twice or not at all.
+#[derive(Debug)]
+struct Stopped(Pid);
+
+/// How long the threads of a process may take to stop, at most.
+const STOP_TIME_MAX: Duration = Duration::from_secs(5);
+
+impl Stopped {
+    fn new(pid: u32) -> Result<Self> {
+        let process = Pid::from_raw(pid.try_into()?);
+        kill(process, Signal::SIGSTOP)?;
+        let stopped = Self(process);
+        let all = || -> Result<bool> {
+            for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+                let stat = fs::read_to_string(thread?.path().join("stat"))?;
+                // The name before it may hold anything.
+                let state = stat.rsplit_once(')').map(|(_, rest)| rest.trim_start());
+                if !state.is_some_and(|state| state.starts_with('T')) {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        };
+        let done = wait_for(STOP_TIME_MAX, || match all() {
+            Ok(false) => None,
+            done => Some(done),
+        });
+        done.context("the process does not stop")??;
+        Ok(stopped)
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // It fails if the process is gone, which is none of our business.
+        kill(self.0, Signal::SIGCONT).ok();
+    }
+}
+
 /// Looks again and again how large a directory is, on a thread of its own.
 #[derive(Debug)]
 pub struct Sampler {
@@ -141,17 +186,14 @@ pub struct Samples {
 }
 
 impl Sampler {
-    /// Looks at the sum of the directories, with `pause` between two looks.
-    pub fn start(dirs: Vec<PathBuf>, pause: Duration) -> Self {
+    /// Looks at the sum of the directories, with `pause` between two looks. The process `writer` is stopped during each.
+    pub fn start(dirs: Vec<PathBuf>, writer: Option<u32>, pause: Duration) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let largest = Arc::new(Mutex::new(Samples::default()));
         let (stopped, samples) = (Arc::clone(&stop), Arc::clone(&largest));
         let thread = std::thread::spawn(move || {
             while !stopped.load(Ordering::Relaxed) {
-                let sum: Result<u64> = dirs
-                    .iter()
-                    .map(|dir| Ok(DirBytes::below(dir)?.content))
-                    .sum();
+                let sum = sum(&dirs, writer);
                 let mut samples = samples.lock().unwrap_or_else(PoisonError::into_inner);
                 samples.count += 1;
                 match sum {
@@ -193,6 +235,12 @@ impl Drop for Sampler {
     }
 }
 
+fn sum(dirs: &[PathBuf], writer: Option<u32>) -> Result<u64> {
+    let _stopped = writer.map(Stopped::new).transpose()?;
+    let contents = dirs.iter().map(|dir| Ok(DirBytes::below(dir)?.content));
+    contents.sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,12 +270,23 @@ mod tests {
     }
 
     #[test]
+    fn a_stopped_process_goes_on_afterwards() {
+        let mut command = std::process::Command::new("sleep");
+        let mut process = crate::process::Guarded::spawn(command.arg("0.2")).unwrap();
+        let stopped = Stopped::new(process.id()).unwrap();
+        let ended = wait_for(Duration::from_millis(400), || process.ended());
+        assert_eq!(ended, None);
+        drop(stopped);
+        assert!(process.wait(Duration::from_secs(20)).unwrap().success());
+    }
+
+    #[test]
     fn a_sampler_keeps_the_largest() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("a"), [1; 1000]).unwrap();
-        let sampler = Sampler::start(vec![dir.path().to_owned()], Duration::from_millis(5));
+        let sampler = Sampler::start(vec![dir.path().to_owned()], None, Duration::from_millis(5));
         let seen = |count| {
-            crate::process::wait_for(Duration::from_secs(10), || {
+            wait_for(Duration::from_secs(10), || {
                 let samples = sampler.largest.lock().unwrap().clone();
                 (samples.count >= count).then_some(samples)
             })
