@@ -159,3 +159,18 @@ def test_backup_log_is_written_once_and_checked(client: PbsClient, store: str, s
     assert client.request("POST", path, query=snapshot.query(), body=log).status == 400
     with client.reader(store, snapshot) as reader:
         assert reader.download("client.log.blob") == log
+
+
+def test_sessions_are_listed_and_broken(client: PbsClient, other_client: PbsClient, store: str, snapshot: Snapshot) -> None:
+    session = client.backup(store, snapshot)
+    session.create_dynamic("a.didx")
+    mine = [s for s in client.call("GET", admin(store, "sessions")) if s["backup-id"] == snapshot.backup_id]
+    assert [(s["type"], s["user"]) for s in mine] == [("backup", client.user)]
+    path = admin(store, f"sessions/{mine[0]['id']}")
+    assert refusal(other_client.call, "DELETE", path).status in (401, 403)
+    client.call("DELETE", path)
+    with pytest.raises((OSError, ApiError)):
+        session.create_dynamic("b.didx")
+    session.drop()
+    assert eventually(lambda: not listed(client, store, snapshot))
+    assert refusal(client.call, "DELETE", path).status == 400
