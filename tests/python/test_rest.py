@@ -11,10 +11,10 @@ import time
 import pytest
 
 import pbs_format as fmt
-from conftest import Server, listed
+from conftest import Server, eventually, listed, refusal
 from http1 import Http1Connection
 from pbs_backup import backup_blob
-from pbs_client import PbsClient, Snapshot
+from pbs_client import ApiError, PbsClient, Snapshot
 
 
 def admin(store: str, call: str) -> str:
