@@ -49,6 +49,10 @@ def _matches(pattern: str) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
 
 
+def _types(tasks: Any) -> list[str] | None:
+    return [task.get("worker_type") for task in tasks] if isinstance(tasks, list) else None
+
+
 TABLE: tuple[Deliberate, ...] = (
     Deliberate(
         "*",
@@ -86,7 +90,7 @@ TABLE: tuple[Deliberate, ...] = (
         "h2-raw",
         "GET",
         r"/api2/json/admin/datastore/[^/]+/snapshots",
-        "data[].files[]",
+        "data*files*",
         lambda files: [file["filename"] for file in files]
         == ["a.didx", "d.img.fidx", "x.conf.blob", "index.json.blob"],
         "A blob that was sent after the end of the backup is no part of the snapshot: its manifest is sealed and does "
@@ -107,8 +111,8 @@ TABLE: tuple[Deliberate, ...] = (
         "*",
         "POST",
         r"/api2/json/admin/datastore/[^/]+/prune",
-        "*",
-        lambda _: True,
+        "status",
+        lambda status: status == 404,
         "Pruning is not offered yet; clients are told that there is no such call.",
     ),
     Deliberate(
@@ -116,7 +120,7 @@ TABLE: tuple[Deliberate, ...] = (
         "GET",
         r"/api2/json/nodes/localhost/tasks",
         "*",
-        lambda _: True,
+        lambda value: value == 1 or _types(value) == ["backup"],
         "The list of the recording holds a prune task, which is not offered yet.",
         seq=129,
     ),
@@ -125,7 +129,7 @@ TABLE: tuple[Deliberate, ...] = (
         "GET",
         r"/api2/json/nodes/localhost/tasks",
         "*",
-        lambda _: True,
+        lambda value: value == 3 or _types(value) == ["garbage_collection", "backup", "backup"],
         "The list of the recording holds a prune task, which is not offered yet.",
         seq=351,
     ),
