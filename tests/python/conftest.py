@@ -65,11 +65,6 @@ def needed(*names: str) -> list[str]:
     return [os.environ[name] for name in names]
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Names what a server may not offer yet: `-m "not prune"` leaves those tests out."""
-    config.addinivalue_line("markers", "prune: needs POST …/prune")
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run every test that takes `store` once for each datastore."""
     if "store" in metafunc.fixturenames:

@@ -49,10 +49,6 @@ def _matches(pattern: str) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
 
 
-def _types(tasks: Any) -> list[str] | None:
-    return [task.get("worker_type") for task in tasks] if isinstance(tasks, list) else None
-
-
 TABLE: tuple[Deliberate, ...] = (
     Deliberate(
         "*",
@@ -105,32 +101,6 @@ TABLE: tuple[Deliberate, ...] = (
         lambda status: status == 200,
         "The recorded server lost the temporary file of an index when a second one of the same name was "
         "refused; closing the first may as well succeed.",
-        seq=351,
-    ),
-    Deliberate(
-        "*",
-        "POST",
-        r"/api2/json/admin/datastore/[^/]+/prune",
-        "status",
-        lambda status: status == 404,
-        "Pruning is not offered yet; clients are told that there is no such call.",
-    ),
-    Deliberate(
-        "api-token",
-        "GET",
-        r"/api2/json/nodes/localhost/tasks",
-        "*",
-        lambda value: value == 1 or _types(value) == ["backup"],
-        "The list of the recording holds a prune task, which is not offered yet.",
-        seq=129,
-    ),
-    Deliberate(
-        "client-3-2",
-        "GET",
-        r"/api2/json/nodes/localhost/tasks",
-        "*",
-        lambda value: value == 3 or _types(value) == ["garbage_collection", "backup", "backup"],
-        "The list of the recording holds a prune task, which is not offered yet.",
         seq=351,
     ),
     Deliberate(

@@ -67,7 +67,6 @@ def test_snapshot_life(api: ProxmoxAPI, client: PbsClient, store: str, snapshot:
     assert datastore.snapshots.get(**group) == []
 
 
-@pytest.mark.prune
 def test_prune_marks(api: ProxmoxAPI, client: PbsClient, store: str, snapshot: Snapshot) -> None:
     for hours in range(3):
         backup_blob(client, store, snapshot.later(hours * 3600))
