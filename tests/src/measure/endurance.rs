@@ -113,6 +113,8 @@ struct Main {
     tree: Duration,
     entries: u64,
     size: tree::TreeSize,
+    /// The daemon's `VmHWM` after the backup.
+    peak: u64,
 }
 
 impl EnduranceArgs {
@@ -185,6 +187,7 @@ impl EnduranceArgs {
             site.daemon().log_tail()
         );
         main.backup = began.elapsed();
+        main.peak = Memory::of(site.daemon_pid()?)?.peak;
         say("restores");
         main.image = site.restore_image("host/main", &image, STEP_TIME_MAX)?;
         let began = Instant::now();
