@@ -27,6 +27,7 @@ mod metrics;
 mod mirror;
 mod namespace;
 mod owner;
+mod prune;
 #[cfg(test)]
 mod races;
 mod roots;
@@ -75,6 +76,7 @@ pub use namespace::{
     NAMESPACE_BYTES_MAX, NAMESPACE_COMPONENT_BYTES_MAX, NAMESPACE_DEPTH_MAX, Namespace,
 };
 pub use owner::{Capabilities, Fence, FencePass, Owner, OwnerConfig, StartReport};
+pub use prune::{KeepOptions, PruneCandidate, PruneMark, plan as plan_prune};
 pub use roots::{MarkSink, MarkStats, Needer, RootProvider, SessionRoots, SnapshotRoots};
 pub use safe_id::{BackupId, DatastoreName, NameError, SAFE_ID_BYTES_MAX};
 pub use seal::SnapshotWriter;

@@ -239,11 +239,7 @@ def test_09_15_to_17_list_members(client: PbsClient, store: str, snapshot: Snaps
 
 def test_09_18_task_log_pages(client: PbsClient, store: str, snapshot: Snapshot) -> None:
     backup_blob(client, store, snapshot)
-    task = client.call(
-        "POST",
-        admin(store, "prune"),
-        body_json={**{k: v for k, v in snapshot.group().items() if v}, "keep-last": 1, "use-task": True},
-    )
+    task = client.call("POST", admin(store, "gc"), body_json={})
     assert UPID.match(task)
     path, start, deadline = f"/nodes/localhost/tasks/{task.replace(':', '%3A')}", 1, time.monotonic() + 30
     while True:

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-DEFAULT_DIRECTORY = "/work/shared/transcripts"
+DEFAULT_DIRECTORY = str(Path(__file__).resolve().parents[3] / "shared" / "transcripts")
+"""Beside the checkout."""
 _PLAIN_MAGIC = bytes.fromhex("42ab3807be8370a1")
 
 KNOWN_EVENTS = frozenset(

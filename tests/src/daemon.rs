@@ -195,6 +195,10 @@ impl Daemon {
     /// Starts it and waits until it says that it is ready.
     pub fn start(&self) -> Result<()> {
         self.begin()?;
+        self.wait_until_ready()
+    }
+
+    fn wait_until_ready(&self) -> Result<()> {
         let ready = wait_for(READY_TIME_MAX, || {
             let answer = self.get("/health/ready");
             if answer.as_ref().is_ok_and(|answer| answer.status == 200) {
@@ -214,11 +218,29 @@ impl Daemon {
         }
     }
 
+    /// Starts it with a limit on the size of the files it can write, and waits until it is ready. What it writes beyond
+    /// fails as on a full disk.
+    pub fn start_with_file_bytes_max(&self, bytes: u64) -> Result<()> {
+        // In blocks of 512 bytes; the signal that comes with it is ignored, also by what the shell becomes.
+        let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$@\"", bytes / 512);
+        let daemon = self.serve_command();
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", &script, "limited"])
+            .arg(daemon.get_program());
+        command.args(daemon.get_args()).stdin(Stdio::null());
+        self.run(command)?;
+        self.wait_until_ready()
+    }
+
     /// Starts it and waits only until it listens.
     pub fn begin(&self) -> Result<()> {
+        self.run(self.serve_command())
+    }
+
+    fn run(&self, mut command: Command) -> Result<()> {
         let mut running = self.running();
         ensure!(running.is_none(), "the daemon runs already");
-        let mut command = self.serve_command();
         command.stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = Guarded::spawn(&mut command)?;
         let stderr = process.child().stderr.take().context("no standard error")?;

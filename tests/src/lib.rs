@@ -15,3 +15,4 @@ pub mod moto;
 pub mod process;
 pub mod python;
 pub mod s3_server;
+pub mod wire;

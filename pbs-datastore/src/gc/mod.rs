@@ -169,6 +169,10 @@ impl Collector {
                 wait.as_secs() + 1
             )));
         }
+        if let Some(bucket) = &self.bucket {
+            // Who is not the owner any more learns it now, and not after hours of marking.
+            bucket.owner.fence().check().await?;
+        }
         let (ours, now) = (self.ours.clone(), self.env.now());
         let granularity = self
             .env

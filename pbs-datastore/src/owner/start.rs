@@ -91,7 +91,8 @@ impl Start {
         let is_ours = found.instance.is_some() && (found.instance.as_deref() == ours || is_rebuilt);
         if !is_ours && !self.config.take_over {
             return Err(Error::NotOwner(format!(
-                "the prefix '{}' belongs to {}; make sure that nobody else writes there, then start once with --take-over",
+                "the prefix '{}' belongs to {}; make sure that nobody else writes there, then take it over \
+                 ('holdfast datastore take-over')",
                 self.config.layout.prefix(),
                 found.holder()
             )));

@@ -143,7 +143,7 @@ async fn another_directory_is_refused_and_may_take_over_after_the_waits() {
     let world = World::new();
     let old = world.first().await;
     let error = world.open("b").await.unwrap_err();
-    assert!(matches!(error, Error::NotOwner(ref text) if text.contains("--take-over")));
+    assert!(matches!(error, Error::NotOwner(ref text) if text.contains("take-over")));
     assert!(
         old.fence().check().await.is_ok(),
         "a refused start changes nothing"

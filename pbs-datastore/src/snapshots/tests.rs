@@ -29,7 +29,10 @@ async fn lists_tell_files_sizes_owners_and_running_backups() {
     let snapshots = &daemon.snapshots;
     let infos = snapshots.group_snapshots(&group("vm/100")).await.unwrap();
     assert_eq!(infos.len(), 2);
-    assert_eq!((infos[0].size, infos[1].size), (Some(10), None));
+    // The index describes 10 bytes; the manifest counts as it is stored.
+    let sizes = infos[0].files.iter().filter_map(|file| file.size);
+    assert_eq!(infos[0].files[0].size, Some(10));
+    assert_eq!((infos[0].size, infos[1].size), (Some(sizes.sum()), None));
     assert_eq!(infos[0].owner, Some(caller()));
     let names = infos[0].files.iter().map(|file| file.name.as_str());
     assert_eq!(names.collect::<Vec<_>>(), ["a.didx", "index.json.blob"]);
@@ -365,7 +368,7 @@ async fn a_deleted_cache_directory_is_made_again_from_the_bucket() {
         .list(&"n".parse().unwrap(), &SnapshotFilter::default())
         .await
         .unwrap();
-    assert_eq!((inner.len(), inner[0].size), (1, Some(10)));
+    assert_eq!((inner.len(), inner[0].files[0].size), (1, Some(10)));
     let index = daemon
         .snapshots
         .file(&id(A1), &name("a.didx"))

@@ -13,6 +13,7 @@ mod namespaces;
 mod nodes;
 mod params;
 mod path;
+mod prune;
 mod respond;
 mod router;
 mod rule;

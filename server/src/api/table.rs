@@ -6,8 +6,8 @@ use http::Method;
 use super::call::{Access, Endpoint, RouteEntry};
 use super::router::Router;
 use super::{
-    access, acl, datastore, gc, groups, namespaces, nodes, s3, sessions, snapshots, stores, tasks,
-    users,
+    access, acl, datastore, gc, groups, namespaces, nodes, prune, s3, sessions, snapshots, stores,
+    tasks, users,
 };
 
 /// A row whose caller must be known.
@@ -54,6 +54,7 @@ fn contents() -> Vec<RouteEntry> {
         known!(GET "admin/datastore/{store}/status" => datastore::status),
         known!(GET "admin/datastore/{store}/groups" => groups::list),
         known!(DELETE "admin/datastore/{store}/groups" => groups::remove),
+        known!(POST "admin/datastore/{store}/prune" => prune::prune),
         known!(GET "admin/datastore/{store}/group-notes" => groups::notes),
         known!(PUT "admin/datastore/{store}/group-notes" => groups::set_notes),
         known!(GET "admin/datastore/{store}/snapshots" => snapshots::list),

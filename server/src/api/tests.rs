@@ -233,14 +233,14 @@ async fn garbage_collection_is_a_task_that_can_be_followed() {
         .expect("a task id")
         .replace(':', "%3A");
     let task = format!("nodes/localhost/tasks/{upid}");
-    fixture
-        .daemon
-        .env
-        .drain(std::time::Duration::from_mins(1))
-        .await;
-    while call(Method::GET, &format!("{task}/status")).await.1["data"]["status"] != "stopped" {
-        tokio::task::yield_now().await;
-    }
+    let ended = async {
+        let status = format!("{task}/status");
+        while call(Method::GET, &status).await.1["data"]["status"] != "stopped" {
+            tokio::task::yield_now().await;
+        }
+    };
+    let limit = std::time::Duration::from_mins(1);
+    tokio::time::timeout(limit, ended).await.expect("it ends");
     let (_, status) = call(Method::GET, &format!("{task}/status")).await;
     assert_eq!(status["data"]["exitstatus"], "OK", "{status}");
     let (_, log) = call(Method::GET, &format!("{task}/log")).await;

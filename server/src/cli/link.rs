@@ -17,8 +17,8 @@ use crate::api::Caller;
 use crate::control;
 use crate::daemon::{Daemon, DaemonError, DirectoryLock, state_dir_of};
 
-/// How long the end of a command waits for what it started.
-const DRAIN_MAX: Duration = Duration::from_secs(30);
+/// How long the end of a command waits for what it started; some of it only waits for time to pass.
+const DRAIN_MAX: Duration = Duration::from_secs(2);
 
 /// The way to the configuration.
 #[derive(Debug)]

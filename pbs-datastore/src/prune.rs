@@ -1,0 +1,310 @@
+//! Prune: decides which snapshots of a group go, by the rules of interface 7.1. Planning is pure; removal is the
+//! caller's, oldest first, through [`Snapshots::delete`](crate::Snapshots::delete).
+//!
+//! Rules are applied in the order last, hourly, daily, weekly, monthly, yearly. A rule walks from the newest snapshot to the
+//! oldest over those that no rule has decided yet:
+//! - one whose period an earlier rule has kept is left to coarser rules;
+//! - one whose period this rule has kept already is removed;
+//! - one of a new period is kept, until the rule's count is used up.
+//!
+//! Protected snapshots are never removed and never counted. Of snapshots without manifest only the newest is kept, and only
+//! while nothing newer is finished.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+/// How many snapshots each rule keeps; a rule without a count does not apply.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeepOptions {
+    /// The newest.
+    pub last: Option<u64>,
+    /// One an hour.
+    pub hourly: Option<u64>,
+    /// One a day.
+    pub daily: Option<u64>,
+    /// One an ISO week.
+    pub weekly: Option<u64>,
+    /// One a month.
+    pub monthly: Option<u64>,
+    /// One a year.
+    pub yearly: Option<u64>,
+}
+
+impl KeepOptions {
+    /// Whether no rule applies: then everything is kept.
+    pub fn keeps_all(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn rules(&self) -> [(Rule, Option<u64>); 6] {
+        [
+            (Rule::Last, self.last),
+            (Rule::Hourly, self.hourly),
+            (Rule::Daily, self.daily),
+            (Rule::Weekly, self.weekly),
+            (Rule::Monthly, self.monthly),
+            (Rule::Yearly, self.yearly),
+        ]
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rule {
+    Last,
+    Hourly,
+    Daily,
+    Weekly,
+    Monthly,
+    Yearly,
+}
+
+/// A period as numbers that differ where the periods do.
+type Period = (i64, i64, i64, i64);
+
+impl Rule {
+    fn period(self, time: Timestamp, zone: &TimeZone) -> Period {
+        let local = time.to_zoned(zone.clone());
+        let (year, month, day) = (
+            i64::from(local.year()),
+            i64::from(local.month()),
+            i64::from(local.day()),
+        );
+        match self {
+            Self::Last => (time.as_second(), 0, 0, 0),
+            Self::Hourly => (year, month, day, i64::from(local.hour())),
+            Self::Daily => (year, month, day, 0),
+            Self::Weekly => {
+                let week = local.date().iso_week_date();
+                (i64::from(week.year()), i64::from(week.week()), 0, 0)
+            }
+            Self::Monthly => (year, month, 0, 0),
+            Self::Yearly => (year, 0, 0, 0),
+        }
+    }
+
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Last => "keep-last",
+            Self::Hourly => "keep-hourly",
+            Self::Daily => "keep-daily",
+            Self::Weekly => "keep-weekly",
+            Self::Monthly => "keep-monthly",
+            Self::Yearly => "keep-yearly",
+        }
+    }
+}
+
+/// What is to become of a snapshot, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PruneMark {
+    /// Kept by this rule.
+    Keep(&'static str),
+    /// Protected.
+    Protected,
+    /// Not finished, and nothing newer is.
+    KeepPartial,
+    /// To be removed.
+    Remove,
+}
+
+impl PruneMark {
+    /// Whether it stays.
+    pub fn keeps(self) -> bool {
+        self != Self::Remove
+    }
+}
+
+/// What planning needs to know of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PruneCandidate {
+    /// Its time.
+    pub time: Timestamp,
+    /// It has a manifest.
+    pub finished: bool,
+    /// It must not be removed.
+    pub protected: bool,
+}
+
+/// Plans for one group; answers one mark per candidate, in the order given. Periods are those of `zone`.
+pub fn plan(candidates: &[PruneCandidate], keep: &KeepOptions, zone: &TimeZone) -> Vec<PruneMark> {
+    let mut order: Vec<usize> = (0..candidates.len()).collect();
+    order.sort_by_key(|index| std::cmp::Reverse(candidates[*index].time));
+    let mut marks: Vec<Option<PruneMark>> = vec![None; candidates.len()];
+    let mut newer = false;
+    for index in &order {
+        let candidate = candidates[*index];
+        if !candidate.finished {
+            marks[*index] = Some(if newer {
+                PruneMark::Remove
+            } else {
+                PruneMark::KeepPartial
+            });
+        }
+        newer = true;
+    }
+    for (rule, count) in keep.rules() {
+        if let Some(count) = count {
+            apply(rule, count, candidates, &order, &mut marks, zone);
+        }
+    }
+    let decided = |(candidate, mark): (&PruneCandidate, Option<PruneMark>)| match mark {
+        _ if candidate.protected => PruneMark::Protected,
+        _ if keep.keeps_all() => PruneMark::Keep("all"),
+        mark => mark.unwrap_or(PruneMark::Remove),
+    };
+    candidates.iter().zip(marks).map(decided).collect()
+}
+
+fn apply(
+    rule: Rule,
+    count: u64,
+    candidates: &[PruneCandidate],
+    order: &[usize],
+    marks: &mut [Option<PruneMark>],
+    zone: &TimeZone,
+) {
+    let period = |index: usize| rule.period(candidates[index].time, zone);
+    let kept = |index: &&usize| matches!(marks[**index], Some(PruneMark::Keep(_)));
+    let earlier: BTreeSet<Period> = order
+        .iter()
+        .filter(kept)
+        .map(|index| period(*index))
+        .collect();
+    let mut taken = BTreeSet::new();
+    for index in order {
+        if marks[*index].is_some() {
+            continue;
+        }
+        if candidates[*index].protected {
+            marks[*index] = Some(PruneMark::Protected);
+            continue;
+        }
+        let period = period(*index);
+        if earlier.contains(&period) {
+            continue;
+        }
+        if taken.contains(&period) {
+            marks[*index] = Some(PruneMark::Remove);
+            continue;
+        }
+        if taken.len() as u64 >= count {
+            return;
+        }
+        taken.insert(period);
+        marks[*index] = Some(PruneMark::Keep(rule.reason()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidate(time: &str) -> PruneCandidate {
+        PruneCandidate {
+            time: time.parse().unwrap(),
+            finished: true,
+            protected: false,
+        }
+    }
+
+    fn kept(times: &[&str], keep: KeepOptions) -> Vec<bool> {
+        let candidates: Vec<_> = times.iter().map(|time| candidate(time)).collect();
+        plan(&candidates, &keep, &TimeZone::UTC)
+            .into_iter()
+            .map(PruneMark::keeps)
+            .collect()
+    }
+
+    #[test]
+    fn without_a_rule_everything_is_kept() {
+        assert_eq!(
+            kept(&["2026-01-01T00:00:00Z"], KeepOptions::default()),
+            [true]
+        );
+    }
+
+    #[test]
+    fn a_period_kept_by_a_finer_rule_does_not_count_again() {
+        let times = [
+            "2026-01-01T10:00:00Z",
+            "2026-01-02T10:00:00Z",
+            "2026-01-03T10:00:00Z",
+            "2026-01-03T12:00:00Z",
+        ];
+        let keep = KeepOptions {
+            last: Some(1),
+            daily: Some(1),
+            ..KeepOptions::default()
+        };
+        // The newest by keep-last; its day is done; the day before by keep-daily.
+        assert_eq!(kept(&times, keep), [false, true, false, true]);
+    }
+
+    #[test]
+    fn the_newest_of_a_period_is_kept() {
+        let times = [
+            "2026-01-01T01:00:00Z",
+            "2026-01-01T02:00:00Z",
+            "2026-02-01T00:00:00Z",
+        ];
+        let keep = KeepOptions {
+            monthly: Some(5),
+            ..KeepOptions::default()
+        };
+        assert_eq!(kept(&times, keep), [false, true, true]);
+    }
+
+    #[test]
+    fn weeks_are_those_of_iso_across_the_new_year() {
+        // Both days belong to the first week of 2026.
+        let times = ["2025-12-29T00:00:00Z", "2026-01-02T00:00:00Z"];
+        let keep = KeepOptions {
+            weekly: Some(3),
+            ..KeepOptions::default()
+        };
+        assert_eq!(kept(&times, keep), [false, true]);
+    }
+
+    #[test]
+    fn protected_ones_are_not_counted() {
+        let mut candidates = vec![
+            candidate("2026-01-01T00:00:00Z"),
+            candidate("2026-01-02T00:00:00Z"),
+        ];
+        candidates[1].protected = true;
+        let keep = KeepOptions {
+            last: Some(1),
+            ..KeepOptions::default()
+        };
+        let marks = plan(&candidates, &keep, &TimeZone::UTC);
+        assert_eq!(marks, [PruneMark::Keep("keep-last"), PruneMark::Protected]);
+    }
+
+    #[test]
+    fn of_unfinished_ones_only_the_newest_stays_and_only_at_the_end() {
+        let mut candidates: Vec<_> = [
+            "2026-01-01T00:00:00Z",
+            "2026-01-02T00:00:00Z",
+            "2026-01-03T00:00:00Z",
+        ]
+        .map(candidate)
+        .to_vec();
+        candidates[0].finished = false;
+        candidates[2].finished = false;
+        let keep = KeepOptions {
+            last: Some(5),
+            ..KeepOptions::default()
+        };
+        let marks = plan(&candidates, &keep, &TimeZone::UTC);
+        assert_eq!(
+            marks,
+            [
+                PruneMark::Remove,
+                PruneMark::Keep("keep-last"),
+                PruneMark::KeepPartial
+            ]
+        );
+    }
+}
