@@ -18,7 +18,6 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use pbs_datastore::BackupTime;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -44,6 +43,10 @@ const COLLECTIONS_MIN: u64 = 10;
 /// Groups of the two clients.
 const MAIN: &str = "main";
 const OTHER: &str = "other";
+
+fn group() -> String {
+    format!("host/{OTHER}")
+}
 
 /// A backup of an image and a tree while garbage is collected and another client backs up and forgets.
 #[derive(Clone, Debug, clap::Args)]
@@ -110,6 +113,8 @@ struct Main {
     tree: Duration,
     entries: u64,
     size: tree::TreeSize,
+    /// The daemon's `VmHWM` after the backup.
+    peak: u64,
 }
 
 impl EnduranceArgs {
@@ -151,7 +156,7 @@ impl EnduranceArgs {
     ) -> Result<Main> {
         let dir = site.daemon().dir();
         self.other_backup(site, 0)?;
-        forget_all(site)?;
+        site.forget_group(&group())?;
         let lies = Instant::now();
         say("the garbage lies; making image and tree");
         let mut main = Main::default();
@@ -182,6 +187,7 @@ impl EnduranceArgs {
             site.daemon().log_tail()
         );
         main.backup = began.elapsed();
+        main.peak = Memory::of(site.daemon_pid()?)?.peak;
         say("restores");
         main.image = site.restore_image("host/main", &image, STEP_TIME_MAX)?;
         let began = Instant::now();
@@ -234,7 +240,7 @@ impl EnduranceArgs {
         while !shared.stop.load(Ordering::Acquire) {
             let done = self
                 .other_backup(site, number % 3)
-                .and_then(|()| forget_all(site));
+                .and_then(|()| site.forget_group(&group()));
             let mut other = lock(&shared.other);
             match done {
                 Ok(forgotten) => {
@@ -403,23 +409,6 @@ fn wait_for_other(site: &Site) -> Result<()> {
         Err(error) => Some(Err(error)),
     });
     both.context("the second client's backup was not seen")?
-}
-
-/// Forgets every snapshot of the second client; returns how many.
-fn forget_all(site: &Site) -> Result<u64> {
-    let group = format!("host/{OTHER}");
-    let listed = site
-        .daemon()
-        .client_json(STORE, &["snapshot", "list", &group])?;
-    let rows = listed.as_array().context("a list of snapshots")?;
-    for row in rows {
-        let time = row["backup-time"].as_i64().context("a time")?;
-        let snapshot = format!("{group}/{}", BackupTime::new(time)?);
-        site.daemon()
-            .client(STORE, &["snapshot", "forget", &snapshot])?
-            .success()?;
-    }
-    Ok(rows.len() as u64)
 }
 
 fn collect_until_stopped(site: &Site, shared: &Shared) {

@@ -78,7 +78,7 @@ impl LatencyArgs {
             bytes_per_second: Some(self.rate_mb * 1_000_000),
             cache_bytes_max: "8 GiB",
             server: &[],
-            store: &[],
+            store: &["--gc-atime-cutoff-minutes", "0"],
         })?;
         let raw = Raw::connect(&site.slow_access(), site.s3().access(), self.concurrency)?;
         let mut pairs = Vec::new();
@@ -122,6 +122,9 @@ impl LatencyArgs {
             timed(|| site.restore_image(&format!("host/{id}"), &image, RUN_TIME_MAX))?;
         (pair.backup, pair.restore) = (backup.as_secs_f64(), restore.as_secs_f64());
         pair.daemon_idle = backup_idle.min(restore_idle);
+        // The disk need not hold all pairs.
+        site.forget_group(&format!("host/{id}"))?;
+        site.collect_garbage()?;
         Ok(pair)
     }
 

@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use pbs_datastore::BackupTime;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -224,6 +225,22 @@ impl Site {
         let counters = shown["cache"].clone();
         ensure!(counters.is_object(), "no counters of the cache in {shown}");
         Ok(counters)
+    }
+
+    /// Forgets every snapshot of a group. Returns how many there were.
+    pub fn forget_group(&self, group: &str) -> Result<u64> {
+        let listed = self
+            .daemon
+            .client_json(STORE, &["snapshot", "list", group])?;
+        let rows = listed.as_array().context("a list of snapshots")?;
+        for row in rows {
+            let time = row["backup-time"].as_i64().context("a time")?;
+            let snapshot = format!("{group}/{}", BackupTime::new(time)?);
+            self.daemon
+                .client(STORE, &["snapshot", "forget", &snapshot])?
+                .success()?;
+        }
+        Ok(rows.len() as u64)
     }
 
     /// Collects garbage once and returns the status.
