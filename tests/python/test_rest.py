@@ -9,6 +9,7 @@ import re
 import time
 
 import pytest
+from h2.exceptions import ProtocolError
 
 import pbs_format as fmt
 from conftest import Server, eventually, listed, refusal
@@ -169,7 +170,8 @@ def test_sessions_are_listed_and_broken(client: PbsClient, other_client: PbsClie
     path = admin(store, f"sessions/{mine[0]['id']}")
     assert refusal(other_client.call, "DELETE", path).status in (401, 403)
     client.call("DELETE", path)
-    with pytest.raises((OSError, ApiError)):
+    # A GOAWAY may be followed by pings, which the h2 package does not like.
+    with pytest.raises((OSError, ApiError, ProtocolError)):
         session.create_dynamic("b.didx")
     session.drop()
     assert eventually(lambda: not listed(client, store, snapshot))
