@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -41,6 +42,7 @@ pub struct Daemon {
     fingerprint: String,
     running: Mutex<Option<Running>>,
     log: Arc<Mutex<String>>,
+    deaf: Arc<AtomicBool>,
     // Last: the process is gone before its directory goes. The watchdog is for a test process that dies.
     _temporary: TempDir,
     _watchdog: Watchdog,
@@ -74,6 +76,7 @@ impl Daemon {
             dir,
             running: Mutex::new(None),
             log: Arc::default(),
+            deaf: Arc::default(),
             _temporary: temporary,
             _watchdog: watchdog,
         };
@@ -245,8 +248,9 @@ impl Daemon {
         let mut process = Guarded::spawn(&mut command)?;
         let stderr = process.child().stderr.take().context("no standard error")?;
         let (told, listening) = std::sync::mpsc::channel();
-        let log = Arc::clone(&self.log);
-        std::thread::spawn(move || keep_log(stderr, &log, &told));
+        let (log, deaf) = (Arc::clone(&self.log), Arc::clone(&self.deaf));
+        deaf.store(false, Ordering::Relaxed);
+        std::thread::spawn(move || keep_log(stderr, &log, &told, &deaf));
         let Ok(address) = listening.recv_timeout(READY_TIME_MAX) else {
             let status = process.wait(Duration::from_secs(1));
             let log = self.log_tail();
@@ -348,6 +352,11 @@ impl Daemon {
             .clone()
     }
 
+    /// Closes the log's reading end as soon as the next line arrives, as when a log collector dies.
+    pub fn stop_reading_log(&self) {
+        self.deaf.store(true, Ordering::Relaxed);
+    }
+
     /// The end of its log, for messages.
     pub fn log_tail(&self) -> String {
         let log = self.log();
@@ -378,11 +387,12 @@ impl Daemon {
     }
 }
 
-/// Reads the log to its end, and tells the address as soon as it is in it.
+/// Reads the log to its end or until nobody listens any more, and tells the address as soon as it is in it.
 fn keep_log(
     stderr: ChildStderr,
     log: &Mutex<String>,
     listening: &std::sync::mpsc::Sender<SocketAddr>,
+    deaf: &AtomicBool,
 ) {
     for line in BufReader::new(stderr).lines().map_while(Result::ok) {
         if let Some(address) = address_in(&line) {
@@ -392,6 +402,9 @@ fn keep_log(
         let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
         log.push_str(&line);
         log.push('\n');
+        if deaf.load(Ordering::Relaxed) {
+            return;
+        }
     }
 }
 

@@ -46,6 +46,8 @@ fn begin_logging(config: &Config) {
     let filter = EnvFilter::new(format!("{level},audit=info,{QUIET}"));
     let logging = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // A log that nobody reads any more is no reason to stop: the complaint would go the same way, and panic.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     // Fails only if there is a log already.

@@ -59,3 +59,22 @@ fn a_stop_in_mid_backup_is_bounded_and_loses_nothing() -> Result<()> {
     });
     daemon.stop()
 }
+
+#[test]
+fn a_daemon_whose_log_nobody_reads_goes_on_and_stops() -> Result<()> {
+    let server = EmbeddedS3::start()?;
+    let daemon = Daemon::set_up(&[])?;
+    daemon.add_s3(ENDPOINT, &server.access(), &[])?;
+    daemon.add_s3_store(ENDPOINT, STORE, &SETTINGS)?;
+    let (image, source) = image(&daemon, 1, 2)?;
+    daemon.start()?;
+    daemon.explain(|| {
+        daemon.stop_reading_log();
+        // Each of these is logged.
+        for id in ["one", "two", "three"] {
+            backup(&daemon, &source, id)?.success()?;
+        }
+        comes_back(&daemon, "two", &image)
+    });
+    daemon.stop()
+}
