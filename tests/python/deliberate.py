@@ -87,8 +87,8 @@ TABLE: tuple[Deliberate, ...] = (
         "GET",
         r"/api2/json/admin/datastore/[^/]+/snapshots",
         "data*files*",
-        lambda files: [file["filename"] for file in files]
-        == ["a.didx", "d.img.fidx", "x.conf.blob", "index.json.blob"],
+        lambda files: isinstance(files, list)
+        and [file["filename"] for file in files] == ["a.didx", "d.img.fidx", "x.conf.blob", "index.json.blob"],
         "A blob that was sent after the end of the backup is no part of the snapshot: its manifest is sealed and does "
         "not name it.",
         seq=428,

@@ -9,12 +9,13 @@ import re
 import time
 
 import pytest
+from h2.exceptions import ProtocolError
 
 import pbs_format as fmt
-from conftest import Server, listed
+from conftest import Server, eventually, listed, refusal
 from http1 import Http1Connection
 from pbs_backup import backup_blob
-from pbs_client import PbsClient, Snapshot
+from pbs_client import ApiError, PbsClient, Snapshot
 
 
 def admin(store: str, call: str) -> str:
@@ -159,3 +160,28 @@ def test_backup_log_is_written_once_and_checked(client: PbsClient, store: str, s
     assert client.request("POST", path, query=snapshot.query(), body=log).status == 400
     with client.reader(store, snapshot) as reader:
         assert reader.download("client.log.blob") == log
+
+
+def test_sessions_are_listed_and_broken(client: PbsClient, other_client: PbsClient, store: str, snapshot: Snapshot) -> None:
+    session = client.backup(store, snapshot)
+    session.create_dynamic("a.didx")
+    mine = [s for s in client.call("GET", admin(store, "sessions")) if s["backup-id"] == snapshot.backup_id]
+    assert [(s["type"], s["user"]) for s in mine] == [("backup", client.user)]
+    path = admin(store, f"sessions/{mine[0]['id']}")
+    assert refusal(other_client.call, "DELETE", path).status in (401, 403)
+    client.call("DELETE", path)
+    # A GOAWAY may be followed by pings, which the h2 package does not like.
+    with pytest.raises((OSError, ApiError, ProtocolError)):
+        session.create_dynamic("b.didx")
+    session.drop()
+    assert eventually(lambda: not listed(client, store, snapshot))
+
+    def is_gone() -> bool:
+        try:
+            client.call("DELETE", path)
+        except ApiError as error:
+            return error.status == 400
+        return False
+
+    # It is listed until its cleanup has ended.
+    assert eventually(is_gone)

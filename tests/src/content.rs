@@ -34,13 +34,15 @@ pub fn noise(seed: u64, bytes: usize) -> Vec<u8> {
 /// Writes a disk image of `chunks` pieces of 4 MiB and a last one of 1000 bytes: noise, with zeroes in every fourth.
 pub fn write_image(path: &Path, seed: u64, chunks: u64) -> Result<()> {
     const PIECE: u64 = 4 << 20;
+    // Images of different seeds have nothing in common.
+    let of_piece = |piece: u64| seed.wrapping_mul(1 << 20).wrapping_add(piece);
     let mut file = File::create(path)?;
     for piece in (0..chunks).filter(|piece| piece % 4 != 3) {
         file.seek(SeekFrom::Start(piece * PIECE))?;
-        file.write_all(&noise(seed.wrapping_add(piece), PIECE as usize))?;
+        file.write_all(&noise(of_piece(piece), PIECE as usize))?;
     }
     file.seek(SeekFrom::Start(chunks * PIECE))?;
-    file.write_all(&noise(seed.wrapping_add(chunks), 1000))?;
+    file.write_all(&noise(of_piece(chunks), 1000))?;
     Ok(())
 }
 

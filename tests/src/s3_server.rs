@@ -112,12 +112,20 @@ impl Requests {
 }
 
 /// What the embedded server keeps its objects in.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Behind<'a> {
-    /// Memory.
-    Memory,
+    /// Memory, with the manners of some server. Its clock is that of this machine unless the options say otherwise.
+    Memory(ModelOptions),
     /// A bucket in this directory.
     Directory(&'a Path),
+}
+
+/// A model with the clock of this machine.
+pub fn in_real_time() -> ModelOptions {
+    ModelOptions {
+        clock: wall_clock(),
+        ..ModelOptions::default()
+    }
 }
 
 /// Our own server, in this process and on threads of its own. It can be stopped and started again on the same address
@@ -127,27 +135,30 @@ pub struct EmbeddedS3 {
     store: Arc<dyn ObjectStore>,
     plan: FaultPlan,
     server: Mutex<Option<Server>>,
+    options: ServeOptions,
     address: SocketAddr,
     log: Arc<Mutex<Vec<RequestRecord>>>,
 }
 
 impl EmbeddedS3 {
-    /// Starts one with an empty memory.
+    /// Starts one with an empty memory and the best manners.
     pub fn start() -> Result<Self> {
-        Self::start_over(Behind::Memory)
+        Self::start_over(Behind::Memory(in_real_time()))
     }
 
     /// Starts one.
     pub fn start_over(behind: Behind<'_>) -> Result<Self> {
+        Self::start_with(behind, ServeOptions::new(BUCKET))
+    }
+
+    /// Starts one with manners of its HTTP side; bucket, keys and log are those of the tests.
+    pub fn start_with(behind: Behind<'_>, options: ServeOptions) -> Result<Self> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()?;
         let store: Arc<dyn ObjectStore> = match behind {
-            Behind::Memory => Arc::new(ModelStore::new(ModelOptions {
-                clock: wall_clock(),
-                ..ModelOptions::default()
-            })),
+            Behind::Memory(options) => Arc::new(ModelStore::new(options)),
             Behind::Directory(path) => Arc::new(runtime.block_on(DirectoryStore::open(path))?),
         };
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
@@ -157,6 +168,7 @@ impl EmbeddedS3 {
             store,
             plan: FaultPlan::new(),
             server: Mutex::new(None),
+            options,
             log: Arc::default(),
         };
         server.serve(listener)?;
@@ -197,7 +209,7 @@ impl EmbeddedS3 {
     fn serve(&self, listener: TcpListener) -> Result<()> {
         let _entered = self.runtime().enter();
         let log = Arc::clone(&self.log);
-        let mut options = ServeOptions::new(BUCKET);
+        let mut options = self.options.clone();
         let access = self.access();
         options.credentials = Some(serve::Credentials {
             access_key: access.access_key,

@@ -236,12 +236,14 @@ impl Probe<'_> {
     }
 
     pub(super) async fn listing(&mut self) -> Checked {
+        // Whatever the checks before have left.
+        self.place(&self.key("listed"), "listed").await?;
         let mut request = ListRequest::new(self.scratch.clone());
         let asked_at = self.now();
         let answer = self.store.list(&request).await?;
         let page = self.seen(asked_at, answer);
         let names: Vec<_> = page.entries.iter().map(|entry| &entry.key).collect();
-        for name in ["object", ODD_NAME, "create"] {
+        for name in ["object", ODD_NAME, "listed"] {
             if !names.contains(&&self.key(name)) {
                 return failed(format!(
                     "'{name}' was written and is not listed: listings are late or wrong, no datastore is safe here"

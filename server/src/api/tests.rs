@@ -1,3 +1,5 @@
+//! Tests of the calls, in process.
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 

@@ -6,7 +6,9 @@ mod cache;
 mod configuration;
 mod crash;
 mod damage;
+mod lesser_servers;
 mod owners;
+mod stop;
 
 use std::path::PathBuf;
 

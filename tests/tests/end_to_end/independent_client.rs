@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use holdfast_tests::checkout;
 use holdfast_tests::daemon::Daemon;
 use holdfast_tests::moto::Moto;
 use holdfast_tests::process::{run, say};
@@ -47,6 +48,31 @@ fn accounts(daemon: &Daemon, python: &mut Command) -> Result<()> {
         .env("HOLDFAST_TOKEN_SECRET", secret)
         .env("HOLDFAST_OTHER_USER", OTHER)
         .env("HOLDFAST_OTHER_PASSWORD", OTHER_PASSWORD);
+    Ok(())
+}
+
+#[test]
+fn the_independent_client_agrees_with_itself_and_with_the_recordings() -> Result<()> {
+    let mut python = Python::get()?.command(&["-m", "pytest", "-q", "--tb=short"]);
+    python
+        .args(["-p", "no:cacheprovider", "--strict-markers"])
+        .args([
+            "test_formats.py",
+            "test_fixture.py",
+            "test_replay_selfcheck.py",
+        ]);
+    match checkout::transcripts() {
+        Some(recordings) => {
+            python.env("HOLDFAST_TRANSCRIPTS", recordings);
+        }
+        None => say("NOT RUN: the replayer's check of itself, the recorded sessions are not there"),
+    }
+    let output = run(&mut python, b"", TIME_MAX)?.success()?;
+    let text = output.text();
+    say(&format!(
+        "Python alone: {}",
+        text.lines().last().unwrap_or_default()
+    ));
     Ok(())
 }
 

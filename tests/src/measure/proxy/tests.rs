@@ -1,3 +1,5 @@
+//! Tests of the proxy.
+
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::thread;
