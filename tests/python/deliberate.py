@@ -49,6 +49,10 @@ def _matches(pattern: str) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
 
 
+def _names(files: Any) -> list[str]:
+    return [file.get("filename", "") for file in files if isinstance(file, dict)] if isinstance(files, list) else []
+
+
 TABLE: tuple[Deliberate, ...] = (
     Deliberate(
         "*",
@@ -87,8 +91,7 @@ TABLE: tuple[Deliberate, ...] = (
         "GET",
         r"/api2/json/admin/datastore/[^/]+/snapshots",
         "data*files*",
-        lambda files: isinstance(files, list)
-        and [file["filename"] for file in files] == ["a.didx", "d.img.fidx", "x.conf.blob", "index.json.blob"],
+        lambda files: _names(files) == ["a.didx", "d.img.fidx", "x.conf.blob", "index.json.blob"],
         "A blob that was sent after the end of the backup is no part of the snapshot: its manifest is sealed and does "
         "not name it.",
         seq=428,

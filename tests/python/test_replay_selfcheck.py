@@ -20,6 +20,8 @@ from transcript import Step
 
 NAMES = sorted(p.name.removesuffix(".gz").removesuffix(".jsonl") for p in transcript.files())
 
+pytestmark = pytest.mark.skipif(not NAMES, reason=f"no recordings in {transcript.directory()}")
+
 
 @pytest.fixture(params=NAMES)
 def recording(request: pytest.FixtureRequest) -> transcript.Transcript:

@@ -89,7 +89,7 @@ fn the_independent_client_passes_on_every_kind_of_datastore() -> Result<()> {
         daemon.add_s3_store("moto", "moto", &[])?;
         let mut python = Python::get()?.command(&["-m", "pytest", "-q", "--tb=short"]);
         python.args(["-p", "no:cacheprovider", "--strict-markers"]);
-        python.args(["--durations", "12"]).args(FILES);
+        python.args(FILES);
         accounts(&daemon, &mut python)?;
         python.env("HOLDFAST_STORE", "dir,emb,moto");
         let output = run(&mut python, b"", TIME_MAX)?;
