@@ -52,7 +52,7 @@ const STOP_MAX: Duration = Duration::from_secs(45);
 /// How long a request that was given up may still take effect: there is no network in between, and the S3 server has
 /// nothing to do but write one file.
 pub(super) const LATE_REQUEST_MAX: Duration = Duration::from_secs(10);
-/// The smallest cache there is.
+/// Bound of the cache.
 const CACHE_BYTES_MAX: &str = "1 GiB";
 
 /// The running S3 server and daemon.

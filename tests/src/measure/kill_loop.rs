@@ -256,7 +256,9 @@ impl Loop<'_> {
         command
             .args(["--url", &daemon.url()?])
             .args(["--fingerprint", daemon.fingerprint()])
-            .args(["--user", daemon.user(), "--password", daemon.password()])
+            .args(["--user", daemon.user()])
+            // It may begin with a hyphen.
+            .arg(format!("--password={}", daemon.password()))
             .args(["--store", STORE, "--group", GROUP])
             .args(["--seed", &self.args.common.seed.to_string()])
             .args(arguments);

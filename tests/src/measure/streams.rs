@@ -127,7 +127,8 @@ impl StreamsArgs {
             .args(["--url", &site.daemon().url()?])
             .args(["--fingerprint", site.daemon().fingerprint()])
             .args(["--user", site.daemon().user()])
-            .args(["--password", site.daemon().password()])
+            // It may begin with a hyphen.
+            .arg(format!("--password={}", site.daemon().password()))
             .args(["--store", STORE, "--seed", &self.common.seed.to_string()]);
         let output = run(&mut command, b"", LOAD_TIME_MAX)?;
         let line = output.text();
