@@ -2,8 +2,9 @@
 //!
 //! Start: 1. the lock of the state directory; 2. configuration and secrets, all faults at once; 3. certificate, task logs,
 //! accounts; 4. the sockets; 5. the datastores, which are opened in the background. End, on SIGTERM or SIGINT: no new
-//! work; sessions, calls and jobs get `shutdown-seconds`; then the datastores are closed, which records a clean stop
-//! where nothing was cut off. A second signal ends the process at once.
+//! work; sessions, calls and jobs get `shutdown-seconds`; then the datastores are closed, all at once, which records a
+//! clean stop where nothing was cut off. All of that has one deadline, `shutdown-seconds` and [`CLOSE_MAX`] after the
+//! signal; what is not done by then is left to the next start. A second signal ends the process at once.
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
@@ -27,8 +28,10 @@ use crate::tls::ServerTls;
 
 /// How often the files are looked at for changes made by hand.
 const REFRESH_EVERY: Duration = Duration::from_secs(10);
-/// How long the end waits for tasks that belong to nobody any more.
-const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// How long a stop may take beyond `shutdown-seconds`: the datastores record how they were left.
+const CLOSE_MAX: Duration = Duration::from_secs(10);
+/// How long of that the end waits at most for tasks that belong to nobody any more.
+const DRAIN_MAX: Duration = Duration::from_secs(2);
 /// Libraries whose details help nobody here.
 const QUIET: &str =
     "hyper=info,h2=info,rustls=info,aws_config=warn,aws_smithy_runtime=warn,aws_sdk_s3=warn";
@@ -205,16 +208,22 @@ impl ServeArgs {
 
 /// The orderly end; a second signal makes it a disorderly one.
 async fn stop(daemon: &Arc<Daemon>) {
-    notify(&[NotifyState::Stopping]);
     let seconds = daemon.config.read().server.shutdown_seconds;
+    let (asked, patience) = (daemon.env.instant(), Duration::from_secs(seconds));
+    let by = asked + patience + CLOSE_MAX;
+    let told = (patience + CLOSE_MAX + Duration::from_secs(5)).as_micros();
+    notify(&[
+        NotifyState::Stopping,
+        // The service manager's own patience may be less.
+        NotifyState::ExtendTimeoutUsec(u32::try_from(told).unwrap_or(u32::MAX)),
+    ]);
     tracing::info!(seconds, "stopping; what runs gets this long");
     let orderly = async {
-        let drained = daemon.shutdown.drain(Duration::from_secs(seconds)).await;
-        if let Drained::CutOff(count) = drained {
+        if let Drained::CutOff(count) = daemon.shutdown.drain(patience).await {
             tracing::warn!(count, "the time is up; what still runs is cut off");
             daemon.tasks.abort_all();
         }
-        daemon.stores.close_all().await;
+        daemon.stores.close_all(by - DRAIN_MAX).await;
         daemon.env.drain(DRAIN_MAX).await;
     };
     tokio::select! {
