@@ -14,7 +14,7 @@ use crate::api::{Delays, Endpoint, Router, routes};
 use crate::atomic_file::FileLock;
 use crate::auth::{Authority, Passwords};
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError, ConfigStore, SecretsStore};
+use crate::config::{Config, ConfigError, ConfigStore, SecretsStore, open_both};
 use crate::instance::{InstanceId, InstanceIdError};
 use crate::jobs::Jobs;
 use crate::protocol::SessionTable;
@@ -146,8 +146,8 @@ impl Daemon {
         env: Env,
     ) -> Result<Arc<Self>, DaemonError> {
         let state_dir = state_dir_of(config_file)?;
-        let config = Arc::new(ConfigStore::open(config_file)?);
-        let secrets = Arc::new(SecretsStore::open(&secrets_file(&state_dir))?);
+        let (config, secrets) = open_both(config_file, &secrets_file(&state_dir))?;
+        let (config, secrets) = (Arc::new(config), Arc::new(secrets));
         let now = env.clone();
         let clock = Clock::new(move || now.now());
         let instance = InstanceId::load_or_create(&state_dir)?;

@@ -107,7 +107,10 @@ impl Link {
     /// Ends what the command itself has started.
     pub(super) async fn close(self) {
         if let Way::Down(daemon) = &self.way {
-            daemon.stores.close_all(self.env.instant() + CLOSE_MAX).await;
+            daemon
+                .stores
+                .close_all(self.env.instant() + CLOSE_MAX)
+                .await;
         }
         self.env.drain(DRAIN_MAX).await;
     }

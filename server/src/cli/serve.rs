@@ -18,9 +18,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::api::Caller;
 use crate::app::{ApiHandler, App, ReadyCheck, bind, whole};
-use crate::config::{Config, ConfigStore, LogFormat};
+use crate::config::{Config, LogFormat, open_both};
 use crate::control::Control;
-use crate::daemon::{CONFIG_FILE, Daemon, DirectoryLock, hostname, state_dir_of};
+use crate::daemon::{CONFIG_FILE, Daemon, DirectoryLock, hostname, secrets_file, state_dir_of};
 use crate::protocol::{Protocol, ProtocolMemory};
 use crate::shutdown::{Drained, stop_signal};
 use crate::stores::StoreState;
@@ -79,7 +79,8 @@ fn assemble(config_file: &Path, env: Env) -> anyhow::Result<Arc<Daemon>> {
         )
     })?;
     let lock = DirectoryLock::take(&state_dir)?;
-    begin_logging(&ConfigStore::open(config_file)?.read());
+    let (config, _) = open_both(config_file, &secrets_file(&state_dir))?;
+    begin_logging(&config.read());
     Ok(Daemon::assemble(config_file, lock, env)?)
 }
 

@@ -160,14 +160,6 @@ impl Backend {
             Self::S3(_) => "s3",
         }
     }
-
-    /// The local directory: of the datastore itself, or of its cache.
-    pub(crate) fn directory(&self) -> &PathBuf {
-        match self {
-            Self::Filesystem { path } => path,
-            Self::S3(s3) => &s3.cache_dir,
-        }
-    }
 }
 
 /// The settings of `backend = "s3"`.
