@@ -232,10 +232,8 @@ impl Protocol {
                 }
             });
         }
-        if params.benchmark && params.snapshot.group.to_string() != "host/benchmark" {
-            return Err(ApiError::bad_request(
-                "the benchmark flag is only allowed on 'host/benchmark'",
-            ));
+        if protocol == ProtocolName::Backup {
+            check_benchmark(&params)?;
         }
         let subject = SessionSubject {
             kind: match protocol {
@@ -511,6 +509,22 @@ fn check_upgrade_header(protocol: ProtocolName, headers: &HeaderMap) -> Result<(
             "invalid protocol name, expected '{}'",
             protocol.token()
         ))),
+    }
+}
+
+/// The group of benchmarks holds nothing else: whatever is written into it is thrown away.
+fn check_benchmark(params: &UpgradeParams) -> Result<(), ApiError> {
+    match (
+        params.benchmark,
+        params.snapshot.group.to_string() == "host/benchmark",
+    ) {
+        (true, false) => Err(ApiError::bad_request(
+            "the benchmark flag is only allowed on 'host/benchmark'",
+        )),
+        (false, true) => Err(ApiError::bad_request(
+            "the group 'host/benchmark' is for benchmarks only; choose another backup id",
+        )),
+        _ => Ok(()),
     }
 }
 
