@@ -297,7 +297,12 @@ impl Protocol {
             ProtocolName::Reader => (backs_up.then_some(true), Privilege::DatastoreRead),
         };
         owner_needed.ok_or_else(|| {
-            ApiError::forbidden(format!("permission check failed: no {missing} on {path}"))
+            let text = format!("permission check failed: no {missing} on {path}");
+            match protocol {
+                ProtocolName::Backup => ApiError::forbidden(text),
+                // Readers are told everything with this status.
+                ProtocolName::Reader => ApiError::bad_request(text),
+            }
         })
     }
 

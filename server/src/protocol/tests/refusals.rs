@@ -91,7 +91,7 @@ async fn an_upgrade_is_refused_before_anything_is_made() {
             good.replace("backup?", "reader?"),
             READER,
             "audit",
-            403,
+            400,
             "permission",
         ),
         (
