@@ -304,6 +304,23 @@ impl Datastore {
         &self.report
     }
 
+    /// Why this process is not the owner any more, as far as it knows by now. What is stored can still be read.
+    pub fn ownership_lost(&self) -> Option<String> {
+        self.owner.fence().lost()
+    }
+
+    /// Asks the bucket whether this process is still the owner; [`Error::NotOwner`] is final.
+    pub async fn check_ownership(&self) -> Result<()> {
+        self.owner.fence().check().await.map(drop)
+    }
+
+    /// Fails where nothing may be written: for want of ownership, or because a newer release has written something that
+    /// this one does not know.
+    pub fn writable(&self) -> Result<()> {
+        self.snapshots.writable()?;
+        self.owner.fence().cheap().map(drop)
+    }
+
     /// Namespaces, groups and snapshots.
     pub fn snapshots(&self) -> &Arc<Snapshots> {
         &self.snapshots

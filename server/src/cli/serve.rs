@@ -21,7 +21,7 @@ use crate::app::{ApiHandler, App, ReadyCheck, bind, whole};
 use crate::config::{Config, LogFormat, open_both};
 use crate::control::Control;
 use crate::daemon::{CONFIG_FILE, Daemon, DirectoryLock, hostname, secrets_file, state_dir_of};
-use crate::protocol::{Protocol, ProtocolMemory};
+use crate::protocol::{Access, Protocol, ProtocolMemory};
 use crate::shutdown::{Drained, stop_signal};
 use crate::stores::StoreState;
 use crate::tls::ServerTls;
@@ -95,7 +95,10 @@ fn protocol(daemon: &Arc<Daemon>) -> Protocol {
         memory: ProtocolMemory::new(daemon.budget.clone()),
         shutdown: daemon.shutdown.clone(),
         delays: daemon.delays,
-        datastore: Arc::new(move |name, _| stores.get(name.as_str())),
+        datastore: Arc::new(move |name, access| match access {
+            Access::Write => stores.get_writable(name.as_str()),
+            Access::Read => stores.get(name.as_str()),
+        }),
         finished: Arc::new(|_| {}),
     }
 }

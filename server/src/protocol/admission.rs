@@ -60,10 +60,19 @@ impl ProtocolName {
     }
 }
 
-/// Finds an open datastore by its name; the error is what the client is told (unknown, or closed for maintenance).
-/// `true` asks for one that may be written to.
+/// What a session does with its datastore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Only reads.
+    Read,
+    /// Writes too.
+    Write,
+}
+
+/// Finds an open datastore by its name; the error is what the client is told: unknown, not available, or only to be read
+/// where it is to be written.
 pub(crate) type FindDatastore =
-    Arc<dyn Fn(&DatastoreName, bool) -> Result<Arc<Datastore>, ApiError> + Send + Sync>;
+    Arc<dyn Fn(&DatastoreName, Access) -> Result<Arc<Datastore>, ApiError> + Send + Sync>;
 /// Told of each snapshot that was finished, after its session has ended; starts the verification of new snapshots.
 pub(crate) type OnFinished = Arc<dyn Fn(&SessionSubject) + Send + Sync>;
 
@@ -216,7 +225,11 @@ impl Protocol {
             .authenticate(&head.method, credentials.as_ref())?;
         let params = UpgradeParams::of(protocol, head)?;
         let owner_needed = self.check_privilege(protocol, &who, &params)?;
-        let datastore = (self.datastore)(&params.store, protocol == ProtocolName::Backup)?;
+        let access = match protocol {
+            ProtocolName::Backup => Access::Write,
+            ProtocolName::Reader => Access::Read,
+        };
+        let datastore = (self.datastore)(&params.store, access)?;
         check_upgrade_header(protocol, &head.headers)?;
         if !datastore
             .namespace_exists(&params.namespace)

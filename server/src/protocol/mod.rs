@@ -17,7 +17,7 @@ mod session;
 mod tests;
 
 pub(crate) use self::{
-    admission::{Protocol, ProtocolName},
+    admission::{Access, Protocol, ProtocolName},
     memory::ProtocolMemory,
     session::{SessionReport, SessionTable},
 };

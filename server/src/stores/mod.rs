@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pbs_datastore::{Datastore, Env, MemoryBudget};
+use pbs_datastore::{Datastore, Env, Error, MemoryBudget};
 use s3_client::{Meter, MeterSnapshot, Report};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -35,8 +35,8 @@ const RETRY_LONGEST: Duration = Duration::from_mins(5);
 const CLOSE_MAX: Duration = Duration::from_secs(30);
 /// What a keeper leaves of its time to write the counters down.
 const COUNTERS_TIME: Duration = Duration::from_secs(1);
-/// How often the counters of a bucket are written down.
-const METERS_EVERY: Duration = Duration::from_mins(5);
+/// How often the counters of a bucket are written down, and its owner is looked at.
+const LOOK_EVERY: Duration = Duration::from_mins(5);
 
 /// What a stop that was not clean costs.
 const UNCLEAN: &str = "the next start waits until late requests cannot matter";
@@ -48,6 +48,13 @@ pub(crate) enum StoreState {
     Opening,
     /// In use.
     Open(Arc<Datastore>),
+    /// Open, but somebody else owns the bucket now: it can be read at most.
+    Lost {
+        /// The datastore.
+        datastore: Arc<Datastore>,
+        /// One sentence.
+        fault: String,
+    },
     /// Cannot be opened.
     Faulty {
         /// One sentence.
@@ -137,10 +144,21 @@ impl Stores {
         }
     }
 
-    /// The datastore `name`, ready to be used.
+    /// The datastore `name`, ready to be written to.
+    pub(crate) fn get_writable(&self, name: &str) -> Result<Arc<Datastore>, ApiError> {
+        let datastore = self.get(name)?;
+        match datastore.writable() {
+            Ok(()) => Ok(datastore),
+            Err(error) => Err(ApiError::bad_request(format!(
+                "datastore '{name}' can only be read: {error}"
+            ))),
+        }
+    }
+
+    /// The datastore `name`, ready to be read.
     pub(crate) fn get(&self, name: &str) -> Result<Arc<Datastore>, ApiError> {
         match self.state(name) {
-            Some(StoreState::Open(store)) => Ok(store),
+            Some(StoreState::Open(datastore) | StoreState::Lost { datastore, .. }) => Ok(datastore),
             Some(StoreState::Opening) => Err(ApiError::unavailable(format!(
                 "datastore '{name}' is being opened; try again in a moment"
             ))),
@@ -158,7 +176,7 @@ impl Stores {
     pub(crate) fn state(&self, name: &str) -> Option<StoreState> {
         let entry = locked(&self.0.entries).get(name).cloned();
         match entry {
-            Some(entry) => Some(entry.state.borrow().clone()),
+            Some(entry) => Some(entry.shown()),
             None => self
                 .0
                 .config
@@ -343,11 +361,12 @@ impl Stores {
             .send_replace(StoreState::Open(opened.datastore.clone()));
         let by = loop {
             let closing = wish.wait_for(|wish| wish.close_by().is_some());
-            drop(tokio::time::timeout(METERS_EVERY, closing).await);
+            drop(tokio::time::timeout(LOOK_EVERY, closing).await);
             if let Some(by) = wish.borrow().close_by() {
                 break by;
             }
             self.keep_meters(name, opened.meter.as_ref()).await;
+            look_at_ownership(name, &opened.datastore).await;
         };
         self.close_opened(name, &opened.datastore, by).await;
         self.keep_meters(name, opened.meter.as_ref()).await;
@@ -386,7 +405,36 @@ impl Stores {
     }
 }
 
+/// An idle datastore would not notice that it was taken over.
+async fn look_at_ownership(name: &str, datastore: &Datastore) {
+    if datastore.ownership_lost().is_some() {
+        return;
+    }
+    match datastore.check_ownership().await {
+        Ok(()) => {}
+        Err(error @ Error::NotOwner(_)) => {
+            tracing::error!(datastore = name, %error, "can only be read from now on");
+        }
+        Err(error) => tracing::debug!(datastore = name, %error, "who owns the bucket is not known"),
+    }
+}
+
 impl Entry {
+    /// What is listed. Ownership gets lost between two looks of the keeper too.
+    fn shown(&self) -> StoreState {
+        let state = self.state.borrow().clone();
+        match state {
+            StoreState::Open(datastore) => match datastore.writable() {
+                Err(error @ Error::NotOwner(_)) => StoreState::Lost {
+                    datastore,
+                    fault: error.to_string(),
+                },
+                _ => StoreState::Open(datastore),
+            },
+            other => other,
+        }
+    }
+
     /// Asks the keeper to close, and waits until it has; `false` if it has not by then.
     async fn end(&self, by: Instant) -> bool {
         self.wish.send_replace(Wish::Close { by });
