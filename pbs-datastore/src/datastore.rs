@@ -184,7 +184,7 @@ impl Datastore {
         let late = config.late_request_max;
         let snapshots = Snapshots::new(Arc::new(contents), owner.fence().clone(), &report, late);
         let sessions = Sessions::new(env.clone(), report.start.clone());
-        let snapshot_roots = Arc::new(SnapshotRoots::new(Arc::clone(&snapshots), String::new()));
+        let snapshot_roots = Arc::new(SnapshotRoots::new(Arc::clone(&snapshots)));
         let ours = root.join(".holdfast");
         let collector_bucket = bucket.as_ref().map(|(access, layout)| Bucket {
             store: Arc::clone(&access.store),
@@ -379,14 +379,13 @@ impl Datastore {
     pub async fn collect(
         &self,
         options: GcOptions,
-        upid: Option<String>,
+        upid: &str,
         job: &JobContext,
     ) -> Result<GcStatus> {
         self.snapshots.collectable()?;
-        self.snapshot_roots
-            .set_task(upid.clone().unwrap_or_default());
+        self.snapshot_roots.set_task(upid);
         let mut status = self.collector.run(options, job).await?;
-        status.upid = upid;
+        status.upid = Some(upid.to_owned());
         if !options.dry_run {
             self.collector
                 .save_status(self.root.clone(), &status)

@@ -58,7 +58,7 @@ async fn collect(
     let logger = task.logger();
     let job = JobContext::new(Arc::new(move |line| logger.log(line)), stopped);
     let upid = task.upid().to_string();
-    let collection = store.collect(GcOptions { dry_run }, Some(upid), &job);
+    let collection = store.collect(GcOptions { dry_run }, &upid, &job);
     tokio::pin!(collection);
     let result = tokio::select! {
         biased;
