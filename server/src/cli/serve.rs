@@ -21,6 +21,7 @@ use crate::app::{ApiHandler, App, ReadyCheck, bind, whole};
 use crate::config::{Config, LogFormat, open_both};
 use crate::control::Control;
 use crate::daemon::{CONFIG_FILE, Daemon, DirectoryLock, hostname, secrets_file, state_dir_of};
+use crate::jobs::verify_new;
 use crate::protocol::{Access, Protocol, ProtocolMemory};
 use crate::shutdown::{Drained, stop_signal};
 use crate::stores::StoreState;
@@ -85,7 +86,7 @@ fn assemble(config_file: &Path, env: Env) -> anyhow::Result<Arc<Daemon>> {
 }
 
 fn protocol(daemon: &Arc<Daemon>) -> Protocol {
-    let stores = daemon.stores.clone();
+    let (stores, verifying) = (daemon.stores.clone(), daemon.clone());
     Protocol {
         env: daemon.env.clone(),
         authority: daemon.authority.clone(),
@@ -99,7 +100,7 @@ fn protocol(daemon: &Arc<Daemon>) -> Protocol {
             Access::Write => stores.get_writable(name.as_str()),
             Access::Read => stores.get(name.as_str()),
         }),
-        finished: Arc::new(|_| {}),
+        finished: Arc::new(move |subject| verify_new(&verifying, subject)),
     }
 }
 

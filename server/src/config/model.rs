@@ -136,7 +136,7 @@ pub(crate) struct Datastore {
     pub(crate) late_request_max_seconds: u64,
     /// `sync-level`: `none`, `file` or `filesystem`. Default: `filesystem`.
     pub(crate) sync_level: SyncLevel,
-    /// `verify-new`: verify each snapshot right after its backup. Default: false.
+    /// `verify-new`: verify each snapshot right after its backup; reads all of it back. Default: false.
     pub(crate) verify_new: bool,
 }
 

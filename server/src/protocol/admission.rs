@@ -361,9 +361,7 @@ impl Protocol {
             store, snapshot, ..
         } = subject;
         let worker_id = match subject.kind {
-            SessionKind::Reader => {
-                format!("{store}:{}/{:08X}", snapshot.group, snapshot.time.seconds())
-            }
+            SessionKind::Reader => subject.worker_id(),
             SessionKind::Backup | SessionKind::Benchmark => format!("{store}:{}", snapshot.group),
         };
         let task = self.tasks.start(&TaskStart {

@@ -19,5 +19,5 @@ mod tests;
 pub(crate) use self::{
     admission::{Access, Protocol, ProtocolName},
     memory::ProtocolMemory,
-    session::{SessionReport, SessionTable},
+    session::{SessionReport, SessionSubject, SessionTable},
 };
