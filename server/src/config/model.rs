@@ -212,9 +212,9 @@ pub(crate) struct S3Endpoint {
     pub(crate) requests_in_flight_max: u64,
     /// Requests per second, all methods, 0 for no limit, up to 100000. Default: 0.
     pub(crate) requests_per_second_max: u64,
-    /// Bytes sent per second, 0 for no limit. Default: 0.
+    /// Bytes sent per second, 0 for no limit, otherwise 64 KiB to 90 GiB. Default: 0.
     pub(crate) upload_bytes_per_second_max: ByteCount,
-    /// Bytes received per second, 0 for no limit. Default: 0.
+    /// Bytes received per second, 0 for no limit, otherwise 64 KiB to 90 GiB. Default: 0.
     pub(crate) download_bytes_per_second_max: ByteCount,
     /// Time to connect, 1 to 300 s. Default: 10.
     pub(crate) connect_timeout_seconds: u64,

@@ -330,6 +330,25 @@ fn read_s3(faults: &mut Faults<'_>, config: &mut Config, name: String, section: 
     ] {
         section.bounded(faults, key, &value, &bounds);
     }
+    for (key, pace) in [
+        (
+            "upload-bytes-per-second-max",
+            s3.upload_bytes_per_second_max,
+        ),
+        (
+            "download-bytes-per-second-max",
+            s3.download_bytes_per_second_max,
+        ),
+    ] {
+        if pace.get() > 0 {
+            section.bounded(
+                faults,
+                key,
+                &pace,
+                &(ByteCount(64 << 10)..=ByteCount::gib(90)),
+            );
+        }
+    }
     config.s3.insert(name, s3);
 }
 

@@ -163,6 +163,7 @@ colour = "blue"
 [s3.one]
 endpoint = "ftp://host"
 attempts-max = 99
+upload-bytes-per-second-max = "1 KiB"
 [datastore.aaa]
 backend = "s3"
 s3 = "nobody"
@@ -201,6 +202,7 @@ role = "Admin"
         ("server.colour", "unknown"),
         ("s3.one.endpoint", "https://"),
         ("s3.one.attempts-max", "99"),
+        ("s3.one.upload-bytes-per-second-max", "64 KiB"),
         ("datastore.aaa.s3", "there is no [s3.nobody]"),
         ("datastore.aaa.cache-dir", "absolute"),
         ("datastore.aaa.cache-bytes-max", ""),
