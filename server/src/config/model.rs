@@ -52,7 +52,7 @@ pub(crate) struct Server {
     pub(crate) log_format: LogFormat,
     /// How long a stop waits for running sessions and jobs, 1 to 3600 s. Default: 60.
     pub(crate) shutdown_seconds: u64,
-    /// Memory for bodies in flight, all sessions together, 64 MiB to 64 GiB. Default: 256 MiB.
+    /// Memory for windows and bodies in flight, all sessions together, 64 MiB to 64 GiB. Default: 256 MiB.
     pub(crate) memory_budget_bytes: ByteCount,
     /// Open connections, 8 to 65536. Default: 512.
     pub(crate) connections_max: u64,

@@ -18,6 +18,6 @@ mod tests;
 
 pub(crate) use self::{
     admission::{Access, Protocol, ProtocolName},
-    memory::ProtocolMemory,
+    memory::{ProtocolMemory, WINDOWS_BYTES_SET_ASIDE},
     session::{SessionReport, SessionSubject, SessionTable},
 };
