@@ -32,6 +32,7 @@ use super::connection::{Bounds, ConnectionEnd, Surroundings, serve};
 use super::flow::StreamExecutor;
 use super::memory::{ProtocolMemory, ReaderMemory, WriterMemory};
 use super::reader::ReaderSession;
+use super::served::{Calls, Served};
 use super::session::{OpenSession, SessionKind, SessionSubject, SessionTable};
 use crate::api::{ApiError, Delays, Params};
 use crate::auth::{AclPath, Authority, Credentials, Principal, Privilege};
@@ -397,40 +398,36 @@ impl Protocol {
             idle_max: Duration::from_secs(server.session_idle_seconds),
             shutdown_max: Duration::from_secs(server.shutdown_seconds) / 2,
         };
-        let around = |window| Surroundings {
+        let (progress, log) = (session.progress().clone(), task.logger());
+        let (window, calls) = match work {
+            Work::Backup(backup, memory) => {
+                let backup = Arc::clone(backup);
+                let session = BackupSession::new(backup, memory, progress.clone(), log.clone());
+                (&memory.window, Calls::Backup(session))
+            }
+            Work::Reader(reader, memory) => {
+                let reader = Arc::clone(reader);
+                let session = ReaderSession::new(reader, memory, progress.clone(), log.clone());
+                (&memory.window, Calls::Reader(session))
+            }
+        };
+        let around = Surroundings {
             session,
             shutdown: &self.shutdown,
             executor: StreamExecutor::new(self.env.clone()),
             window,
             bounds,
         };
-        let progress = session.progress().clone();
-        let ended = ended(admitted);
-        match work {
-            Work::Backup(backup, memory) => {
-                let served =
-                    BackupSession::new(Arc::clone(backup), memory, progress, task.logger());
-                let served = Arc::new(served);
-                let answer = move |request| {
-                    let served = Arc::clone(&served);
-                    async move { served.answer(request).await }
-                };
-                serve(io, around(&memory.window), ended, answer).await
-            }
-            Work::Reader(reader, memory) => {
-                let served = Arc::new(ReaderSession::new(
-                    Arc::clone(reader),
-                    memory,
-                    progress,
-                    task.logger(),
-                ));
-                let answer = move |request| {
-                    let served = Arc::clone(&served);
-                    async move { served.answer(request).await }
-                };
-                serve(io, around(&memory.window), ended, answer).await
-            }
-        }
+        let served = Arc::new(Served {
+            calls,
+            progress,
+            log,
+        });
+        let answer = move |request| {
+            let served = Arc::clone(&served);
+            async move { served.answer(request).await }
+        };
+        serve(io, around, ended(admitted), answer).await
     }
 
     async fn end(&self, admitted: Admitted, end: ConnectionEnd) {

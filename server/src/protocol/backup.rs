@@ -75,22 +75,10 @@ impl BackupSession {
     }
 
     /// Answers one request.
-    pub(crate) async fn answer(&self, request: Request<Incoming>) -> Response<AnswerBody> {
-        let _open = self.progress.request();
-        let what = format!("{} {}", request.method(), request.uri().path());
-        match self.call(request).await {
-            Ok(response) => response,
-            Err(refusal) => {
-                self.log.log(format_args!(
-                    "{what}: {}: {refusal}",
-                    refusal.status().as_u16()
-                ));
-                refusal.into_response()
-            }
-        }
-    }
-
-    async fn call(&self, request: Request<Incoming>) -> Result<Response<AnswerBody>, Refusal> {
+    pub(super) async fn call(
+        &self,
+        request: Request<Incoming>,
+    ) -> Result<Response<AnswerBody>, Refusal> {
         use IndexKind::{Dynamic, Fixed};
         let call = Call::of(request)?;
         let reply = match (call.method.clone(), call.name.as_str()) {

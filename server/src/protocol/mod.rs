@@ -12,6 +12,7 @@ mod connection;
 mod flow;
 mod memory;
 mod reader;
+mod served;
 mod session;
 #[cfg(test)]
 mod tests;

@@ -10,16 +10,13 @@ use holdfast_tests::s3_server::{EmbeddedS3, S3Server as _};
 use holdfast_tests::wire::Wire;
 use s3_client::{Action, Effect, ErrorKind, Fault, Op};
 
-use super::{ENDPOINT, SETTINGS, STORE, backup, collect, comes_back, image};
+use super::{ENDPOINT, SETTINGS, STORE, backup, collect, comes_back, image, set_up};
 
 const CHUNKS: &str = "/.chunks/";
 
 #[test]
 fn errors_slowness_and_lost_answers_are_outlasted() -> Result<()> {
-    let server = EmbeddedS3::start()?;
-    let daemon = Daemon::set_up(&[])?;
-    daemon.add_s3(ENDPOINT, &server.access(), &[])?;
-    daemon.add_s3_store(ENDPOINT, STORE, &SETTINGS)?;
+    let (server, daemon) = set_up()?;
     let (image, source) = image(&daemon, 1, 12)?;
     daemon.start()?;
     daemon.explain(|| {

@@ -8,7 +8,7 @@ use holdfast_tests::process::{run, wait_for};
 use holdfast_tests::s3_server::{EmbeddedS3, S3Server as _};
 use s3_client::{Fault, Op};
 
-use super::{ENDPOINT, SETTINGS, STORE, backup, comes_back, image, snapshots};
+use super::{ENDPOINT, STORE, backup, comes_back, image, set_up, snapshots};
 
 /// The first retry of a datastore that cannot be opened comes after 2 s, the next ones ever later.
 const OPEN_TIME_MAX: Duration = Duration::from_mins(1);
@@ -54,10 +54,7 @@ fn a_missing_bucket_and_wrong_keys_are_named() -> Result<()> {
 
 #[test]
 fn a_server_that_is_away_at_the_start_is_waited_for() -> Result<()> {
-    let server = EmbeddedS3::start()?;
-    let daemon = Daemon::set_up(&[])?;
-    daemon.add_s3(ENDPOINT, &server.access(), &[])?;
-    daemon.add_s3_store(ENDPOINT, STORE, &SETTINGS)?;
+    let (server, daemon) = set_up()?;
     let (image, source) = image(&daemon, 1, 2)?;
     daemon.start()?;
     daemon.explain(|| backup(&daemon, &source, "before")?.success().map(drop));
@@ -92,10 +89,7 @@ fn a_server_that_is_away_at_the_start_is_waited_for() -> Result<()> {
 
 /// Takes the server away when the third chunk has arrived there, for as long as the backup lasts or less.
 fn away_in_mid_backup(attempts: &str, back_soon: bool) -> Result<()> {
-    let server = EmbeddedS3::start()?;
-    let daemon = Daemon::set_up(&[])?;
-    daemon.add_s3(ENDPOINT, &server.access(), &[])?;
-    daemon.add_s3_store(ENDPOINT, STORE, &SETTINGS)?;
+    let (server, daemon) = set_up()?;
     let head = format!("[s3.{ENDPOINT}]\n");
     daemon
         .edit_config(|text| text.replace(&head, &format!("{head}attempts-max = {attempts}\n")))?;

@@ -9,7 +9,7 @@ use holdfast_tests::daemon::Daemon;
 use holdfast_tests::s3_server::{EmbeddedS3, S3Server as _, Since};
 use walkdir::WalkDir;
 
-use super::{ENDPOINT, SETTINGS, STORE, backup, comes_back, image};
+use super::{ENDPOINT, STORE, backup, comes_back, image, set_up};
 
 /// Cached chunks: the files of the cache with content.
 fn cached(cache: &Path) -> Result<Vec<PathBuf>> {
@@ -25,10 +25,7 @@ fn cached(cache: &Path) -> Result<Vec<PathBuf>> {
 
 #[test]
 fn a_cache_that_takes_no_chunk_costs_neither_backup_nor_restore() -> Result<()> {
-    let server = EmbeddedS3::start()?;
-    let daemon = Daemon::set_up(&[])?;
-    daemon.add_s3(ENDPOINT, &server.access(), &[])?;
-    daemon.add_s3_store(ENDPOINT, STORE, &SETTINGS)?;
+    let (server, daemon) = set_up()?;
     let (image, source) = image(&daemon, 1, 6)?;
     // To the daemon this is a disk on which small files have room and chunks have not.
     daemon.start_with_file_bytes_max(256 << 10)?;
@@ -87,10 +84,7 @@ fn a_cache_directory_that_cannot_be_made_is_named() -> Result<()> {
 
 #[test]
 fn a_damaged_cached_file_is_fetched_again() -> Result<()> {
-    let server = EmbeddedS3::start()?;
-    let daemon = Daemon::set_up(&[])?;
-    daemon.add_s3(ENDPOINT, &server.access(), &[])?;
-    daemon.add_s3_store(ENDPOINT, STORE, &SETTINGS)?;
+    let (server, daemon) = set_up()?;
     let (image, source) = image(&daemon, 2, 6)?;
     daemon.start()?;
     daemon.explain(|| {
@@ -128,10 +122,7 @@ fn a_damaged_cached_file_is_fetched_again() -> Result<()> {
 
 #[test]
 fn a_deleted_cache_directory_is_rebuilt_from_the_bucket() -> Result<()> {
-    let server = EmbeddedS3::start()?;
-    let daemon = Daemon::set_up(&[])?;
-    daemon.add_s3(ENDPOINT, &server.access(), &[])?;
-    daemon.add_s3_store(ENDPOINT, STORE, &SETTINGS)?;
+    let (_server, daemon) = set_up()?;
     let (image, source) = image(&daemon, 3, 4)?;
     daemon.start()?;
     daemon.explain(|| backup(&daemon, &source, "one")?.success().map(drop));

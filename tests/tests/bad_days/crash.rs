@@ -17,12 +17,12 @@ use holdfast_tests::content;
 use holdfast_tests::daemon::{COMMAND_TIME_MAX, Daemon};
 use holdfast_tests::process::{Guarded, run, say, wait_for};
 use holdfast_tests::python::Python;
-use holdfast_tests::s3_server::{EmbeddedS3, S3Server as _};
+use holdfast_tests::s3_server::EmbeddedS3;
 use pbs_datastore::{DataBlob, Digest};
 use s3_client::{Fault, ObjectKey, Op};
 use serde_json::Value;
 
-use super::{ENDPOINT, SETTINGS, STORE};
+use super::{STORE, set_up};
 
 const ROUNDS: u64 = 3;
 /// How long something may take to be seen.
@@ -130,10 +130,7 @@ fn no_marker_lingers(daemon: &Daemon) -> Result<()> {
 
 #[test]
 fn what_was_acknowledged_survives_a_kill() -> Result<()> {
-    let server = EmbeddedS3::start()?;
-    let daemon = Daemon::set_up(&[])?;
-    daemon.add_s3(ENDPOINT, &server.access(), &[])?;
-    daemon.add_s3_store(ENDPOINT, STORE, &SETTINGS)?;
+    let (server, daemon) = set_up()?;
     daemon.start()?;
     daemon.explain(|| {
         let mut journals: Vec<PathBuf> = Vec::new();

@@ -10,7 +10,7 @@ use holdfast_tests::s3_server::{EmbeddedS3, S3Server as _};
 use s3_client::{KeyPrefix, ListRequest, ObjectKey, Put};
 use serde_json::Value;
 
-use super::{ENDPOINT, SETTINGS, STORE, backup, collect, comes_back, image, restore};
+use super::{ENDPOINT, SETTINGS, STORE, backup, collect, comes_back, image, restore, set_up};
 
 /// What is done to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,10 +59,7 @@ fn damage(server: &EmbeddedS3, how: Damage) -> Result<String> {
 
 /// A snapshot is read without the cache, after one of its chunks was damaged, and healed by the next backup.
 fn is_reported_and_healed(how: Damage) -> Result<()> {
-    let server = EmbeddedS3::start()?;
-    let daemon = Daemon::set_up(&[])?;
-    daemon.add_s3(ENDPOINT, &server.access(), &[])?;
-    daemon.add_s3_store(ENDPOINT, STORE, &SETTINGS)?;
+    let (server, daemon) = set_up()?;
     let (image, source) = image(&daemon, 1, 3)?;
     daemon.start()?;
     daemon.explain(|| backup(&daemon, &source, "one")?.success().map(drop));

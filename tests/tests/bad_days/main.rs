@@ -16,6 +16,7 @@ use anyhow::Result;
 use holdfast_tests::content;
 use holdfast_tests::daemon::Daemon;
 use holdfast_tests::process::Output;
+use holdfast_tests::s3_server::{EmbeddedS3, S3Server as _};
 use serde_json::Value;
 
 /// The datastore of the tests.
@@ -29,6 +30,15 @@ const SETTINGS: [&str; 4] = [
     "--late-request-max-seconds",
     "1",
 ];
+
+/// An S3 server of our own, and a daemon that does not run yet with the datastore [`STORE`] in the server's bucket.
+fn set_up() -> Result<(EmbeddedS3, Daemon)> {
+    let server = EmbeddedS3::start()?;
+    let daemon = Daemon::set_up(&[])?;
+    daemon.add_s3(ENDPOINT, &server.access(), &[])?;
+    daemon.add_s3_store(ENDPOINT, STORE, &SETTINGS)?;
+    Ok((server, daemon))
+}
 
 /// Writes an image of `pieces` of 4 MiB from a seed; answers its place and how a backup names it.
 fn image(daemon: &Daemon, seed: u64, pieces: u64) -> Result<(PathBuf, String)> {

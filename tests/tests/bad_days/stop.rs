@@ -9,7 +9,7 @@ use holdfast_tests::process::{Deadline, run, wait_for};
 use holdfast_tests::s3_server::{EmbeddedS3, S3Server as _};
 use s3_client::{Fault, Op};
 
-use super::{ENDPOINT, SETTINGS, STORE, backup, comes_back, image, snapshots};
+use super::{ENDPOINT, SETTINGS, STORE, backup, comes_back, image, set_up, snapshots};
 
 #[test]
 fn a_stop_in_mid_backup_is_bounded_and_loses_nothing() -> Result<()> {
@@ -123,10 +123,7 @@ fn a_stop_has_one_deadline_for_all_datastores() -> Result<()> {
 
 #[test]
 fn a_daemon_whose_log_nobody_reads_goes_on_and_stops() -> Result<()> {
-    let server = EmbeddedS3::start()?;
-    let daemon = Daemon::set_up(&[])?;
-    daemon.add_s3(ENDPOINT, &server.access(), &[])?;
-    daemon.add_s3_store(ENDPOINT, STORE, &SETTINGS)?;
+    let (_server, daemon) = set_up()?;
     let (image, source) = image(&daemon, 1, 2)?;
     daemon.start()?;
     daemon.explain(|| {
