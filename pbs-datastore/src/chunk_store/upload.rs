@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use s3_client::{ETag, ErrorKind, Optional as _, Precondition, Put, PutOutcome};
+use s3_client::{ByteRange, ETag, ErrorKind, Optional as _, Precondition, Put, PutOutcome};
 use tokio::time::Instant;
 
 use super::insert::{ChunkBucket, ChunkStore, Inserted, VerifiedChunk, nature_conflict};
@@ -133,9 +133,15 @@ impl Upload<'_> {
             return Ok(Existing::Absent);
         };
         if head.value.size == self.chunk.blob.encoded_len() as u64 {
-            return Ok(Existing::Good);
+            let magic = ByteRange { start: 0, end: 8 };
+            let Some(start) = self.bucket.store.get(&key, Some(magic)).await.optional()? else {
+                return Ok(Existing::Absent);
+            };
+            if same_nature(&start.value.body.into_bytes(), self.chunk.blob.kind()) {
+                return Ok(Existing::Good);
+            }
         }
-        // Another size: one digest may be stored plain or compressed.
+        // Another size: one digest may be stored plain or compressed. Or another nature.
         let Some(object) = self.bucket.store.get(&key, None).await.optional()? else {
             return Ok(Existing::Absent);
         };
@@ -158,7 +164,17 @@ impl Upload<'_> {
     }
 }
 
-/// What to do about a stored object of another size than ours.
+/// Whether stored bytes that start like this are, like a blob of kind `ours`, encrypted or not. Where the size is the
+/// same too, this is all that is asked: a plain chunk that is intact has the content of its digest. Without it, a forged
+/// encrypted blob of the right length would make the true chunk a duplicate (I11).
+pub(super) fn same_nature(start: &[u8], ours: BlobKind) -> bool {
+    BlobKind::ALL
+        .iter()
+        .find(|kind| start.starts_with(&kind.magic()))
+        .is_some_and(|theirs| theirs.is_encrypted() == ours.is_encrypted())
+}
+
+/// What to do about a stored object of another size or nature than ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Good,

@@ -261,6 +261,27 @@ async fn natures_do_not_mix_by_marker_or_by_412() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn natures_do_not_mix_by_a_412_of_the_same_size() {
+    let world = World::new();
+    let life = world.start().await;
+    let session = life.sessions.open("a");
+    let text = "forty bytes, as long as eight, encrypted";
+    let (ours, theirs) = (plain(text), forged(digest(text), "eight..."));
+    assert_eq!(ours.encoded_len(), theirs.encoded_len());
+    world.model.insert_raw(
+        life.key(&digest(text)),
+        theirs.blob_for_tests().to_body(),
+        Metadata::new(),
+        None,
+    );
+    let error = life.insert(&session, text).await;
+    assert!(
+        matches!(error, Err(Error::NatureConflict { .. })),
+        "{error:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_killed_session_is_told_nothing() {
     let world = World::new();
     let life = world.start().await;
