@@ -125,7 +125,7 @@ impl Datastore {
         if let Some(fault) = config.faults().first() {
             return Err(Error::Invalid(format!("datastore {name}: {fault}")));
         }
-        let config = Arc::new(config);
+        let (env, config) = (env.with_own_io(), Arc::new(config));
         let parts = match (&config.backend, access) {
             (Backend::Directory(root), _) => {
                 open_directory(&env, &config, root.clone(), &options).await?
