@@ -324,11 +324,6 @@ impl BucketLayout {
         prefix.expect("folders end in '/', and the bounds of all names keep them below 1024 bytes")
     }
 
-    /// The key of a chunk.
-    pub fn chunk(&self, digest: &Digest) -> ObjectKey {
-        self.key(&Place::Chunk(*digest))
-    }
-
     /// What is under `key`, or `None` if it lies outside the prefix or nobody of us writes such a key.
     pub fn parse(&self, key: &ObjectKey) -> Option<Place> {
         Place::parse(self.prefix.strip(key)?, CONTENTS)
@@ -360,11 +355,6 @@ impl LocalLayout {
     /// The path of `folder`.
     pub fn folder(self, folder: &Folder) -> PathBuf {
         folder.relative(self.contents()).into()
-    }
-
-    /// The path of a chunk or marker.
-    pub fn chunk(self, digest: &Digest) -> PathBuf {
-        self.path(&Place::Chunk(*digest))
     }
 
     /// What is at `path`, which is relative to the root, or `None` if nobody of us writes such a path.

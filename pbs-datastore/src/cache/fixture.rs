@@ -19,6 +19,7 @@ use crate::chunk_store::marker::{Marker, Markers, Nature};
 use crate::files::{
     DirEntry, FaultyFiles, FileFault, FileLock, FileOp, FileStat, Files, FreeSpace, OsFiles,
 };
+use crate::layout::Place;
 use crate::{BucketLayout, CacheCounts, CacheMetrics, DataBlob, Digest, Env, MemoryBudget};
 
 /// Called before a file operation; for races in a known order.
@@ -192,7 +193,7 @@ fn layout() -> BucketLayout {
 }
 
 pub(crate) fn key(digest: &Digest) -> ObjectKey {
-    layout().chunk(digest)
+    layout().key(&Place::Chunk(*digest))
 }
 
 /// How long tests wait for what must happen.

@@ -33,6 +33,7 @@ use super::cutoff::Cutoff;
 use super::sweep::Stored;
 use super::{Bucket, Collector};
 use crate::chunk_store::guard::{ChunkTable, Condemnation, Guard};
+use crate::chunk_store::location::{ChunkLocation, locate};
 use crate::chunk_store::marker::Markers;
 use crate::error::About as _;
 use crate::files::{Files, optional};
@@ -231,7 +232,10 @@ impl Collector {
         } = confirmed;
         let requests: Vec<DeleteRequest> = chunks
             .iter()
-            .map(|chunk| DeleteRequest::from(bucket.layout.chunk(&chunk.digest)))
+            .map(|chunk| {
+                let ChunkLocation::Object(key) = locate(&bucket.layout, &chunk.digest);
+                DeleteRequest::from(key)
+            })
             .collect();
         let mut result = BatchResult::default();
         let mut refused = Vec::new();

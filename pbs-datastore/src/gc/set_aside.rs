@@ -18,6 +18,7 @@ use super::condemn::Condemned;
 use super::sweep::Stored;
 use super::{Bucket, Collector};
 use crate::chunk_store::guard::{Condemnation, Guard};
+use crate::chunk_store::location::{ChunkLocation, locate};
 use crate::error::About as _;
 use crate::files::{Files, optional};
 use crate::{BadNumber, Digest, Error, Place, Result};
@@ -37,12 +38,8 @@ impl Collector {
 
     async fn set_object_aside(&self, bucket: &Bucket, guard: Guard) -> Result<bool> {
         let digest = guard.digest();
-        let Some(head) = bucket
-            .store
-            .head(&bucket.layout.chunk(&digest))
-            .await
-            .optional()?
-        else {
+        let ChunkLocation::Object(key) = locate(&bucket.layout, &digest);
+        let Some(head) = bucket.store.head(&key).await.optional()? else {
             return Ok(false);
         };
         let mut condemnation = Condemnation::default();
@@ -80,7 +77,7 @@ impl Collector {
             if bucket.store.head(&target).await.optional()?.is_some() {
                 continue;
             }
-            let source = bucket.layout.chunk(&digest);
+            let ChunkLocation::Object(source) = locate(&bucket.layout, &digest);
             let copy = Copy {
                 source,
                 target,

@@ -90,8 +90,8 @@ fn a_directory_has_its_contents_at_the_root_and_a_cache_in_a_folder() {
         Path::new(".holdfast/uploads").join(digest().to_string())
     );
     assert_eq!(
-        LocalLayout::Directory.chunk(&digest()),
-        LocalLayout::Cache.chunk(&digest())
+        LocalLayout::Directory.path(&Place::Chunk(digest())),
+        LocalLayout::Cache.path(&Place::Chunk(digest()))
     );
 }
 
