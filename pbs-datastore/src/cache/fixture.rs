@@ -83,7 +83,11 @@ impl Files for WatchedFiles {
         OsFiles.write_at(path, offset, data)
     }
     fn set_len(&self, path: &Path, len: u64) -> io::Result<()> {
-        OsFiles.set_len(path, len)
+        let before = Self::size(path);
+        OsFiles.set_len(path, len)?;
+        self.live.fetch_sub(before, Ordering::SeqCst);
+        self.grow(len);
+        Ok(())
     }
     fn sync(&self, path: &Path) -> io::Result<()> {
         OsFiles.sync(path)
