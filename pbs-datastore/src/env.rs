@@ -242,17 +242,16 @@ impl Env {
         if self.inner.blocking == Blocking::Inline {
             return work();
         }
-        let done = match Arc::clone(permits).try_acquire_owned() {
-            Ok(permit) => on_pool(permit, work).await,
-            Err(_) => {
-                let permits = Arc::clone(permits);
-                // A task of its own keeps the promise to run the work whether or not the caller waits for it.
-                let queued = self.spawn(async move {
-                    let permit = permits.acquire_owned().await;
-                    on_pool(permit.expect("the permits are never closed"), work).await
-                });
-                queued.await.and_then(std::convert::identity)
-            }
+        let permits = Arc::clone(permits);
+        let done = if let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
+            on_pool(permit, work).await
+        } else {
+            // A task of its own keeps the promise to run the work whether or not the caller waits for it.
+            let queued = self.spawn(async move {
+                let permit = permits.acquire_owned().await;
+                on_pool(permit.expect("the permits are never closed"), work).await
+            });
+            queued.await.and_then(std::convert::identity)
         };
         match done.map_err(JoinError::try_into_panic) {
             Ok(value) => value,
@@ -398,7 +397,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_reaches_the_caller_and_costs_no_permit() {
         let env = Env::system();
-        for _ in 0..cores() + 1 {
+        for _ in 0..=cores() {
             let env = env.clone();
             let failed = env
                 .clone()

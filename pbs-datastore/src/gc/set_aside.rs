@@ -50,16 +50,12 @@ impl Collector {
             size: head.value.size,
             written: None,
         };
-        let confirmed = self
-            .confirm(
-                bucket,
-                Condemned {
-                    chunks: vec![chunk],
-                    condemnation,
-                    rescued: 0,
-                },
-            )
-            .await?;
+        let condemned = Condemned {
+            chunks: vec![chunk],
+            condemnation,
+            rescued: 0,
+        };
+        let confirmed = self.confirm(bucket, condemned.acknowledged()).await?;
         if let Err(error) = self.copy_aside(bucket, digest).await {
             // Without a copy the only copy of the data would go; damaged data may still be worth something.
             self.forget(confirmed.given_up()).await?;
