@@ -214,10 +214,10 @@ impl Collector {
             condemnation,
         } = acknowledged;
         let digests: Vec<_> = condemnation.digests().collect();
-        let journal = self.journal.clone();
+        let (journal, unique) = (self.journal.clone(), self.env.new_id());
         let written = self
             .env
-            .io(move |files: &dyn Files| journal.write(files, &digests))
+            .io(move |files: &dyn Files| journal.write(files, &digests, &unique))
             .await
             .about(&self.ours);
         let pass = match written {

@@ -49,6 +49,7 @@ use crate::chunk_store::guard::ChunkTable;
 use crate::chunk_store::marker::Markers;
 use crate::error::About as _;
 use crate::files::Files;
+use crate::layout::{LocalLayout, Place};
 use crate::owner::Owner;
 use crate::roots::RootProvider;
 use crate::{BucketLayout, DatastoreConfig, Digest, Env, Error, JobContext, Result, Sessions};
@@ -303,7 +304,7 @@ impl Collector {
     /// Keeps the result for the next start and for other programs.
     pub(crate) async fn save_status(&self, root: PathBuf, status: &GcStatus) -> Result<()> {
         let text = serde_json::to_vec(status).map_err(|error| Error::Invalid(error.to_string()))?;
-        let path = root.join(".gc-status");
+        let path = root.join(LocalLayout::Cache.path(&Place::GcStatus));
         let unique = self.env.new_id();
         let write = {
             let path = path.clone();

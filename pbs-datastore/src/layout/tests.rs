@@ -208,12 +208,12 @@ fn any_place() -> impl Strategy<Value = Place> {
     ];
     let holdfast = prop_oneof![
         Just(HoldfastFile::Format),
-        Just(HoldfastFile::Epoch),
+        Just(HoldfastFile::AtimeProof),
+        Just(HoldfastFile::ContentsLog),
         Just(HoldfastFile::Owner),
         Just(HoldfastFile::GcJournal),
         any_digest().prop_map(HoldfastFile::UploadMarker),
         any_digest().prop_map(HoldfastFile::UsingMarker),
-        any::<u128>().prop_map(|id| HoldfastFile::Temporary(Uuid::from_u128(id))),
     ];
     prop_oneof![
         any_digest().prop_map(Place::Chunk),
