@@ -21,7 +21,8 @@
 //! | 5, 6 | objects gone or not, no markers | recovery as above; the next collection deletes what is left |
 //! | 7, 8 | nothing | – |
 //!
-//! An *error* in 5 or 7 leaves the digests condemned until a restart: releasing them could vouch for a deleted chunk.
+//! An *error* in 5 or 7, or a panic, leaves the digests condemned until a restart: releasing them could vouch for a deleted
+//! chunk. Nobody waits for a release that does not come; whoever needs such a digest is refused.
 //! Nothing is deleted a second time: somebody may have uploaded it again since.
 
 use std::sync::Arc;

@@ -29,7 +29,7 @@ impl Collector {
     pub(crate) async fn set_aside(self: Arc<Self>, digest: Digest) -> Result<bool> {
         let _batch = self.batch.lock().await;
         self.sessions.announce_lost(&digest);
-        let guard = self.table.guard_for_use(digest).await;
+        let guard = self.table.guard_for_use(digest).await?;
         match self.bucket.clone() {
             Some(bucket) => self.set_object_aside(&bucket, guard).await,
             None => self.set_file_aside(guard).await,

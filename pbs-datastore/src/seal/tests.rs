@@ -608,3 +608,24 @@ async fn a_directory_datastore_seals_by_renaming_the_manifest_last() {
         );
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_seal_that_panics_ends_its_session_and_leaves_what_may_be_sealed_yet() {
+    let world = World::new();
+    let daemon = world.start("a", false).await;
+    let writer = daemon.write(&id(A1), &["x"]).await;
+    world.plan.add(Fault::on(Op::Put).key_where(|key| {
+        assert!(!key.contains("index.json.blob"), "on purpose");
+        false
+    }));
+    let mut state = writer.session().state();
+    let refused = writer.finish(STATS).await;
+    assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
+    let dead = |state: &SessionState| matches!(state, SessionState::Dead(_));
+    assert!(dead(&state.wait_for(dead).await.unwrap()));
+    drop(writer);
+    assert!(daemon.sessions.oldest_open().is_some(), "until T");
+    world.quiet().await;
+    assert!(daemon.sessions.oldest_open().is_none());
+    assert!(world.has(&id(A1).file(&name("a.didx"))));
+}
