@@ -17,7 +17,7 @@ use s3_client::{
 
 use crate::error::{About as _, Error, Result};
 use crate::files::{DirEntry, optional, replace};
-use crate::layout::{BucketLayout, Folder, LocalLayout, Place};
+use crate::layout::{BucketLayout, Folder, HoldfastFile, LocalLayout, Place};
 use crate::mirror::{Content, Mirror, MirrorEntry, RefreshStats, remove_empty_above};
 use crate::snapshots::Lock;
 use crate::{Capabilities, Env, FencePass, SyncLevel};
@@ -60,9 +60,7 @@ impl Contents {
         let local = LocalLayout::Cache;
         let prefix = layout.folder(&Folder::Contents);
         let root = cache_dir.join(local.folder(&Folder::Contents));
-        let log = cache_dir
-            .join(local.folder(&Folder::Holdfast))
-            .join("contents.log");
+        let log = cache_dir.join(local.path(&Place::Holdfast(HoldfastFile::ContentsLog)));
         let mirror = Mirror::open(env, Arc::clone(&store), prefix.clone(), root, log).await?;
         Ok(Self {
             env: env.clone(),

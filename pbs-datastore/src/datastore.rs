@@ -31,6 +31,7 @@ use crate::chunk_store::insert::{ChunkBucket, ChunkStore};
 use crate::error::About as _;
 use crate::files::{Files, optional};
 use crate::gc::{Bucket, Collector, CollectorParts, Recovery};
+use crate::layout::{Folder, LocalLayout, Place};
 use crate::metrics::CacheMetrics;
 use crate::owner::{Capabilities, Owner, StartReport};
 use crate::roots::{SessionRoots, SnapshotRoots};
@@ -125,7 +126,7 @@ impl Datastore {
         if let Some(fault) = config.faults().first() {
             return Err(Error::Invalid(format!("datastore {name}: {fault}")));
         }
-        let config = Arc::new(config);
+        let (env, config) = (env.with_own_io(), Arc::new(config));
         let parts = match (&config.backend, access) {
             (Backend::Directory(root), _) => {
                 open_directory(&env, &config, root.clone(), &options).await?
@@ -185,7 +186,7 @@ impl Datastore {
         let snapshots = Snapshots::new(Arc::new(contents), owner.fence().clone(), &report, late);
         let sessions = Sessions::new(env.clone(), report.start.clone());
         let snapshot_roots = Arc::new(SnapshotRoots::new(Arc::clone(&snapshots), String::new()));
-        let ours = root.join(".holdfast");
+        let ours = root.join(LocalLayout::Cache.folder(&Folder::Holdfast));
         let collector_bucket = bucket.as_ref().map(|(access, layout)| Bucket {
             store: Arc::clone(&access.store),
             layout: layout.clone(),
@@ -230,7 +231,9 @@ impl Datastore {
             not_before: report.not_before,
         });
         let this = Arc::new(Self {
-            gc_status: Mutex::new(load_status(&env, root.join(".gc-status")).await),
+            gc_status: Mutex::new(
+                load_status(&env, root.join(LocalLayout::Cache.path(&Place::GcStatus))).await,
+            ),
             name,
             env,
             config,

@@ -104,7 +104,7 @@ impl Flight {
         let Ok(landed) = self.landed.wait_for(Option::is_some).await else {
             let digest = self.digest;
             return Err(Error::Refused(format!(
-                "the read of chunk {digest} was ended by the shutdown"
+                "the read of chunk {digest} has failed inside of the daemon, or was ended by its shutdown"
             )));
         };
         match landed.clone() {

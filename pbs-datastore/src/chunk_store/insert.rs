@@ -169,7 +169,7 @@ impl ChunkStore {
         #[cfg(feature = "sabotage")]
         let waited =
             sabotage::is_off(Rule::JoinerTouches) && self.table.try_guard(chunk.digest).is_none();
-        let guard = self.table.guard_for_use(chunk.digest).await;
+        let guard = self.table.guard_for_use(chunk.digest).await?;
         #[cfg(feature = "sabotage")]
         if waited && self.marker(chunk.digest).await?.is_some() {
             handle.tell(chunk.digest, chunk.size)?;
@@ -341,7 +341,7 @@ impl ChunkStore {
             }
             self.adopt_guarded(&handle, guards).await?;
             for (digest, size) in busy {
-                let guard = self.table.guard_for_use(digest).await;
+                let guard = self.table.guard_for_use(digest).await?;
                 self.adopt_guarded(&handle, vec![(guard, size)]).await?;
             }
         }

@@ -6,6 +6,7 @@ use s3_client::{ByteRange, ETag, ErrorKind, Optional as _, Precondition, Put, Pu
 use tokio::time::Instant;
 
 use super::insert::{ChunkBucket, ChunkStore, Inserted, VerifiedChunk, nature_conflict};
+use super::location::{ChunkLocation, locate};
 use super::marker::Nature;
 #[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
@@ -107,11 +108,8 @@ impl Upload<'_> {
     }
 
     fn put(&self, precondition: Precondition) -> Put {
-        Put::new(
-            self.bucket.layout.chunk(&self.chunk.digest),
-            self.chunk.blob.to_body(),
-        )
-        .when(precondition)
+        let ChunkLocation::Object(key) = locate(&self.bucket.layout, &self.chunk.digest);
+        Put::new(key, self.chunk.blob.to_body()).when(precondition)
     }
 
     async fn pause(&self, attempt: u32) {
@@ -128,7 +126,7 @@ impl Upload<'_> {
     /// Looks at what is under our key and decides by I11.
     async fn existing(&self) -> Result<Existing> {
         let (digest, nature) = (self.chunk.digest, self.chunk.nature());
-        let key = self.bucket.layout.chunk(&digest);
+        let ChunkLocation::Object(key) = locate(&self.bucket.layout, &digest);
         let Some(head) = self.bucket.store.head(&key).await.optional()? else {
             return Ok(Existing::Absent);
         };

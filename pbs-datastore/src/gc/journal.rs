@@ -11,6 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::files::{Files, optional, replace};
+use crate::layout::HoldfastFile;
 use crate::{Digest, Error, Result};
 
 const HEADER: &str = "holdfast-gc-journal 1";
@@ -26,12 +27,18 @@ impl Journal {
     /// The journal below a directory of ours (`.holdfast`).
     pub(crate) fn new(ours: &Path) -> Self {
         Self {
-            path: ours.join("gc-journal"),
+            path: ours.join(HoldfastFile::GcJournal.name()),
         }
     }
 
-    /// Writes the digests of a batch, durably.
-    pub(crate) fn write(&self, files: &dyn Files, digests: &[Digest]) -> io::Result<()> {
+    /// Writes the digests of a batch, durably, through a temporary file whose name has `unique` in it: one that a crash
+    /// left behind must not be in the way of the next.
+    pub(crate) fn write(
+        &self,
+        files: &dyn Files,
+        digests: &[Digest],
+        unique: &str,
+    ) -> io::Result<()> {
         let mut text = String::with_capacity(digests.len() * 65 + 32);
         text.push_str(HEADER);
         for digest in digests {
@@ -41,7 +48,7 @@ impl Journal {
         text.push('\n');
         text.push_str(FOOTER);
         text.push('\n');
-        replace(files, &self.path, &[text.into()], "new")
+        replace(files, &self.path, &[text.into()], unique)
     }
 
     /// Removes the journal, durably.
@@ -77,8 +84,10 @@ impl Journal {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::files::OsFiles;
+    use crate::files::{FaultyFiles, FileFault, FileOp, OsFiles};
 
     #[test]
     fn what_was_written_is_read_until_it_is_cleared() {
@@ -86,10 +95,30 @@ mod tests {
         let journal = Journal::new(dir.path());
         assert!(journal.read(&OsFiles).unwrap().is_empty());
         let digests = [Digest::of(b"a"), Digest::of(b"b")];
-        journal.write(&OsFiles, &digests).unwrap();
+        journal.write(&OsFiles, &digests, "1").unwrap();
         assert_eq!(journal.read(&OsFiles).unwrap(), digests);
         journal.clear(&OsFiles).unwrap();
         assert!(journal.read(&OsFiles).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_a_crash_left_of_a_write_is_not_in_the_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::new(dir.path());
+        let files = FaultyFiles::new(Arc::new(OsFiles));
+        // As if the process had ended before the rename: nothing is tidied up.
+        for op in [FileOp::Rename, FileOp::Unlink] {
+            files.add(FileFault {
+                op,
+                path: String::new(),
+                times: 1,
+                errno: nix::errno::Errno::EIO as i32,
+            });
+        }
+        assert!(journal.write(&files, &[Digest::of(b"a")], "1").is_err());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        journal.write(&files, &[Digest::of(b"b")], "2").unwrap();
+        assert_eq!(journal.read(&files).unwrap(), [Digest::of(b"b")]);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use s3_client::Optional as _;
 
 use super::cutoff::Cutoff;
 use super::{Bucket, Collector};
+use crate::chunk_store::location::{ChunkLocation, locate};
 use crate::chunk_store::marker::{Marker, Nature};
 use crate::error::About as _;
 use crate::files::{Files, optional};
@@ -115,14 +116,8 @@ impl Collector {
         let Some(guard) = self.table.try_guard(digest) else {
             return Ok(false);
         };
-        if guard.is_condemned()
-            || bucket
-                .store
-                .head(&bucket.layout.chunk(&digest))
-                .await
-                .optional()?
-                .is_some()
-        {
+        let ChunkLocation::Object(key) = locate(&bucket.layout, &digest);
+        if guard.is_condemned() || bucket.store.head(&key).await.optional()?.is_some() {
             return Ok(false);
         }
         let (markers, start) = (self.markers.clone(), cutoff.start);
@@ -224,12 +219,8 @@ impl Collector {
                 .await;
             let mut there = known.about(self.markers.path(&digest))?.is_some();
             if let Some(bucket) = self.bucket.as_ref().filter(|_| !there) {
-                there = bucket
-                    .store
-                    .head(&bucket.layout.chunk(&digest))
-                    .await
-                    .optional()?
-                    .is_some();
+                let ChunkLocation::Object(key) = locate(&bucket.layout, &digest);
+                there = bucket.store.head(&key).await.optional()?.is_some();
             }
             drop(guard);
             if !there {

@@ -18,6 +18,7 @@ use super::condemn::Condemned;
 use super::sweep::Stored;
 use super::{Bucket, Collector};
 use crate::chunk_store::guard::{Condemnation, Guard};
+use crate::chunk_store::location::{ChunkLocation, locate};
 use crate::error::About as _;
 use crate::files::{Files, optional};
 use crate::{BadNumber, Digest, Error, Place, Result};
@@ -28,7 +29,7 @@ impl Collector {
     pub(crate) async fn set_aside(self: Arc<Self>, digest: Digest) -> Result<bool> {
         let _batch = self.batch.lock().await;
         self.sessions.announce_lost(&digest);
-        let guard = self.table.guard_for_use(digest).await;
+        let guard = self.table.guard_for_use(digest).await?;
         match self.bucket.clone() {
             Some(bucket) => self.set_object_aside(&bucket, guard).await,
             None => self.set_file_aside(guard).await,
@@ -37,12 +38,8 @@ impl Collector {
 
     async fn set_object_aside(&self, bucket: &Bucket, guard: Guard) -> Result<bool> {
         let digest = guard.digest();
-        let Some(head) = bucket
-            .store
-            .head(&bucket.layout.chunk(&digest))
-            .await
-            .optional()?
-        else {
+        let ChunkLocation::Object(key) = locate(&bucket.layout, &digest);
+        let Some(head) = bucket.store.head(&key).await.optional()? else {
             return Ok(false);
         };
         let mut condemnation = Condemnation::default();
@@ -53,16 +50,12 @@ impl Collector {
             size: head.value.size,
             written: None,
         };
-        let confirmed = self
-            .confirm(
-                bucket,
-                Condemned {
-                    chunks: vec![chunk],
-                    condemnation,
-                    rescued: 0,
-                },
-            )
-            .await?;
+        let condemned = Condemned {
+            chunks: vec![chunk],
+            condemnation,
+            rescued: 0,
+        };
+        let confirmed = self.confirm(bucket, condemned.acknowledged()).await?;
         if let Err(error) = self.copy_aside(bucket, digest).await {
             // Without a copy the only copy of the data would go; damaged data may still be worth something.
             self.forget(confirmed.given_up()).await?;
@@ -80,7 +73,7 @@ impl Collector {
             if bucket.store.head(&target).await.optional()?.is_some() {
                 continue;
             }
-            let source = bucket.layout.chunk(&digest);
+            let ChunkLocation::Object(source) = locate(&bucket.layout, &digest);
             let copy = Copy {
                 source,
                 target,

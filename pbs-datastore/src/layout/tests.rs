@@ -90,8 +90,8 @@ fn a_directory_has_its_contents_at_the_root_and_a_cache_in_a_folder() {
         Path::new(".holdfast/uploads").join(digest().to_string())
     );
     assert_eq!(
-        LocalLayout::Directory.chunk(&digest()),
-        LocalLayout::Cache.chunk(&digest())
+        LocalLayout::Directory.path(&Place::Chunk(digest())),
+        LocalLayout::Cache.path(&Place::Chunk(digest()))
     );
 }
 
@@ -208,12 +208,12 @@ fn any_place() -> impl Strategy<Value = Place> {
     ];
     let holdfast = prop_oneof![
         Just(HoldfastFile::Format),
-        Just(HoldfastFile::Epoch),
+        Just(HoldfastFile::AtimeProof),
+        Just(HoldfastFile::ContentsLog),
         Just(HoldfastFile::Owner),
         Just(HoldfastFile::GcJournal),
         any_digest().prop_map(HoldfastFile::UploadMarker),
         any_digest().prop_map(HoldfastFile::UsingMarker),
-        any::<u128>().prop_map(|id| HoldfastFile::Temporary(Uuid::from_u128(id))),
     ];
     prop_oneof![
         any_digest().prop_map(Place::Chunk),

@@ -30,6 +30,29 @@ enum Committer {
     Another,
 }
 
+/// A commit under way. Dropped without its end it has panicked: nobody knows what it has sent, so the session and all
+/// who watch it are told, and the files stay for whatever seal may still arrive (I8).
+struct Committing<'a>(&'a Inner);
+
+impl Committing<'_> {
+    fn end(self, result: &Result<()>) {
+        self.0.end_session(result);
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Committing<'_> {
+    fn drop(&mut self) {
+        locked(&self.0.state).hands_off = true;
+        if let Ok(lock) = self.0.lock() {
+            lock.note_lost(Some(self.0.env().instant()));
+        }
+        self.0.end_session(&Err(Error::OutcomeUnknown {
+            what: format!("the manifest of {}", self.0.id),
+        }));
+    }
+}
+
 /// One attempt's outcome.
 enum Attempt {
     Sealed(ETag),
@@ -46,6 +69,7 @@ impl Inner {
         // 3. A failure here leaves the session as it is; it can only be given up.
         let manifest = self.check(stats).await?;
         self.session.begin_commit()?;
+        let committing = Committing(self);
         // 4. and 5.
         let result = match self.confirm_files().await {
             Ok(()) => self.seal(manifest).await,
@@ -55,7 +79,7 @@ impl Inner {
             locked(&self.state).phase = Phase::Sealed;
             self.let_go();
         }
-        self.end_session(&result);
+        committing.end(&result);
         result
     }
 

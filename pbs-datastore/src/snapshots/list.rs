@@ -159,19 +159,12 @@ impl Snapshots {
             return Ok(Arc::new(SnapshotState::Unsealed));
         };
         let validator = (&manifest.stat).into();
-        let era = {
-            let mut summaries = locked(&self.summaries);
-            match summaries.cache.get(&folder.id) {
-                Some((known, state)) if *known == validator => return Ok(Arc::clone(state)),
-                _ => summaries.era,
-            }
+        let era = match locked(&self.summaries).get(&folder.id, validator) {
+            Ok(known) => return Ok(known),
+            Err(era) => era,
         };
         let state = Arc::new(self.read_state(&folder.id).await?);
-        let mut summaries = locked(&self.summaries);
-        if summaries.era == era {
-            let entry = (validator, Arc::clone(&state));
-            summaries.cache.put(folder.id.clone(), entry);
-        }
+        locked(&self.summaries).put(&folder.id, validator, &state, era);
         Ok(state)
     }
 
