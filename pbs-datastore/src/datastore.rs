@@ -436,7 +436,7 @@ impl Datastore {
             self.env.sleep(Duration::from_millis(20)).await;
         }
         if self.sessions.oldest_open().is_some()
-            || self.collector.is_busy()
+            || self.collector.is_busy().await
             || !self.snapshots.is_idle()
         {
             return Ok(false);
@@ -455,24 +455,21 @@ async fn load_status(env: &Env, path: PathBuf) -> Option<GcStatus> {
     serde_json::from_slice(&data).ok()
 }
 
-/// Acts on a chunk that turned out to be damaged: what is missing is announced to open sessions, what is corrupt (read
-/// twice) is set aside as well, so that the next backup that carries the chunk heals it.
+/// Acts on a chunk that turned out to be damaged: it is announced to open sessions; what is missing is not vouched for any
+/// more, and what is corrupt (read twice) is set aside, so that the next backup that carries the chunk heals it.
 fn report_damage(datastore: &Weak<Datastore>, digest: Digest, damage: &Damage) {
     let Some(datastore) = datastore.upgrade() else {
         return;
     };
     tracing::error!(datastore = %datastore.name, %digest, ?damage, "a stored chunk cannot be read");
     datastore.sessions.announce_lost(&digest);
-    if !matches!(damage, Damage::Corrupt(_)) {
-        return;
-    }
     let Ok(permit) = Arc::clone(&datastore.setting_aside).try_acquire_owned() else {
         return;
     };
     let collector = Arc::clone(&datastore.collector);
     datastore.env.spawn(async move {
         if let Err(error) = collector.set_aside(digest).await {
-            tracing::error!(%digest, %error, "the corrupt chunk could not be set aside");
+            tracing::error!(%digest, %error, "the damaged chunk could not be set aside");
         }
         drop(permit);
     });

@@ -34,7 +34,7 @@ use tokio::time::Instant;
 use super::cutoff::Cutoff;
 use super::sweep::Stored;
 use super::{Bucket, Collector};
-use crate::chunk_store::guard::{ChunkTable, Condemnation, Guard};
+use crate::chunk_store::guard::{Condemnation, Guard};
 use crate::chunk_store::location::{ChunkLocation, locate};
 use crate::chunk_store::marker::Markers;
 use crate::error::About as _;
@@ -214,6 +214,10 @@ impl Collector {
             chunks,
             condemnation,
         } = acknowledged;
+        if let Err(error) = self.no_journal().await {
+            condemnation.release();
+            return Err(error);
+        }
         let digests: Vec<_> = condemnation.digests().collect();
         let (journal, unique) = (self.journal.clone(), self.env.new_id());
         let written = self
@@ -241,6 +245,27 @@ impl Collector {
                 Err(error)
             }
         }
+    }
+
+    /// Refuses while the journal of another batch is there: of one that failed, or that a crash interrupted and whose
+    /// requests may still take effect. Its digests must not be forgotten for those of this batch.
+    pub(super) async fn no_journal(&self) -> Result<()> {
+        #[cfg(feature = "sabotage")]
+        if sabotage::is_off(Rule::JournalReplayed) || sabotage::is_off(Rule::JournalKept) {
+            return Ok(());
+        }
+        let journal = self.journal.clone();
+        let exists = self
+            .env
+            .io(move |files: &dyn Files| journal.exists(files))
+            .await
+            .about(&self.ours)?;
+        if exists {
+            return Err(Error::Busy(
+                "an earlier batch of deletes has not ended yet; if this persists, restart the daemon".to_owned(),
+            ));
+        }
+        Ok(())
     }
 
     /// Step 4.
@@ -407,8 +432,7 @@ pub(crate) struct Recovery {
 }
 
 impl Recovery {
-    /// Reads the journal and condemns what stands in it. Called before anybody can use the datastore, so every guard is
-    /// free.
+    /// Reads the journal and condemns what stands in it. Called before anybody but the evictor can use the datastore.
     pub(crate) async fn begin(collector: &Collector) -> Result<Self> {
         let journal = collector.journal.clone();
         let digests = collector
@@ -423,7 +447,7 @@ impl Recovery {
         };
         let mut condemnation = Condemnation::default();
         for digest in &digests {
-            condemnation.add(&condemn_free(&collector.table, *digest)?);
+            condemnation.add(&collector.table.guard(*digest).await);
         }
         remove_markers(collector, digests).await?;
         Ok(Self { condemnation })
@@ -445,10 +469,4 @@ impl Recovery {
         self.condemnation.release();
         Ok(())
     }
-}
-
-fn condemn_free(table: &Arc<ChunkTable>, digest: Digest) -> Result<Guard> {
-    table
-        .try_guard(digest)
-        .ok_or_else(|| Error::Busy(format!("chunk {digest} is in use during recovery")))
 }

@@ -4,6 +4,8 @@
 //! digests are released. What stands in it after a crash may still be deleted by a request nobody waits for any more,
 //! so these digests stay condemned until T after the start (`Recovery`).
 //!
+//! A journal that is there is never replaced: its batch has not ended, and its digests would be forgotten.
+//!
 //! Format: one line `holdfast-gc-journal 1`, then one digest a line, then `end`. A journal without its last line was
 //! never followed by a request, for requests start after the sync.
 
@@ -31,8 +33,13 @@ impl Journal {
         }
     }
 
+    /// Whether a batch has not ended.
+    pub(crate) fn exists(&self, files: &dyn Files) -> io::Result<bool> {
+        Ok(optional(files.stat(&self.path))?.is_some())
+    }
+
     /// Writes the digests of a batch, durably, through a temporary file whose name has `unique` in it: one that a crash
-    /// left behind must not be in the way of the next.
+    /// left behind must not be in the way of the next. There must be no journal, which the caller has asked.
     pub(crate) fn write(
         &self,
         files: &dyn Files,

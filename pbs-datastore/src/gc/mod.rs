@@ -140,9 +140,11 @@ impl Collector {
         })
     }
 
-    /// Whether a run is under way, or a chunk is being set aside.
-    pub(crate) fn is_busy(&self) -> bool {
-        self.running.try_lock().is_err() || self.batch.try_lock().is_err()
+    /// Whether a run is under way, a chunk is being set aside, or deletes may still take effect.
+    pub(crate) async fn is_busy(&self) -> bool {
+        self.running.try_lock().is_err()
+            || self.batch.try_lock().is_err()
+            || self.no_journal().await.is_err()
     }
 
     fn cache_forget(&self, digest: &Digest) {

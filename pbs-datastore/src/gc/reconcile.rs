@@ -222,11 +222,12 @@ impl Collector {
                 let ChunkLocation::Object(key) = locate(&bucket.layout, &digest);
                 there = bucket.store.head(&key).await.optional()?.is_some();
             }
-            drop(guard);
             if !there {
+                // Under the guard, or a session that uploads it meanwhile would be told that it is lost.
                 self.sessions.announce_lost(&digest);
                 missing.push(digest);
             }
+            drop(guard);
         }
         Ok(missing)
     }
