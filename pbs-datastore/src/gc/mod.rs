@@ -293,11 +293,15 @@ impl Collector {
             .filter(|_| !options.dry_run && !findings.is_empty())
         {
             for finding in findings {
+                job.check()?;
                 missing.extend(self.reconcile(bucket, finding, cutoff).await?);
             }
             self.sync_markers().await?;
         }
-        missing.extend(self.marked_without_chunk(cutoff).await?);
+        // Without the step above a chunk whose marker is lost would look missing, and be asked for.
+        if !options.dry_run {
+            missing.extend(self.marked_without_chunk(cutoff, job).await?);
+        }
         missing.sort_unstable();
         missing.dedup();
         Ok(missing)

@@ -193,7 +193,11 @@ impl Collector {
 
     /// Chunks that an index names and that have neither marker nor object: their using markers are fresh and were not
     /// turned into markers by the listing.
-    pub(super) async fn marked_without_chunk(&self, cutoff: &Cutoff) -> Result<Vec<Digest>> {
+    pub(super) async fn marked_without_chunk(
+        &self,
+        cutoff: &Cutoff,
+        job: &JobContext,
+    ) -> Result<Vec<Digest>> {
         let (markers, start) = (self.markers.clone(), cutoff.start);
         let fresh = move |files: &dyn Files| -> Result<_> {
             let entries = optional(files.list(markers.using()))
@@ -208,6 +212,7 @@ impl Collector {
         };
         let mut missing = Vec::new();
         for digest in self.env.io(fresh).await? {
+            job.check()?;
             // Busy: it is being inserted.
             let Some(guard) = self.table.try_guard(digest) else {
                 continue;

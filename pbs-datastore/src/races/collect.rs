@@ -1,6 +1,6 @@
 //! Races between a collection and everybody else.
 
-use s3_client::{Action, DeleteRequest, Effect, ErrorKind, Fault, Op};
+use s3_client::{Action, DeleteRequest, Effect, ErrorKind, Fault, Metadata, Op};
 
 use super::*;
 use crate::Error;
@@ -253,6 +253,33 @@ async fn after_a_lost_cache_directory_what_is_used_is_known_again() {
     assert_eq!((status.removed_chunks, status.missing_chunks), (1, 0));
     assert!(world.holds(&life, &digest("used")));
     assert!(life.marker(&digest("used")).await.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_of_others_between_the_chunks_are_passed_over() {
+    let mut world = World::new();
+    world.model = std::sync::Arc::new(ModelStore::new(ModelOptions {
+        page_keys_max: 2,
+        ..ModelOptions::default()
+    }));
+    let life = garbage(&world, &["one", "two", "three", "four"]).await;
+    // Whole pages of them, in both ranges.
+    for folder in ["0000", "8000", "ffff"] {
+        for name in ["", "a", "b", "c", "d"] {
+            let key = s3_client::ObjectKey::new(format!("store/.chunks/{folder}/{name}")).unwrap();
+            world.model.insert_raw(key, "x", Metadata::new(), None);
+        }
+    }
+    assert_eq!(life.collect().await.unwrap().removed_chunks, 4);
+    assert_eq!(
+        world
+            .model
+            .objects()
+            .keys()
+            .filter(|key| key.as_str().contains(".chunks/"))
+            .count(),
+        15
+    );
 }
 
 #[tokio::test(start_paused = true)]

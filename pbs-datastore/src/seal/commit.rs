@@ -107,14 +107,21 @@ impl Inner {
             SnapshotState::Unsealed => return Err(invalid("it has no manifest".to_owned())),
         };
         self.check_names(&manifest).map_err(invalid)?;
-        if let Some(digest) = self.session.lost(1).first() {
-            return Err(Error::ChunkMissing { digest: *digest });
-        }
+        self.nothing_lost()?;
         manifest.set_chunk_upload_stats(&stats);
         let blob = manifest
             .to_blob()
             .map_err(|error| invalid(error.to_string()))?;
         Ok(blob.encoded())
+    }
+
+    /// Whether every chunk that the session was told of is still there. Asked again before whatever makes the snapshot
+    /// visible: confirming files and repeating the seal can take minutes.
+    fn nothing_lost(&self) -> Result<()> {
+        match self.session.lost(1).first() {
+            Some(digest) => Err(Error::ChunkMissing { digest: *digest }),
+            None => Ok(()),
+        }
     }
 
     /// Whether the manifest speaks of the files that are there.
@@ -209,7 +216,7 @@ impl Inner {
         manifest: &Bytes,
         put_id: &PutId,
     ) -> Attempt {
-        let lock = match self.lock() {
+        let lock = match self.nothing_lost().and_then(|()| self.lock()) {
             Ok(lock) => lock,
             Err(error) => return Attempt::Failed(error),
         };
@@ -301,6 +308,7 @@ impl Inner {
 
     async fn seal_locally(&self, manifest: Bytes) -> Result<()> {
         self.snapshots.fence().check().await?;
+        self.nothing_lost()?;
         let contents = self.snapshots.contents();
         let path = contents.path(&self.id.manifest());
         if contents.exists(&self.id.manifest()).await? {
@@ -316,7 +324,7 @@ impl Inner {
                     SyncLevel::Filesystem => files.sync_file_system(dir).about(dir)?,
                     SyncLevel::File => {
                         // The names of the folders that are new lie above.
-                        for above in dir.ancestors().take(3) {
+                        for above in dir.ancestors().take(4) {
                             files.sync_dir(above).about(above)?;
                         }
                     }
