@@ -272,8 +272,14 @@ impl Owner {
         record.stop = Some(self.env.new_id());
         bucket.write_local(&self.env, &written, &record).await?;
         self.write(bucket, &mut written, record).await?;
-        self.fence.lose("it has stopped".to_owned());
+        self.give_up();
         Ok(())
+    }
+
+    /// The process is the owner no more, whatever stands in the bucket.
+    pub fn give_up(&self) {
+        // What it answers is for those who go on.
+        let _ = self.fence.lose("it has stopped".to_owned());
     }
 
     async fn write(
