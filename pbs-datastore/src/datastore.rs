@@ -37,9 +37,9 @@ use crate::metrics::CacheMetrics;
 use crate::owner::{Capabilities, Owner, StartReport};
 use crate::roots::{SessionRoots, SnapshotRoots};
 use crate::{
-    AuthId, Backend, BucketLayout, CacheCounts, ChunkReader, DatastoreConfig, DatastoreName,
-    Digest, Env, Error, GcOptions, GcStatus, JobContext, MemoryBudget, Namespace, Result, Sessions,
-    Snapshot, Snapshots,
+    AuthId, Backend, BucketLayout, BucketPrefix, CacheCounts, ChunkReader, DatastoreConfig,
+    DatastoreName, Digest, Env, Error, GcOptions, GcStatus, JobContext, MemoryBudget, Namespace,
+    Result, Sessions, Snapshot, Snapshots,
 };
 
 /// How often a stop looks whether everything has ended.
@@ -140,7 +140,7 @@ impl Datastore {
                 },
                 Some(access),
             ) => {
-                let prefix = prefix
+                let prefix: BucketPrefix = prefix
                     .parse()
                     .map_err(|error| Error::Invalid(format!("{error}")))?;
                 let layout = BucketLayout::new(&prefix);

@@ -4,6 +4,8 @@ use jiff::Timestamp;
 use s3_client::{Action, Fault, FaultPlan, FaultyStore, ModelStore, Op};
 
 use super::*;
+use crate::DataBlob;
+use crate::chunk_store::{InsertOptions, VerifiedChunk};
 use crate::files::OsFiles;
 
 const LIMIT: Duration = Duration::from_secs(7);
@@ -102,4 +104,46 @@ async fn a_stop_that_the_bucket_does_not_take_ends_in_time_and_writes_no_more() 
     assert_eq!(start.elapsed(), LIMIT);
     let refused = datastore.owner.fence().check().await;
     assert!(matches!(refused, Err(Error::NotOwner(_))), "{refused:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_prefix_may_have_several_components_and_must_be_clean() {
+    let world = World::new();
+    let datastore = world.open("backups/site1").await.unwrap();
+    let session = datastore.sessions().open("test");
+    let data = bytes::Bytes::from_static(b"content");
+    let (digest, size) = (Digest::of(&data), data.len() as u32);
+    let chunk = VerifiedChunk::check(DataBlob::encode_plain(data).unwrap(), digest, size).unwrap();
+    let inserted = datastore
+        .chunks()
+        .insert(&session, chunk, InsertOptions::default());
+    inserted.await.unwrap();
+    let key = format!("backups/site1/.chunks/{}/{digest}", digest.folder());
+    let key = s3_client::ObjectKey::new(key).unwrap();
+    assert!(world.model.object(&key).is_some());
+    drop(session);
+    assert!(datastore.close(LIMIT).await.unwrap());
+    let outside = |key: &str| !key.starts_with("backups/site1/");
+    assert!(
+        !world
+            .model
+            .objects()
+            .keys()
+            .any(|key| outside(key.as_str()))
+    );
+    for wrong in [
+        "",
+        "/",
+        "a/",
+        "/a",
+        "a//b",
+        "a/../b",
+        "./a",
+        ".a/b",
+        "a b",
+        &"x".repeat(129),
+    ] {
+        let refused = world.open(wrong).await;
+        assert!(matches!(refused, Err(Error::Invalid(_))), "{wrong:?}");
+    }
 }
