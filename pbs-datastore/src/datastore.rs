@@ -10,7 +10,8 @@
 //!
 //! A directory datastore has its lock for 1, and neither 2 nor 4.
 //!
-//! Stop: sessions are ended, tasks awaited; only if nothing is open or unknown the stop is recorded as clean.
+//! Stop: sessions are ended, tasks awaited; only if nothing is open or unknown the stop is recorded as clean. All of that
+//! takes no longer than whoever stops it allows.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -36,13 +37,13 @@ use crate::metrics::CacheMetrics;
 use crate::owner::{Capabilities, Owner, StartReport};
 use crate::roots::{SessionRoots, SnapshotRoots};
 use crate::{
-    AuthId, Backend, BucketLayout, CacheCounts, ChunkReader, DatastoreConfig, DatastoreName,
-    Digest, Env, Error, GcOptions, GcStatus, JobContext, MemoryBudget, Namespace, Result, Sessions,
-    Snapshot, Snapshots,
+    AuthId, Backend, BucketLayout, BucketPrefix, CacheCounts, ChunkReader, DatastoreConfig,
+    DatastoreName, Digest, Env, Error, GcOptions, GcStatus, JobContext, MemoryBudget, Namespace,
+    Result, Sessions, Snapshot, Snapshots,
 };
 
-/// How long a stop waits for tasks of the datastore.
-const DRAIN_MAX: Duration = Duration::from_secs(30);
+/// How often a stop looks whether everything has ended.
+const IDLE_LOOK: Duration = Duration::from_millis(20);
 
 /// A bucket as the datastore uses it.
 #[derive(Clone, Debug)]
@@ -139,7 +140,7 @@ impl Datastore {
                 },
                 Some(access),
             ) => {
-                let prefix = prefix
+                let prefix: BucketPrefix = prefix
                     .parse()
                     .map_err(|error| Error::Invalid(format!("{error}")))?;
                 let layout = BucketLayout::new(&prefix);
@@ -420,8 +421,9 @@ impl Datastore {
     }
 
     /// Ends all sessions, waits for what runs, and records a clean stop if nothing is open or unknown. Returns whether
-    /// it did.
-    pub async fn close(&self) -> Result<bool> {
+    /// it did, after `limit` at the latest.
+    pub async fn close(&self, limit: Duration) -> Result<bool> {
+        let deadline = self.env.instant() + limit;
         for session in self.sessions.list() {
             self.sessions
                 .kill(session.id.seq, "the server is shutting down");
@@ -429,11 +431,10 @@ impl Datastore {
         if let Some(cache) = &self.cache {
             cache.stop();
         }
-        let deadline = self.env.instant() + DRAIN_MAX;
         while (self.sessions.oldest_open().is_some() || !self.snapshots.is_idle())
             && self.env.instant() < deadline
         {
-            self.env.sleep(Duration::from_millis(20)).await;
+            self.env.sleep(IDLE_LOOK).await;
         }
         if self.sessions.oldest_open().is_some()
             || self.collector.is_busy().await
@@ -441,8 +442,13 @@ impl Datastore {
         {
             return Ok(false);
         }
-        self.owner.stop_clean().await?;
-        Ok(true)
+        let stopping = tokio::time::timeout_at(deadline, self.owner.stop_clean());
+        if let Ok(stopped) = stopping.await {
+            return stopped.map(|()| true);
+        }
+        // The record of the stop may still arrive, so nothing may be written from here on.
+        self.owner.give_up();
+        Ok(false)
     }
 }
 
@@ -474,3 +480,6 @@ fn report_damage(datastore: &Weak<Datastore>, digest: Digest, damage: &Damage) {
         drop(permit);
     });
 }
+
+#[cfg(test)]
+mod tests;

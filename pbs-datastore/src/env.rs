@@ -3,8 +3,8 @@
 //! Production and simulation differ only in the `Env` they are given, so a simulated run can be replayed from its
 //! seed. Nothing else in this crate reads a clock, draws a random number, spawns a task or opens a file.
 //!
-//! **The wall clock** is the wall time at process start plus the monotonic time since, and never below the newest time
-//! seen in the datastore ([`Env::raise_clock`]): a system clock that is set back or forward while the daemon runs
+//! **The wall clock** is the wall time at process start plus the monotonic time since, put forward to the newest time seen
+//! in the datastore ([`Env::raise_clock`]): a system clock that is set back or forward while the daemon runs
 //! changes nothing, and one that was set back before it started cannot make new marks look old.
 //!
 //! **Blocking work** runs on the runtime's pool, bounded by permits (I9): computation by the number of cores, file work by
@@ -45,14 +45,26 @@ enum Blocking {
 struct Inner {
     wall_start: Timestamp,
     monotonic_start: Instant,
-    /// Microseconds since the epoch that the clock must not fall below, and the last value given out.
-    floor: AtomicI64,
+    /// Microseconds by which the clock is put forward, because a later time was seen in the datastore.
+    ahead: AtomicI64,
     rng: Mutex<StdRng>,
     files: Arc<dyn Files>,
     blocking: Blocking,
     computing: Arc<Semaphore>,
     tasks: AtomicUsize,
     idle: Notify,
+}
+
+impl Inner {
+    /// Wall time at the start and monotonic time since, in microseconds since the epoch.
+    fn wall_micros(&self) -> i64 {
+        let elapsed = SignedDuration::try_from(self.monotonic_start.elapsed())
+            .unwrap_or(SignedDuration::ZERO);
+        self.wall_start
+            .saturating_add(elapsed)
+            .unwrap_or(Timestamp::MAX)
+            .as_microsecond()
+    }
 }
 
 /// The outside world; cheap to clone.
@@ -103,7 +115,7 @@ impl Env {
             inner: Arc::new(Inner {
                 wall_start,
                 monotonic_start: Instant::now(),
-                floor: AtomicI64::new(wall_start.as_microsecond()),
+                ahead: AtomicI64::new(0),
                 rng: Mutex::new(StdRng::from_seed(seed)),
                 files,
                 blocking,
@@ -126,23 +138,16 @@ impl Env {
 
     /// Wall-clock time; never goes back.
     pub fn now(&self) -> Timestamp {
-        let elapsed = SignedDuration::try_from(self.inner.monotonic_start.elapsed())
-            .unwrap_or(SignedDuration::ZERO);
-        let now = self
-            .inner
-            .wall_start
-            .saturating_add(elapsed)
-            .unwrap_or(Timestamp::MAX)
-            .as_microsecond();
-        let floor = self.inner.floor.fetch_max(now, Ordering::AcqRel).max(now);
-        Timestamp::from_microsecond(floor).unwrap_or(Timestamp::MAX)
+        let ahead = self.inner.ahead.load(Ordering::Acquire);
+        let now = self.inner.wall_micros().saturating_add(ahead);
+        Timestamp::from_microsecond(now).unwrap_or(Timestamp::MAX)
     }
 
-    /// Makes sure that the clock never shows a time before `seen` (the newest time found in the datastore).
+    /// Makes sure that the clock never shows a time before `seen` (the newest time found in the datastore). It goes on
+    /// from there: a clock that stood still until real time has caught up would let nothing age.
     pub fn raise_clock(&self, seen: Timestamp) {
-        self.inner
-            .floor
-            .fetch_max(seen.as_microsecond(), Ordering::AcqRel);
+        let ahead = seen.as_microsecond() - self.inner.wall_micros();
+        self.inner.ahead.fetch_max(ahead, Ordering::AcqRel);
     }
 
     /// Monotonic time, for waits and bounds.
@@ -296,7 +301,7 @@ mod tests {
         env.raise_clock(seen);
         assert_eq!(env.now(), seen);
         env.sleep(Duration::from_mins(1)).await;
-        assert!(env.now() >= seen);
+        assert_eq!(env.now(), seen + SignedDuration::from_mins(1));
     }
 
     #[tokio::test(start_paused = true)]

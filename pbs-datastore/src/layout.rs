@@ -1,6 +1,6 @@
 //! Every object key and every local path that is ever written, in one place.
 //!
-//! A bucket holds one datastore below `{store}/`, a directory datastore and a cache directory hold one below their root:
+//! A bucket holds one datastore below `{prefix}/`, normally its name; a directory datastore and a cache directory hold one below their root:
 //!
 //! | what | bucket | cache directory | directory datastore |
 //! |---|---|---|---|
@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 
 use s3_client::{KeyPrefix, ObjectKey};
 
-use crate::{ArchiveName, BackupGroup, BackupType, DatastoreName, Digest, Namespace, Snapshot};
+use crate::{ArchiveName, BackupGroup, BackupType, BucketPrefix, Digest, Namespace, Snapshot};
 
 /// The number of a chunk that was set aside: 0 to 9, so that a chunk can be found damaged ten times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -315,14 +315,14 @@ pub struct BucketLayout {
 }
 
 impl BucketLayout {
-    /// The layout below `{store}/`.
-    pub fn new(store: &DatastoreName) -> Self {
-        let prefix = KeyPrefix::new(format!("{store}/"));
-        let prefix = prefix.expect("a datastore name has neither slashes nor control characters");
+    /// The layout below `{prefix}/`.
+    pub fn new(prefix: &BucketPrefix) -> Self {
+        let prefix = KeyPrefix::new(format!("{prefix}/"));
+        let prefix = prefix.expect("it is short, has no control characters, and ends in a slash");
         Self { prefix }
     }
 
-    /// `{store}/`.
+    /// `{prefix}/`.
     pub fn prefix(&self) -> &KeyPrefix {
         &self.prefix
     }

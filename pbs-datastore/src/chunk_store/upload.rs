@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use s3_client::{ByteRange, ETag, ErrorKind, Optional as _, Precondition, Put, PutOutcome};
 use tokio::time::Instant;
 
@@ -10,7 +11,7 @@ use super::location::{ChunkLocation, locate};
 use super::marker::Nature;
 #[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
-use crate::{BlobKind, DataBlob, Digest, Error, Result};
+use crate::{BlobKind, CHUNK_ENCODED_BYTES_MAX, DataBlob, Digest, Error, Result};
 
 /// First pause between attempts of an upload; doubled each time, with full jitter.
 const BACKOFF_BASE: Duration = Duration::from_millis(100);
@@ -139,12 +140,18 @@ impl Upload<'_> {
                 return Ok(Existing::Good);
             }
         }
-        // Another size: one digest may be stored plain or compressed. Or another nature.
-        let Some(object) = self.bucket.store.get(&key, None).await.optional()? else {
-            return Ok(Existing::Absent);
+        // Another size: one digest may be stored plain or compressed. Or another nature. What is longer than any blob is none, so its first
+        // bytes tell enough, and what is empty has no range.
+        let end = CHUNK_ENCODED_BYTES_MAX as u64 + 1;
+        let range = ByteRange { start: 0, end };
+        let (etag, stored) = if head.value.size == 0 {
+            (head.value.etag, Bytes::new())
+        } else {
+            let Some(object) = self.bucket.store.get(&key, Some(range)).await.optional()? else {
+                return Ok(Existing::Absent);
+            };
+            (object.value.meta.etag, object.value.body.into_bytes())
         };
-        let etag = object.value.meta.etag;
-        let stored = object.value.body.into_bytes();
         let ours = self.chunk.blob.kind();
         let verdict = self
             .store
@@ -181,7 +188,7 @@ pub(super) enum Verdict {
 }
 
 /// Judges stored bytes beside a blob of kind `ours` for the same digest (I11; interface 6.5).
-pub(super) fn judge(stored: &bytes::Bytes, digest: &Digest, ours: BlobKind) -> Verdict {
+pub(super) fn judge(stored: &Bytes, digest: &Digest, ours: BlobKind) -> Verdict {
     let parsed = DataBlob::parse(stored.clone()).ok();
     let theirs = parsed.as_ref().map(DataBlob::kind);
     let intact = parsed

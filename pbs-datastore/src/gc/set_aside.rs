@@ -6,7 +6,7 @@
 //! For a bucket setting aside is a copy and a delete, and the delete may arrive late; so it takes the condemn path of a
 //! delete batch (`condemn.rs`), with the copy between confirming and deleting:
 //! 1. read again and condemn, under the guard; 2. journal; 3. fence; copy to the first free number; 4. delete; 5. marker and
-//! LRU entry; 6. wait if an answer was lost; 7. clear the journal; 8. release.
+//!    LRU entry; 6. wait if an answer was lost; 7. clear the journal; 8. release.
 //!
 //! A crash before 4 leaves a copy beside the object, which a collection removes once it has aged; the recovery of the
 //! journal drops the marker, so the object is asked for (412) and, being damaged, replaced.

@@ -5,6 +5,7 @@ use std::path::Component;
 use proptest::prelude::*;
 
 use super::*;
+use crate::BUCKET_PREFIX_BYTES_MAX;
 
 fn bucket() -> BucketLayout {
     BucketLayout::new(&"store1".parse().expect("a datastore name"))
@@ -160,7 +161,8 @@ fn every_prefix_ends_in_a_slash() {
 
 #[test]
 fn the_longest_names_make_a_valid_key() {
-    let store = "s".repeat(32).parse().expect("a datastore name");
+    let prefix = "p".repeat(BUCKET_PREFIX_BYTES_MAX);
+    let prefix = prefix.parse().expect("a prefix");
     let part = "n".repeat(35);
     let deepest = format!("{0}/{0}/{0}/{0}/{0}/{0}/{1}", part, "n".repeat(40));
     let snapshot = format!("host/{}/2023-11-14T22:13:20Z", "i".repeat(255));
@@ -168,7 +170,7 @@ fn the_longest_names_make_a_valid_key() {
         .parse()
         .expect("an archive name");
     let place = Place::archive(&ns(&deepest), &snapshot.parse().expect("a snapshot"), &name);
-    let layout = BucketLayout::new(&store);
+    let layout = BucketLayout::new(&prefix);
     assert_eq!(deepest.len(), 256);
     assert_eq!(layout.parse(&layout.key(&place)), Some(place));
 }

@@ -29,6 +29,8 @@ use crate::config::{Backend, ConfigStore, SecretsStore};
 /// Waits between attempts to open a datastore: the first, and the longest; each is twice the one before.
 const RETRY_FIRST: Duration = Duration::from_secs(2);
 const RETRY_LONGEST: Duration = Duration::from_mins(5);
+/// How long the stop of a datastore waits for what runs.
+const CLOSE_MAX: Duration = Duration::from_secs(30);
 /// How often the counters of a bucket are written down.
 const METERS_EVERY: Duration = Duration::from_mins(5);
 
@@ -320,7 +322,7 @@ impl Stores {
         }
         let unclean =
             "was not closed cleanly; the next start waits until late requests cannot matter";
-        match opened.datastore.close().await {
+        match opened.datastore.close(CLOSE_MAX).await {
             Ok(true) => tracing::info!(datastore = name, "closed"),
             Ok(false) => tracing::warn!(datastore = name, "{unclean}"),
             Err(error) => tracing::warn!(datastore = name, %error, "{unclean}"),
