@@ -87,6 +87,8 @@ pub struct DatastoreSpace {
 /// A bucket has no size; clients divide by a total, so they are shown this much room above what is used.
 const BUCKET_ROOM: u64 = 1 << 50;
 
+/// How long the uploads of a backup may wait after a start; beyond it the backup is refused.
+const UPLOAD_WAIT_MAX: Duration = Duration::from_hours(1);
 /// Corrupt chunks waiting to be set aside; more are found again by the next read.
 const SETTING_ASIDE_MAX: usize = 16;
 
@@ -342,8 +344,21 @@ impl Datastore {
         self.table.waits()
     }
 
-    /// Begins a backup; see [`Backup`].
+    /// Begins a backup; see [`Backup`]. Its first uploads may have to wait for requests of an earlier life (I3), which a
+    /// client bears for some minutes; [`Error::Busy`] if it would take more than an hour.
     pub async fn begin_backup(self: &Arc<Self>, request: BackupRequest) -> Result<Arc<Backup>> {
+        let wait = self
+            .report
+            .not_before
+            .and_then(|time| time.checked_duration_since(self.env.instant()))
+            .unwrap_or_default();
+        if wait > UPLOAD_WAIT_MAX {
+            return Err(Error::Busy(format!(
+                "datastore {} takes backups in {} s: until then requests of its former owner may still take effect",
+                self.name,
+                wait.as_secs() + 1
+            )));
+        }
         Backup::begin(Arc::clone(self), request).await
     }
 
