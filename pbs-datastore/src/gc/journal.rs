@@ -6,8 +6,8 @@
 //!
 //! A journal that is there is never replaced: its batch has not ended, and its digests would be forgotten.
 //!
-//! Format: one line `holdfast-gc-journal 1`, then one digest a line, then `end`. A journal without its last line was
-//! never followed by a request, for requests start after the sync.
+//! Format: one line `holdfast-gc-journal 1`, then one digest a line, then `end`. It is written whole or not at all, so
+//! one that is damaged was damaged by the disk: what else lies there is not to be trusted either.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -74,7 +74,13 @@ impl Journal {
         let Some(data) = data else {
             return Ok(Vec::new());
         };
-        let damaged = || Error::Invalid(format!("{} is damaged", self.path.display()));
+        let damaged = || {
+            Error::Invalid(format!(
+                "'{}' is damaged, and with it what the cache directory knows; delete the whole cache directory, it is made \
+                 again from the bucket",
+                self.path.display()
+            ))
+        };
         let text = std::str::from_utf8(&data).map_err(|_| damaged())?;
         let body = text
             .strip_prefix(HEADER)
