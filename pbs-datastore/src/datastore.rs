@@ -188,7 +188,7 @@ impl Datastore {
         let late = config.late_request_max;
         let snapshots = Snapshots::new(Arc::new(contents), owner.fence().clone(), &report, late);
         let sessions = Sessions::new(env.clone(), report.start.clone());
-        let snapshot_roots = Arc::new(SnapshotRoots::new(Arc::clone(&snapshots), String::new()));
+        let snapshot_roots = Arc::new(SnapshotRoots::new(Arc::clone(&snapshots)));
         let ours = root.join(LocalLayout::Cache.folder(&Folder::Holdfast));
         let collector_bucket = bucket.as_ref().map(|(access, layout)| Bucket {
             store: Arc::clone(&access.store),
@@ -310,6 +310,23 @@ impl Datastore {
         &self.report
     }
 
+    /// Why this process is not the owner any more, as far as it knows by now. What is stored can still be read.
+    pub fn ownership_lost(&self) -> Option<String> {
+        self.owner.fence().lost()
+    }
+
+    /// Asks the bucket whether this process is still the owner; [`Error::NotOwner`] is final.
+    pub async fn check_ownership(&self) -> Result<()> {
+        self.owner.fence().check().await.map(drop)
+    }
+
+    /// Fails where nothing may be written: for want of ownership, or because a newer release has written something that
+    /// this one does not know.
+    pub fn writable(&self) -> Result<()> {
+        self.snapshots.writable()?;
+        self.owner.fence().cheap().map(drop)
+    }
+
     /// Namespaces, groups and snapshots.
     pub fn snapshots(&self) -> &Arc<Snapshots> {
         &self.snapshots
@@ -381,14 +398,13 @@ impl Datastore {
     pub async fn collect(
         &self,
         options: GcOptions,
-        upid: Option<String>,
+        upid: &str,
         job: &JobContext,
     ) -> Result<GcStatus> {
         self.snapshots.collectable()?;
-        self.snapshot_roots
-            .set_task(upid.clone().unwrap_or_default());
+        self.snapshot_roots.set_task(upid);
         let mut status = self.collector.run(options, job).await?;
-        status.upid = upid;
+        status.upid = Some(upid.to_owned());
         if !options.dry_run {
             self.collector
                 .save_status(self.root.clone(), &status)

@@ -38,6 +38,7 @@ mod seal;
 mod session;
 mod snapshot;
 mod snapshots;
+mod verify;
 mod zstd_frame;
 
 pub use archive_name::{ArchiveKind, ArchiveName};
@@ -90,3 +91,4 @@ pub use snapshots::{
     DeleteOptions, DeleteStats, FileInfo, GroupInfo, GroupLock, GroupRef, Lock, SnapshotFilter,
     SnapshotInfo, SnapshotRef, SnapshotState, Snapshots, UnsealedStats,
 };
+pub use verify::Verifier;

@@ -143,7 +143,7 @@ impl Snapshots {
         match left.filter(|left| !left.is_zero()) {
             Some(left) if id.snapshot.time.timestamp() <= self.started => {
                 Err(Error::Busy(format!(
-                    "the daemon was not stopped cleanly: snapshots older than its start can be created or removed in {} s",
+                    "the daemon was not stopped cleanly: snapshots that are not younger than its start can be created or removed in {} s",
                     left.as_secs() + 1
                 )))
             }

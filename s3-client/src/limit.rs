@@ -1,4 +1,5 @@
-//! Limits on what is asked of a bucket: concurrency, requests per second and bytes per second over *all* operations.
+//! Limits on what is asked of a bucket, over *all* operations: concurrency, requests per second, and bytes per second in
+//! each direction.
 //!
 //! Answers that ask to slow down halve the concurrency (not below 1); success raises it again, one at a time. Requests
 //! that were under way when it was halved do not halve it once more, since they were sent under the old limit.
@@ -31,9 +32,11 @@ pub struct Limits {
     /// Requests per second over all operations, in bursts of at most one second's worth: 1 to 1,000,000.
     /// Default: none.
     pub requests_per_second_max: Option<u64>,
-    /// Bytes per second sent and received together, as long-term mean: 65,536 to 100 GB. A body larger than a second's
-    /// worth is let through and paid for by those after it. Default: none.
-    pub bytes_per_second_max: Option<u64>,
+    /// Bytes of bodies sent per second, as long-term mean: 65,536 to 100 GB. A body larger than a second's worth is let
+    /// through and paid for by those after it. Default: none.
+    pub upload_bytes_per_second_max: Option<u64>,
+    /// The same for bodies received; each is paid for by the next ones. Default: none.
+    pub download_bytes_per_second_max: Option<u64>,
     /// Milliseconds between two raises of a lowered concurrency: 100 to 600,000. Default: 5000.
     pub recovery_ms: u64,
 }
@@ -43,7 +46,8 @@ impl Default for Limits {
         Self {
             concurrency_max: 64,
             requests_per_second_max: None,
-            bytes_per_second_max: None,
+            upload_bytes_per_second_max: None,
+            download_bytes_per_second_max: None,
             recovery_ms: 5000,
         }
     }
@@ -52,7 +56,7 @@ impl Default for Limits {
 impl Limits {
     /// Everything that is wrong with them, one sentence each; empty if they can be used.
     pub fn validate(&self) -> Vec<String> {
-        let (requests, bytes) = (self.requests_per_second_max, self.bytes_per_second_max);
+        let pace = |name, value| (name, value, 65_536, 100_000_000_000);
         [
             (
                 "concurrency-max",
@@ -60,8 +64,20 @@ impl Limits {
                 1,
                 1024,
             ),
-            ("requests-per-second-max", requests, 1, 1_000_000),
-            ("bytes-per-second-max", bytes, 65_536, 100_000_000_000),
+            (
+                "requests-per-second-max",
+                self.requests_per_second_max,
+                1,
+                1_000_000,
+            ),
+            pace(
+                "upload-bytes-per-second-max",
+                self.upload_bytes_per_second_max,
+            ),
+            pace(
+                "download-bytes-per-second-max",
+                self.download_bytes_per_second_max,
+            ),
             ("recovery-ms", Some(self.recovery_ms), 100, 600_000),
         ]
         .into_iter()
@@ -77,7 +93,8 @@ impl Limits {
 pub struct Limited<S: ?Sized> {
     gate: Gate,
     requests: Option<Pace>,
-    bytes: Option<Pace>,
+    uploads: Option<Pace>,
+    downloads: Option<Pace>,
     inner: Arc<S>,
 }
 
@@ -94,6 +111,16 @@ impl<S: ?Sized> Limited<S> {
     pub fn concurrency(&self) -> usize {
         self.gate.limit()
     }
+}
+
+/// The body that a request moves.
+#[derive(Clone, Copy)]
+enum Moving {
+    Nothing,
+    /// So many bytes are sent.
+    Up(u64),
+    /// An object is received.
+    Down,
 }
 
 /// Answers that ask to slow down.
@@ -129,22 +156,26 @@ impl<S: ObjectStore + ?Sized> Limited<S> {
                 Duration::from_millis(limits.recovery_ms),
             ),
             requests: limits.requests_per_second_max.map(Pace::new),
-            bytes: limits.bytes_per_second_max.map(Pace::new),
+            uploads: limits.upload_bytes_per_second_max.map(Pace::new),
+            downloads: limits.download_bytes_per_second_max.map(Pace::new),
             inner,
         }
     }
 
     async fn limited<T: AsksToSlowDown>(
         &self,
-        bytes_out: u64,
+        body: Moving,
         request: impl Future<Output = Result<Answer<T>, Error>> + Send,
     ) -> Result<Answer<T>, Error> {
         let pass = self.gate.enter().await;
         if let Some(requests) = &self.requests {
             requests.take(1).await;
         }
-        if let Some(bytes) = &self.bytes {
-            bytes.take(bytes_out).await;
+        match (body, &self.uploads, &self.downloads) {
+            (Moving::Up(bytes), Some(uploads), _) => uploads.take(bytes).await,
+            // How much comes is known when it is there; what came before is waited for.
+            (Moving::Down, _, Some(downloads)) => downloads.take(0).await,
+            _ => {}
         }
         let result = request.await;
         match &result {
@@ -161,7 +192,7 @@ impl<S: ObjectStore + ?Sized> Limited<S> {
 impl<S: ObjectStore + ?Sized> ObjectStore for Limited<S> {
     async fn put(&self, put: Put) -> Result<Answer<PutOutcome>, Error> {
         let bytes = put.body.len();
-        self.limited(bytes, self.inner.put(put)).await
+        self.limited(Moving::Up(bytes), self.inner.put(put)).await
     }
 
     async fn get(
@@ -169,15 +200,15 @@ impl<S: ObjectStore + ?Sized> ObjectStore for Limited<S> {
         key: &ObjectKey,
         range: Option<ByteRange>,
     ) -> Result<Answer<Object>, Error> {
-        let result = self.limited(0, self.inner.get(key, range)).await;
-        if let (Some(bytes), Ok(answer)) = (&self.bytes, &result) {
-            bytes.charge(answer.value.body.len());
+        let result = self.limited(Moving::Down, self.inner.get(key, range)).await;
+        if let (Some(downloads), Ok(answer)) = (&self.downloads, &result) {
+            downloads.charge(answer.value.body.len());
         }
         result
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<Answer<ObjectMeta>, Error> {
-        self.limited(0, self.inner.head(key)).await
+        self.limited(Moving::Nothing, self.inner.head(key)).await
     }
 
     async fn delete(
@@ -185,15 +216,17 @@ impl<S: ObjectStore + ?Sized> ObjectStore for Limited<S> {
         requests: &[DeleteRequest],
         validity: Option<Validity>,
     ) -> Result<Answer<Vec<DeleteOutcome>>, Error> {
-        self.limited(0, self.inner.delete(requests, validity)).await
+        self.limited(Moving::Nothing, self.inner.delete(requests, validity))
+            .await
     }
 
     async fn list(&self, request: &ListRequest) -> Result<Answer<ListPage>, Error> {
-        self.limited(0, self.inner.list(request)).await
+        self.limited(Moving::Nothing, self.inner.list(request))
+            .await
     }
 
     async fn copy(&self, copy: Copy) -> Result<Answer<PutOutcome>, Error> {
-        self.limited(0, self.inner.copy(copy)).await
+        self.limited(Moving::Nothing, self.inner.copy(copy)).await
     }
 
     async fn create_multipart(
@@ -201,7 +234,7 @@ impl<S: ObjectStore + ?Sized> ObjectStore for Limited<S> {
         key: &ObjectKey,
         metadata: Metadata,
     ) -> Result<Answer<UploadId>, Error> {
-        self.limited(0, self.inner.create_multipart(key, metadata))
+        self.limited(Moving::Nothing, self.inner.create_multipart(key, metadata))
             .await
     }
 
@@ -213,8 +246,11 @@ impl<S: ObjectStore + ?Sized> ObjectStore for Limited<S> {
         body: Body,
     ) -> Result<Answer<PartOutcome>, Error> {
         let bytes = body.len();
-        self.limited(bytes, self.inner.upload_part(key, upload, number, body))
-            .await
+        self.limited(
+            Moving::Up(bytes),
+            self.inner.upload_part(key, upload, number, body),
+        )
+        .await
     }
 
     async fn complete_multipart(
@@ -227,7 +263,7 @@ impl<S: ObjectStore + ?Sized> ObjectStore for Limited<S> {
         let request = self
             .inner
             .complete_multipart(key, upload, parts, precondition);
-        self.limited(0, request).await
+        self.limited(Moving::Nothing, request).await
     }
 
     async fn abort_multipart(
@@ -235,16 +271,18 @@ impl<S: ObjectStore + ?Sized> ObjectStore for Limited<S> {
         key: &ObjectKey,
         upload: &UploadId,
     ) -> Result<Answer<()>, Error> {
-        self.limited(0, self.inner.abort_multipart(key, upload))
+        self.limited(Moving::Nothing, self.inner.abort_multipart(key, upload))
             .await
     }
 
     async fn head_bucket(&self) -> Result<Answer<()>, Error> {
-        self.limited(0, self.inner.head_bucket()).await
+        self.limited(Moving::Nothing, self.inner.head_bucket())
+            .await
     }
 
     async fn bucket_settings(&self) -> Result<Answer<BucketSettings>, Error> {
-        self.limited(0, self.inner.bucket_settings()).await
+        self.limited(Moving::Nothing, self.inner.bucket_settings())
+            .await
     }
 }
 
@@ -326,7 +364,8 @@ mod tests {
         assert_eq!(began.elapsed().as_millis(), 2000);
 
         let (_, limited) = self::limited(Limits {
-            bytes_per_second_max: Some(100_000),
+            upload_bytes_per_second_max: Some(100_000),
+            download_bytes_per_second_max: Some(50_000),
             ..Limits::default()
         });
         let began = Instant::now();
@@ -337,10 +376,12 @@ mod tests {
                 .await
                 .expect("stored");
         }
-        limited.get(&key("a"), None).await.expect("there");
         assert_eq!(began.elapsed().as_millis(), 2000);
+        limited.get(&key("a"), None).await.expect("there");
         limited.head_bucket().await.expect("there");
-        assert_eq!(began.elapsed().as_millis(), 3000, "the get is paid for");
+        assert_eq!(began.elapsed().as_millis(), 2000, "another direction");
+        limited.get(&key("a"), None).await.expect("there");
+        assert_eq!(began.elapsed().as_millis(), 3000, "what came is paid for");
     }
 
     #[test]
@@ -348,10 +389,11 @@ mod tests {
         let limits = Limits {
             concurrency_max: 0,
             requests_per_second_max: Some(0),
-            bytes_per_second_max: Some(1),
+            upload_bytes_per_second_max: Some(1),
+            download_bytes_per_second_max: Some(1),
             recovery_ms: 0,
         };
-        assert_eq!(limits.validate().len(), 4);
+        assert_eq!(limits.validate().len(), 5);
         assert!(Limits::default().validate().is_empty());
     }
 }

@@ -16,6 +16,7 @@
 //! Not promised: object headers other than user metadata (content types and the like are dropped), lists of parts and of
 //! uploads, versions other than what the store tells, virtual-hosted bucket names, TLS.
 
+mod access;
 mod answers;
 mod bucket;
 mod conditions;
@@ -52,8 +53,10 @@ use tokio::time::timeout;
 use crate::clock::{Clock, wall_clock};
 use crate::store::ObjectStore;
 
+pub use access::{Access, AccessEvent, AccessLog};
 pub use counters::{Counters, OperationCount, RequestRecord};
 
+use access::Accesses;
 use bucket::Bucket;
 
 /// Path of the counters, for tests in other processes.
@@ -121,9 +124,11 @@ pub struct ServeOptions {
     /// Whether the counters can be read ([`COUNTERS_PATH`], GET) and set to zero (DELETE) over HTTP, by anybody. Default
     /// no.
     pub counters_over_http: bool,
-    /// Receives a record of each request.
+    /// Receives a record of each request that was answered.
     pub request_log: Option<RequestLog>,
-    /// Times of the request log. Default this machine's.
+    /// Receives the begin and the end of each request.
+    pub access_log: Option<AccessLog>,
+    /// Times of the logs. Default this machine's.
     pub clock: Clock,
 }
 
@@ -143,6 +148,7 @@ impl ServeOptions {
             batch_delete: true,
             counters_over_http: false,
             request_log: None,
+            access_log: None,
             clock: wall_clock(),
         }
     }
@@ -200,6 +206,7 @@ struct Shared {
     bucket: String,
     counters_over_http: bool,
     log: Option<RequestLog>,
+    accesses: Accesses,
     clock: Clock,
 }
 
@@ -253,6 +260,7 @@ pub fn serve(
         bucket: options.bucket.clone(),
         counters_over_http: options.counters_over_http,
         log: options.request_log.clone(),
+        accesses: Accesses::new(options.access_log.clone(), options.clock.clone()),
         clock: options.clock.clone(),
     });
     let mut accepting = JoinSet::new();
@@ -380,6 +388,7 @@ async fn answer(
     }
     let operation = OperationName::default();
     let mut record = record(shared, &request);
+    let open = shared.accesses.begin(&record);
     let mut request = request.map(s3s::Body::from);
     request.extensions_mut().insert(operation.clone());
     let result = shared.service.call(request).await;
@@ -394,6 +403,7 @@ async fn answer(
         record.status = Some(response.status().as_u16());
         record.bytes_out = response.body().size_hint().lower();
     }
+    open.end(&record);
     shared.counters.count(&record);
     if let Some(log) = &shared.log {
         log(&record);

@@ -14,10 +14,10 @@ use crate::api::{Delays, Endpoint, Router, routes};
 use crate::atomic_file::FileLock;
 use crate::auth::{Authority, Passwords};
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError, ConfigStore, SecretsStore};
+use crate::config::{Config, ConfigError, ConfigStore, SecretsStore, open_both};
 use crate::instance::{InstanceId, InstanceIdError};
 use crate::jobs::Jobs;
-use crate::protocol::SessionTable;
+use crate::protocol::{SessionTable, WINDOWS_BYTES_SET_ASIDE};
 use crate::shutdown::Shutdown;
 use crate::stores::Stores;
 use crate::tasks::{TaskError, TaskRegistry};
@@ -127,7 +127,7 @@ pub(crate) struct Daemon {
     pub(crate) env: Env,
     /// The time, as the modules without datastores know it.
     pub(crate) clock: Clock,
-    /// Memory for bodies in flight.
+    /// Memory for bodies in flight: what is configured, without the windows that are set aside.
     pub(crate) budget: MemoryBudget,
     /// The stop.
     pub(crate) shutdown: Shutdown,
@@ -146,8 +146,8 @@ impl Daemon {
         env: Env,
     ) -> Result<Arc<Self>, DaemonError> {
         let state_dir = state_dir_of(config_file)?;
-        let config = Arc::new(ConfigStore::open(config_file)?);
-        let secrets = Arc::new(SecretsStore::open(&secrets_file(&state_dir))?);
+        let (config, secrets) = open_both(config_file, &secrets_file(&state_dir))?;
+        let (config, secrets) = (Arc::new(config), Arc::new(secrets));
         let now = env.clone();
         let clock = Clock::new(move || now.now());
         let instance = InstanceId::load_or_create(&state_dir)?;
@@ -157,7 +157,8 @@ impl Daemon {
             tracing::error!("{fault}");
         }
         let tasks = TaskRegistry::open(&state_dir.join("tasks"), &hostname, clock.clone())?;
-        let budget = MemoryBudget::new(settings.server.memory_budget_bytes.get());
+        let memory = settings.server.memory_budget_bytes.get();
+        let budget = MemoryBudget::new(memory.saturating_sub(WINDOWS_BYTES_SET_ASIDE));
         let authority = Authority::new(
             config.clone(),
             secrets.clone(),

@@ -15,14 +15,14 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use anyhow::{Context as _, bail};
-use s3_client::serve::{Credentials, RequestLog, ServeOptions, Server, serve};
+use s3_client::serve::{AccessLog, Credentials, ServeOptions, Server, serve};
 use s3_client::{DirectoryOptions, DirectoryStore};
 use serde_json::json;
 use tokio::net::TcpListener;
 
 use crate::{parent, shutdown};
 
-/// Lines of the request log that wait for the disk; when there are more, requests wait.
+/// Lines of the access log that wait for the disk; when there are more, requests wait.
 const LOG_LINES_MAX: usize = 65_536;
 
 /// `holdfast s3-server`
@@ -51,10 +51,10 @@ pub(crate) struct S3ServerArgs {
         requires = "access_key"
     )]
     pub(crate) secret_key: Option<String>,
-    /// Append a line for each answered request to this file: time, method, operation, key, status (0: the connection
-    /// was closed without an answer), bytes in, bytes out.
+    /// Append two lines for each request to this file: time, "begin", number, method, key when its head has arrived;
+    /// time, "end", number, operation, status (0: no answer), bytes in, bytes out when it has ended.
     #[arg(long, value_name = "FILE")]
-    pub(crate) request_log: Option<PathBuf>,
+    pub(crate) access_log: Option<PathBuf>,
     /// Answer writes before they are on the disk. A crash of the machine may then undo them.
     #[arg(long)]
     pub(crate) no_sync: bool,
@@ -94,13 +94,13 @@ impl S3ServerArgs {
         let store = DirectoryStore::open_with(&self.dir, directory)
             .await
             .with_context(|| format!("the bucket {} cannot be opened", self.dir.display()))?;
-        let log = self.request_log.as_deref().map(LogThread::start);
+        let log = self.access_log.as_deref().map(LogThread::start);
         let log = log.transpose()?;
         let options = ServeOptions {
             credentials,
             region: self.region.clone(),
             counters_over_http: true,
-            request_log: log.as_ref().map(LogThread::sink),
+            access_log: log.as_ref().map(LogThread::sink),
             ..ServeOptions::new(&self.bucket)
         };
         let listener = TcpListener::bind(self.listen)
@@ -124,7 +124,7 @@ fn announce(server: &Server, bucket: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The thread that writes the request log, so that no request waits for the disk while there is room.
+/// The thread that writes the access log, so that no request waits for the disk while there is room.
 struct LogThread {
     lines: SyncSender<String>,
     thread: thread::JoinHandle<io::Result<()>>,
@@ -136,19 +136,19 @@ impl LogThread {
             .create(true)
             .append(true)
             .open(path)
-            .with_context(|| format!("the request log {} cannot be written", path.display()))?;
+            .with_context(|| format!("the access log {} cannot be written", path.display()))?;
         let (lines, waiting) = sync_channel(LOG_LINES_MAX);
         let thread = thread::Builder::new()
-            .name("request-log".to_owned())
+            .name("access-log".to_owned())
             .spawn(move || write_lines(file, &waiting))?;
         Ok(Self { lines, thread })
     }
 
-    fn sink(&self) -> RequestLog {
+    fn sink(&self) -> AccessLog {
         let lines = self.lines.clone();
-        Arc::new(move |record| {
+        Arc::new(move |event| {
             // Fails when the thread has ended by an error, which the end of the program tells.
-            drop(lines.send(format!("{record}\n")));
+            drop(lines.send(format!("{event}\n")));
         })
     }
 
@@ -156,8 +156,8 @@ impl LogThread {
     fn finish(self) -> anyhow::Result<()> {
         drop(self.lines);
         match self.thread.join() {
-            Ok(written) => written.context("the request log could not be written"),
-            Err(_) => bail!("the thread of the request log has panicked"),
+            Ok(written) => written.context("the access log could not be written"),
+            Err(_) => bail!("the thread of the access log has panicked"),
         }
     }
 }
@@ -175,6 +175,8 @@ fn write_lines(mut file: File, waiting: &Receiver<String>) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use s3_client::serve::{Access, AccessEvent};
+
     use super::*;
 
     fn args(dir: &Path) -> S3ServerArgs {
@@ -185,7 +187,7 @@ mod tests {
             region: "us-east-1".to_owned(),
             access_key: None,
             secret_key: None,
-            request_log: Some(dir.join("requests.log")),
+            access_log: Some(dir.join("requests.log")),
             no_sync: true,
         }
     }
@@ -195,18 +197,15 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let (server, log) = args(dir.path()).start().await.expect("a server");
         let sink = log.as_ref().expect("a log").sink();
-        let mut record = s3_client::serve::RequestRecord {
-            time: jiff::Timestamp::UNIX_EPOCH,
-            method: "PUT".to_owned(),
-            operation: "PutObject".to_owned(),
-            key: String::new(),
-            status: Some(200),
-            bytes_in: 5,
-            bytes_out: 0,
-        };
-        for n in 0..1000 {
-            record.key = format!("k{n}");
-            sink(&record);
+        for number in 0..1000 {
+            sink(&AccessEvent {
+                time: jiff::Timestamp::UNIX_EPOCH,
+                number,
+                what: Access::Begin {
+                    method: "PUT".to_owned(),
+                    key: format!("k{number}"),
+                },
+            });
         }
         drop(sink);
         server.shutdown().await;
@@ -214,7 +213,7 @@ mod tests {
         let text = std::fs::read_to_string(dir.path().join("requests.log")).expect("a log");
         let keys: Vec<_> = text
             .lines()
-            .filter_map(|line| line.split(' ').nth(3))
+            .filter_map(|line| line.split(' ').nth(4))
             .collect();
         assert_eq!(keys.len(), 1000);
         assert!(

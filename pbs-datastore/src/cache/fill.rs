@@ -250,6 +250,29 @@ impl Fills {
         &self.0.cache
     }
 
+    /// Reads a chunk from the bucket, be it cached or not, and leaves the cache as it is: steps 1, 3 and 4 alone.
+    pub(crate) async fn read_stored(
+        &self,
+        digest: Digest,
+        bytes_max: Option<u64>,
+    ) -> Result<Arc<Chunk>> {
+        let inner = &self.0;
+        let longest = CHUNK_ENCODED_BYTES_MAX as u64;
+        let bytes = bytes_max.map_or(longest, |bytes| bytes.min(longest));
+        let permit = inner.budget.take(bytes, MEMORY_WAIT_MAX).await;
+        let mut permit = permit.ok_or_else(no_memory)?;
+        match inner.fetch(digest).await {
+            Ok(blob) => {
+                permit.fit_to(&inner.budget, blob.encoded_len() as u64);
+                Ok(Arc::new(Chunk::new(blob, Some(permit))))
+            }
+            Err(failure) => {
+                inner.tell(digest, &failure);
+                Err(failure.into_error(digest))
+            }
+        }
+    }
+
     /// Begins to read a chunk, or joins who does. `bytes_max` is the longest the encoded chunk is expected to be, if
     /// something is known of it; `permit` is memory the caller has for it already.
     pub(crate) fn start(
@@ -322,11 +345,16 @@ impl Inner {
             Err(failure) => {
                 // Who asks from now on tries anew.
                 drop(landing);
-                if let (Failure::Damage(damage), Some(hook)) = (&failure, self.damage.get()) {
-                    hook(digest, damage);
-                }
+                self.tell(digest, &failure);
                 sender.send_replace(Some(Err(failure)));
             }
+        }
+    }
+
+    /// Tells of damage whoever asked to be told.
+    fn tell(&self, digest: Digest, failure: &Failure) {
+        if let (Failure::Damage(damage), Some(hook)) = (failure, self.damage.get()) {
+            hook(digest, damage);
         }
     }
 

@@ -157,9 +157,14 @@ impl Fence {
         ))
     }
 
-    fn still_held(&self) -> Result<()> {
+    /// Why we are not the owner any more, if we know.
+    pub(crate) fn lost(&self) -> Option<String> {
         let lost = self.0.lost.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*lost {
+        lost.clone()
+    }
+
+    fn still_held(&self) -> Result<()> {
+        match self.lost() {
             None => Ok(()),
             Some(reason) => Err(Error::NotOwner(format!(
                 "this process does not own the datastore any more: {reason}"

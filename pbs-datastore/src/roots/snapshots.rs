@@ -34,22 +34,23 @@ const NAME: &str = "snapshots";
 #[derive(Debug)]
 pub struct SnapshotRoots {
     snapshots: Arc<Snapshots>,
-    task: Mutex<String>,
+    /// The task that collects.
+    task: Mutex<Option<String>>,
 }
 
 impl SnapshotRoots {
-    /// Of these snapshots. `task` is the id (UPID) that damaged snapshots are marked with until
-    /// [`set_task`](Self::set_task) names another.
-    pub fn new(snapshots: Arc<Snapshots>, task: impl Into<String>) -> Self {
+    /// Of these snapshots.
+    pub fn new(snapshots: Arc<Snapshots>) -> Self {
         Self {
             snapshots,
-            task: Mutex::new(task.into()),
+            task: Mutex::default(),
         }
     }
 
-    /// The task that collects from now on.
-    pub fn set_task(&self, task: impl Into<String>) {
-        *self.task.lock().unwrap_or_else(PoisonError::into_inner) = task.into();
+    /// The task (a UPID) that collects from now on: damaged snapshots are marked with it. Clients refuse a whole list in
+    /// which one entry holds anything else, so without a task nothing is marked.
+    pub fn set_task(&self, upid: impl Into<String>) {
+        *self.task.lock().unwrap_or_else(PoisonError::into_inner) = Some(upid.into());
     }
 
     async fn mark_group(&self, group: &GroupRef, sink: &mut dyn MarkSink) -> Result<MarkStats> {
@@ -210,20 +211,23 @@ impl RootProvider for SnapshotRoots {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        let state = VerifyState {
-            upid: task,
+        let state = task.map(|upid| VerifyState {
+            upid,
             state: VerifyOutcome::Failed,
-        };
+        });
         let mut failure = None;
         for (name, digest) in damaged {
             tracing::error!(
                 snapshot = name,
                 "the snapshot needs chunk {digest}, which is missing"
             );
+            let Some(state) = &state else {
+                continue;
+            };
             let id = name
                 .parse::<SnapshotRef>()
                 .map_err(|error| Error::Invalid(error.to_string()))?;
-            match self.snapshots.set_verify_state(&id, Some(&state)).await {
+            match self.snapshots.set_verify_state(&id, Some(state)).await {
                 // It was removed meanwhile, or has no manifest that could be changed.
                 Ok(()) | Err(Error::NotFound(_) | Error::Invalid(_)) => {}
                 Err(error) => failure = Some(error),

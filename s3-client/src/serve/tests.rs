@@ -396,6 +396,39 @@ async fn requests_are_counted_and_logged() {
 }
 
 #[tokio::test]
+async fn the_access_log_shows_what_is_open() {
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let sink = Arc::clone(&lines);
+    let mut options = ServeOptions::new("bucket");
+    options.access_log = Some(Arc::new(move |event: &AccessEvent| {
+        let line = event.to_string();
+        let (_, rest) = line.split_once(' ').expect("a time and more");
+        sink.lock().expect("a lock").push(rest.to_owned());
+    }));
+    let fixture = Fixture::with(ModelOptions::default(), options).await;
+    let lines = || lines.lock().expect("a lock").clone();
+    fixture.put("/bucket/a", NO_HEADERS, "12345").await;
+    assert_eq!(lines(), ["begin 1 PUT \"a\"", "end 1 PutObject 200 5 0"]);
+    // A body that never comes to its end.
+    let mut stream = tokio::net::TcpStream::connect(fixture.server.address())
+        .await
+        .expect("listening");
+    let head = "PUT /bucket/b HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\n12";
+    tokio::io::AsyncWriteExt::write_all(&mut stream, head.as_bytes())
+        .await
+        .expect("sent");
+    while lines().len() < 3 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(lines()[2], "begin 2 PUT \"b\"");
+    drop(stream);
+    while lines().len() < 4 {
+        tokio::task::yield_now().await;
+    }
+    assert!(lines()[3].starts_with("end 2 "), "{:?}", lines());
+}
+
+#[tokio::test]
 async fn a_lost_answer_closes_the_connection() {
     let fixture = Fixture::new().await;
     let plan = &fixture.plan;

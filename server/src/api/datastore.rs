@@ -37,9 +37,14 @@ pub(crate) async fn list(daemon: Arc<Daemon>, call: Call) -> CallResult {
                 "mount-status": "nonremovable",
                 "backend-type": settings.backend.name(),
             });
-            if let Some((state, fault)) = unavailable(daemon.stores.state(name).as_ref()) {
-                entry["maintenance"] = json!("offline");
-                entry["error"] = json!(fault.unwrap_or(state));
+            match daemon.stores.state(name) {
+                Some(StoreState::Lost { fault, .. }) => describe_loss(&mut entry, &fault),
+                state => {
+                    if let Some((state, fault)) = unavailable(state.as_ref()) {
+                        entry["maintenance"] = json!("offline");
+                        entry["error"] = json!(fault.unwrap_or(state));
+                    }
+                }
             }
             entry
         })
@@ -47,10 +52,17 @@ pub(crate) async fn list(daemon: Arc<Daemon>, call: Call) -> CallResult {
     data(&list)
 }
 
-/// Why a datastore cannot be used: in a word, and the fault in a sentence.
+/// A datastore that somebody else owns now.
+fn describe_loss(entry: &mut Value, fault: &str) {
+    entry["maintenance"] = json!("read-only");
+    entry["error"] = json!(fault);
+}
+
+/// Why a datastore cannot be used as it should: in a word, and the fault in a sentence.
 fn unavailable(state: Option<&StoreState>) -> Option<(&str, Option<&str>)> {
     match state? {
         StoreState::Open(_) => None,
+        StoreState::Lost { fault, .. } => Some(("lost-ownership", Some(fault))),
         StoreState::Opening => Some(("opening", None)),
         StoreState::Faulty { fault, .. } => Some(("faulty", Some(fault))),
         StoreState::Closed => Some(("closed", None)),
@@ -60,7 +72,13 @@ fn unavailable(state: Option<&StoreState>) -> Option<(&str, Option<&str>)> {
 /// State and fault of a datastore, for those who administer it.
 pub(crate) fn describe_state(daemon: &Daemon, name: &str, entry: &mut Value) {
     let known = daemon.stores.state(name);
-    if let Some(StoreState::Open(store)) = &known {
+    if let Some(
+        StoreState::Open(store)
+        | StoreState::Lost {
+            datastore: store, ..
+        },
+    ) = &known
+    {
         entry["state"] = json!("open");
         entry["cache"] = cache_statistics(store);
     }
@@ -109,6 +127,9 @@ pub(crate) async fn status(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
         "avail": space.avail,
         "backend-type": backend,
     });
+    if let Some(StoreState::Lost { fault, .. }) = daemon.stores.state(name) {
+        describe_loss(&mut body, &fault);
+    }
     let (stores, of) = (daemon.stores.clone(), name.to_owned());
     if let Some(meters) = daemon.env.io(move |_| stores.meters(&of)).await {
         body["s3-statistics"] = s3_statistics(&meters);
@@ -159,6 +180,14 @@ fn s3_statistics(meters: &MeterSnapshot) -> Value {
     })
 }
 
+async fn is_owner(store: &Datastore) -> Result<bool, ApiError> {
+    match store.check_ownership().await {
+        Ok(()) => Ok(true),
+        Err(pbs_datastore::Error::NotOwner(_)) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// `POST …/take-over`: takes the bucket from its present owner. Our own, other servers have no such call.
 pub(crate) async fn take_over(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let name: DatastoreName = call.params.required("store")?;
@@ -170,7 +199,9 @@ pub(crate) async fn take_over(daemon: Arc<Daemon>, mut call: Call) -> CallResult
     if !daemon.config.read().datastores.contains_key(name.as_str()) {
         return Err(ApiError::bad_request(format!("no such datastore '{name}'")));
     }
-    if daemon.stores.get(name.as_str()).is_ok() {
+    if let Ok(store) = daemon.stores.get(name.as_str())
+        && is_owner(&store).await?
+    {
         return Err(ApiError::bad_request(format!(
             "datastore '{name}' is open here already: there is nothing to take over"
         )));

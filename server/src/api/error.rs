@@ -110,6 +110,7 @@ impl From<ConfigError> for ApiError {
             ConfigError::Busy(_) => Self::unavailable(text),
             ConfigError::File { .. } | ConfigError::TooOpen { .. } => Self::internal(text),
             ConfigError::Faults { .. }
+            | ConfigError::Both(..)
             | ConfigError::Changed
             | ConfigError::Refused(_)
             | ConfigError::Exists(_) => Self::bad_request(text),

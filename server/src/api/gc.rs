@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use pbs_datastore::{Datastore, GcOptions, GcStatus, JobContext, Namespace};
+use pbs_datastore::{Datastore, GcOptions, GcStatus, Namespace};
 use serde_json::{Value, json};
-use tokio::sync::watch;
 
 use super::call::{Call, CallResult, data};
 use super::error::ApiError;
 use super::rule::{AUDIT, MODIFY};
 use super::target::{Opened, open};
 use crate::daemon::Daemon;
+use crate::jobs::supervise;
 use crate::shutdown::Shutdown;
-use crate::tasks::{AbortSignal, Task, TaskStart, Upid};
+use crate::tasks::{Task, TaskStart, Upid};
 
 /// The worker type of the task.
 const KIND: &str = "garbage_collection";
@@ -41,7 +41,7 @@ pub(crate) async fn start(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let shutdown = daemon.shutdown.clone();
     drop(daemon.env.spawn(async move {
         let _held = (guard, work);
-        let result = collect(&store, dry_run, &task, shutdown).await;
+        let result = collect(&store, dry_run, &task, &shutdown).await;
         task.finish(result).await;
     }));
     data(&upid)
@@ -52,23 +52,12 @@ async fn collect(
     store: &Arc<Datastore>,
     dry_run: bool,
     task: &Task,
-    shutdown: Shutdown,
+    shutdown: &Shutdown,
 ) -> Result<(), String> {
-    let (stop, stopped) = watch::channel(false);
-    let logger = task.logger();
-    let job = JobContext::new(Arc::new(move |line| logger.log(line)), stopped);
     let upid = task.upid().to_string();
-    let collection = store.collect(GcOptions { dry_run }, Some(upid), &job);
-    tokio::pin!(collection);
-    let result = tokio::select! {
-        biased;
-        result = &mut collection => result,
-        () = asked_to_stop(task.abort_signal(), shutdown) => {
-            stop.send_replace(true);
-            collection.await
-        }
-    };
-    let status = result.map_err(|error| error.to_string())?;
+    let work = |job| async move { store.collect(GcOptions { dry_run }, &upid, &job).await };
+    let status = supervise(task, shutdown, work).await;
+    let status = status.map_err(|error| error.to_string())?;
     for line in summary(&status) {
         task.log(line);
     }
@@ -86,14 +75,6 @@ async fn collect(
         task.warn(format!("{count} {what}"));
     }
     Ok(())
-}
-
-async fn asked_to_stop(mut abort: AbortSignal, shutdown: Shutdown) {
-    tokio::select! {
-        biased;
-        () = abort.aborted() => {}
-        () = shutdown.requested() => {}
-    }
 }
 
 /// What is worth saying besides what the collection itself has logged.

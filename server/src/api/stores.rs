@@ -135,7 +135,8 @@ pub(crate) async fn create(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
         TakeOver::No
     };
     if let Err(fault) = daemon.stores.open_now(&name, take_over).await {
-        daemon.stores.close(&name).await;
+        // One that is not closed by now closes by itself.
+        drop(daemon.stores.close(&name).await);
         let (store, path) = (daemon.config.clone(), AclPath::datastore(&name));
         blocking(move || remove_section(&store, None, &name, &path)).await?;
         return Err(fault);
@@ -162,7 +163,7 @@ pub(crate) async fn remove(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
             "backups into datastore '{name}' are running; wait for them, or end them"
         )));
     }
-    daemon.stores.close(&name).await;
+    daemon.stores.close(&name).await?;
     let (store, id) = (daemon.config.clone(), name.clone());
     let removed = blocking(move || remove_section(&store, digest.as_deref(), &id, &path)).await;
     if let Err(error) = removed {

@@ -81,6 +81,9 @@ pub(crate) struct CreateArgs {
     /// What is flushed before a backup counts as finished: none, file or filesystem.
     #[arg(long, value_name = "LEVEL")]
     sync_level: Option<String>,
+    /// Verify each snapshot right after its backup; everything in it is read back.
+    #[arg(long)]
+    verify_new: bool,
     /// Take the bucket's prefix from whoever owns it.
     #[arg(long, conflicts_with = "path")]
     take_over: bool,
@@ -149,6 +152,7 @@ impl CreateArgs {
                 json!(self.late_request_max_seconds),
             ),
             ("sync-level", json!(self.sync_level)),
+            ("verify-new", set(self.verify_new)),
             ("take-over", set(self.take_over)),
             ("previous-owner-is-dead", set(self.previous_owner_is_dead)),
         ]))

@@ -17,6 +17,8 @@ use crate::api::Caller;
 use crate::control;
 use crate::daemon::{Daemon, DaemonError, DirectoryLock, state_dir_of};
 
+/// How long the datastores that a command has opened may take to close.
+const CLOSE_MAX: Duration = Duration::from_secs(30);
 /// How long the end of a command waits for what it started; some of it only waits for time to pass.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
 
@@ -105,7 +107,10 @@ impl Link {
     /// Ends what the command itself has started.
     pub(super) async fn close(self) {
         if let Way::Down(daemon) = &self.way {
-            daemon.stores.close_all().await;
+            daemon
+                .stores
+                .close_all(self.env.instant() + CLOSE_MAX)
+                .await;
         }
         self.env.drain(DRAIN_MAX).await;
     }

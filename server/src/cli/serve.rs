@@ -2,8 +2,9 @@
 //!
 //! Start: 1. the lock of the state directory; 2. configuration and secrets, all faults at once; 3. certificate, task logs,
 //! accounts; 4. the sockets; 5. the datastores, which are opened in the background. End, on SIGTERM or SIGINT: no new
-//! work; sessions, calls and jobs get `shutdown-seconds`; then the datastores are closed, which records a clean stop
-//! where nothing was cut off. A second signal ends the process at once.
+//! work; sessions, calls and jobs get `shutdown-seconds`; then the datastores are closed, all at once, which records a
+//! clean stop where nothing was cut off. All of that has one deadline, `shutdown-seconds` and [`CLOSE_MAX`] after the
+//! signal; what is not done by then is left to the next start. A second signal ends the process at once.
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
@@ -17,18 +18,21 @@ use tracing_subscriber::EnvFilter;
 
 use crate::api::Caller;
 use crate::app::{ApiHandler, App, ReadyCheck, bind, whole};
-use crate::config::{Config, ConfigStore, LogFormat};
+use crate::config::{Config, LogFormat, open_both};
 use crate::control::Control;
-use crate::daemon::{CONFIG_FILE, Daemon, DirectoryLock, hostname, state_dir_of};
-use crate::protocol::{Protocol, ProtocolMemory};
+use crate::daemon::{CONFIG_FILE, Daemon, DirectoryLock, hostname, secrets_file, state_dir_of};
+use crate::jobs::verify_new;
+use crate::protocol::{Access, Protocol, ProtocolMemory};
 use crate::shutdown::{Drained, stop_signal};
 use crate::stores::StoreState;
 use crate::tls::ServerTls;
 
 /// How often the files are looked at for changes made by hand.
 const REFRESH_EVERY: Duration = Duration::from_secs(10);
-/// How long the end waits for tasks that belong to nobody any more.
-const DRAIN_MAX: Duration = Duration::from_secs(5);
+/// How long a stop may take beyond `shutdown-seconds`: the datastores record how they were left.
+const CLOSE_MAX: Duration = Duration::from_secs(10);
+/// How long of that the end waits at most for tasks that belong to nobody any more.
+const DRAIN_MAX: Duration = Duration::from_secs(2);
 /// Libraries whose details help nobody here.
 const QUIET: &str =
     "hyper=info,h2=info,rustls=info,aws_config=warn,aws_smithy_runtime=warn,aws_sdk_s3=warn";
@@ -76,12 +80,13 @@ fn assemble(config_file: &Path, env: Env) -> anyhow::Result<Arc<Daemon>> {
         )
     })?;
     let lock = DirectoryLock::take(&state_dir)?;
-    begin_logging(&ConfigStore::open(config_file)?.read());
+    let (config, _) = open_both(config_file, &secrets_file(&state_dir))?;
+    begin_logging(&config.read());
     Ok(Daemon::assemble(config_file, lock, env)?)
 }
 
 fn protocol(daemon: &Arc<Daemon>) -> Protocol {
-    let stores = daemon.stores.clone();
+    let (stores, verifying) = (daemon.stores.clone(), daemon.clone());
     Protocol {
         env: daemon.env.clone(),
         authority: daemon.authority.clone(),
@@ -91,8 +96,11 @@ fn protocol(daemon: &Arc<Daemon>) -> Protocol {
         memory: ProtocolMemory::new(daemon.budget.clone()),
         shutdown: daemon.shutdown.clone(),
         delays: daemon.delays,
-        datastore: Arc::new(move |name, _| stores.get(name.as_str())),
-        finished: Arc::new(|_| {}),
+        datastore: Arc::new(move |name, access| match access {
+            Access::Write => stores.get_writable(name.as_str()),
+            Access::Read => stores.get(name.as_str()),
+        }),
+        finished: Arc::new(move |subject| verify_new(&verifying, subject)),
     }
 }
 
@@ -205,16 +213,22 @@ impl ServeArgs {
 
 /// The orderly end; a second signal makes it a disorderly one.
 async fn stop(daemon: &Arc<Daemon>) {
-    notify(&[NotifyState::Stopping]);
     let seconds = daemon.config.read().server.shutdown_seconds;
+    let (asked, patience) = (daemon.env.instant(), Duration::from_secs(seconds));
+    let by = asked + patience + CLOSE_MAX;
+    let told = (patience + CLOSE_MAX + Duration::from_secs(5)).as_micros();
+    notify(&[
+        NotifyState::Stopping,
+        // The service manager's own patience may be less.
+        NotifyState::ExtendTimeoutUsec(u32::try_from(told).unwrap_or(u32::MAX)),
+    ]);
     tracing::info!(seconds, "stopping; what runs gets this long");
     let orderly = async {
-        let drained = daemon.shutdown.drain(Duration::from_secs(seconds)).await;
-        if let Drained::CutOff(count) = drained {
+        if let Drained::CutOff(count) = daemon.shutdown.drain(patience).await {
             tracing::warn!(count, "the time is up; what still runs is cut off");
             daemon.tasks.abort_all();
         }
-        daemon.stores.close_all().await;
+        daemon.stores.close_all(by - DRAIN_MAX).await;
         daemon.env.drain(DRAIN_MAX).await;
     };
     tokio::select! {

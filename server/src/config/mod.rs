@@ -23,5 +23,5 @@ pub(crate) use self::{
     },
     secrets::{S3Keys, Secrets},
     size::{ByteCount, ByteCountError},
-    store::{ConfigError, ConfigStore, SecretsStore},
+    store::{ConfigError, ConfigStore, SecretsStore, open_both},
 };

@@ -52,7 +52,7 @@ pub(crate) struct Server {
     pub(crate) log_format: LogFormat,
     /// How long a stop waits for running sessions and jobs, 1 to 3600 s. Default: 60.
     pub(crate) shutdown_seconds: u64,
-    /// Memory for bodies in flight, all sessions together, 64 MiB to 64 GiB. Default: 256 MiB.
+    /// Memory for windows and bodies in flight, all sessions together, 64 MiB to 64 GiB. Default: 256 MiB.
     pub(crate) memory_budget_bytes: ByteCount,
     /// Open connections, 8 to 65536. Default: 512.
     pub(crate) connections_max: u64,
@@ -136,7 +136,7 @@ pub(crate) struct Datastore {
     pub(crate) late_request_max_seconds: u64,
     /// `sync-level`: `none`, `file` or `filesystem`. Default: `filesystem`.
     pub(crate) sync_level: SyncLevel,
-    /// `verify-new`: verify each snapshot right after its backup. Default: false.
+    /// `verify-new`: verify each snapshot right after its backup; reads all of it back. Default: false.
     pub(crate) verify_new: bool,
 }
 
@@ -158,14 +158,6 @@ impl Backend {
         match self {
             Self::Filesystem { .. } => "filesystem",
             Self::S3(_) => "s3",
-        }
-    }
-
-    /// The local directory: of the datastore itself, or of its cache.
-    pub(crate) fn directory(&self) -> &PathBuf {
-        match self {
-            Self::Filesystem { path } => path,
-            Self::S3(s3) => &s3.cache_dir,
         }
     }
 }
@@ -220,9 +212,9 @@ pub(crate) struct S3Endpoint {
     pub(crate) requests_in_flight_max: u64,
     /// Requests per second, all methods, 0 for no limit, up to 100000. Default: 0.
     pub(crate) requests_per_second_max: u64,
-    /// Bytes sent per second, 0 for no limit. Default: 0.
+    /// Bytes sent per second, 0 for no limit, otherwise 64 KiB to 90 GiB. Default: 0.
     pub(crate) upload_bytes_per_second_max: ByteCount,
-    /// Bytes received per second, 0 for no limit. Default: 0.
+    /// Bytes received per second, 0 for no limit, otherwise 64 KiB to 90 GiB. Default: 0.
     pub(crate) download_bytes_per_second_max: ByteCount,
     /// Time to connect, 1 to 300 s. Default: 10.
     pub(crate) connect_timeout_seconds: u64,

@@ -11,6 +11,8 @@ use super::model::{
     Account, Backend, Config, CredentialsKind, Datastore, S3Backend, S3Endpoint, Server, SyncLevel,
 };
 use super::size::ByteCount;
+use pbs_datastore::{BUCKET_PREFIX_BYTES_MAX, BucketPrefix};
+
 use crate::auth::{Acl, AclEntry, AuthId, UserId, is_safe_id};
 
 /// Length of datastore names and endpoint ids.
@@ -251,11 +253,13 @@ fn read_backend(
         }
     }
     let prefix = raw.prefix.unwrap_or_else(|| name.to_owned());
-    if prefix.len() > 256 || !prefix.split('/').all(is_safe_id) {
+    if prefix.parse::<BucketPrefix>().is_err() {
         section.fault(
             faults,
             "prefix",
-            "must be names joined by '/', without '/' at the ends, at most 256 characters",
+            format!(
+                "must be names joined by '/', without '/' at the ends, at most {BUCKET_PREFIX_BYTES_MAX} characters"
+            ),
         );
     }
     Some(Backend::S3(S3Backend {
@@ -329,6 +333,25 @@ fn read_s3(faults: &mut Faults<'_>, config: &mut Config, name: String, section: 
         ("attempts-max", s3.attempts_max, 1..=20),
     ] {
         section.bounded(faults, key, &value, &bounds);
+    }
+    for (key, pace) in [
+        (
+            "upload-bytes-per-second-max",
+            s3.upload_bytes_per_second_max,
+        ),
+        (
+            "download-bytes-per-second-max",
+            s3.download_bytes_per_second_max,
+        ),
+    ] {
+        if pace.get() > 0 {
+            section.bounded(
+                faults,
+                key,
+                &pace,
+                &(ByteCount(64 << 10)..=ByteCount::gib(90)),
+            );
+        }
     }
     config.s3.insert(name, s3);
 }
@@ -429,62 +452,84 @@ fn absolute(faults: &mut Faults<'_>, section: &mut Section, key: &str, path: Opt
     }
 }
 
-/// What only shows when several tables are looked at together.
+/// The text of a setting as it stands in the file, whatever else is wrong around it.
+fn text_of<'a>(item: &'a Item, key: &str) -> Option<&'a str> {
+    item.get(key)?.as_str()
+}
+
+/// What only shows when several tables are looked at together. It is read from the file itself: a section that has
+/// other faults too is looked at no less.
 fn check_references(faults: &mut Faults<'_>, config: &Config, root: &toml_edit::Table) {
-    let span = |path: &[&str]| {
-        let first = root.get(path[0]);
-        path[1..]
-            .iter()
-            .try_fold(first?, |item, key| item.get(key))
-            .and_then(Item::span)
-    };
-    let mut seen: Vec<(&String, &Datastore)> = Vec::new();
-    for (name, datastore) in &config.datastores {
+    let there = |section: &str, name: &str| root.get(section)?.get(name);
+    let datastores = root.get("datastore").and_then(Item::as_table_like);
+    let mut seen: Vec<Ground<'_>> = Vec::new();
+    for (name, item) in datastores.into_iter().flat_map(|table| table.iter()) {
         let here = place("datastore", name);
-        if let Backend::S3(s3) = &datastore.backend
-            && !config.s3.contains_key(&s3.endpoint)
-            && root
-                .get("s3")
-                .and_then(|all| all.get(&s3.endpoint))
-                .is_none()
+        let ground = Ground::of(name, item);
+        if let Some(endpoint) = ground.endpoint
+            && there("s3", endpoint).is_none()
         {
-            let message = format!("there is no [s3.{}]", s3.endpoint);
-            faults.add(
-                place(&here, "s3"),
-                span(&["datastore", name, "s3"]),
-                message,
-            );
+            let span = item.get("s3").and_then(Item::span);
+            let message = format!("there is no [{}]", place("s3", endpoint));
+            faults.add(place(&here, "s3"), span, message);
         }
-        for (other_name, other) in &seen {
-            if let Some(message) = overlap(datastore, other) {
-                let message = format!("{message} '{other_name}'");
-                faults.add(&here, span(&["datastore", name]), message);
+        for other in &seen {
+            if let Some(message) = ground.overlap(other) {
+                let message = format!("{message} '{}'", other.name);
+                faults.add(&here, item.span(), message);
             }
         }
-        seen.push((name, datastore));
+        seen.push(ground);
     }
     for id in config.tokens.keys() {
-        if !config.users.contains_key(id.user()) {
+        let user = id.user().to_string();
+        if !config.users.contains_key(id.user()) && there("user", &user).is_none() {
             let text = id.to_string();
-            let message = format!("there is no user '{}'", id.user());
-            faults.add(place("token", &text), span(&["token", &text]), message);
+            let span = there("token", &text).and_then(Item::span);
+            let message = format!("there is no user '{user}'");
+            faults.add(place("token", &text), span, message);
         }
     }
 }
 
-/// How two datastores get into each other's way.
-fn overlap(a: &Datastore, b: &Datastore) -> Option<&'static str> {
-    let (left, right) = (a.backend.directory(), b.backend.directory());
-    if left.starts_with(right) || right.starts_with(left) {
-        return Some("its directory is, contains or lies in that of datastore");
-    }
-    if let (Backend::S3(left), Backend::S3(right)) = (&a.backend, &b.backend) {
-        let below =
-            |inner: &str, outer: &str| inner == outer || inner.starts_with(&format!("{outer}/"));
-        let same = left.endpoint == right.endpoint && left.bucket == right.bucket;
-        if same && (below(&left.prefix, &right.prefix) || below(&right.prefix, &left.prefix)) {
-            return Some("its prefix in the bucket is, contains or lies in that of datastore");
+/// What a datastore wants for itself alone, as far as its section says.
+struct Ground<'a> {
+    name: &'a str,
+    directory: Option<&'a Path>,
+    endpoint: Option<&'a str>,
+    bucket: Option<&'a str>,
+    prefix: &'a str,
+}
+
+impl<'a> Ground<'a> {
+    fn of(name: &'a str, item: &'a Item) -> Self {
+        let local = text_of(item, "backend") == Some("filesystem");
+        let in_bucket = |key| if local { None } else { text_of(item, key) };
+        let directory = text_of(item, if local { "path" } else { "cache-dir" });
+        Self {
+            name,
+            directory: directory.map(Path::new),
+            endpoint: in_bucket("s3"),
+            bucket: in_bucket("bucket"),
+            prefix: in_bucket("prefix").unwrap_or(name),
         }
     }
-    None
+
+    /// How two datastores get into each other's way.
+    fn overlap(&self, other: &Self) -> Option<&'static str> {
+        if let (Some(left), Some(right)) = (self.directory, other.directory)
+            && (left.starts_with(right) || right.starts_with(left))
+        {
+            return Some("its directory is, contains or lies in that of datastore");
+        }
+        let below =
+            |inner: &str, outer: &str| inner == outer || inner.starts_with(&format!("{outer}/"));
+        let same_bucket = self.endpoint.is_some()
+            && self.bucket.is_some()
+            && (self.endpoint, self.bucket) == (other.endpoint, other.bucket);
+        if same_bucket && (below(self.prefix, other.prefix) || below(other.prefix, self.prefix)) {
+            return Some("its prefix in the bucket is, contains or lies in that of datastore");
+        }
+        None
+    }
 }

@@ -58,6 +58,9 @@ pub(crate) enum ConfigError {
     /// The file exists already.
     #[error("'{}' exists already; it is left as it is", .0.display())]
     Exists(PathBuf),
+    /// Both files have something wrong with them.
+    #[error("{0}\n{1}")]
+    Both(Box<Self>, Box<Self>),
     /// The disk.
     #[error("cannot {what} '{}': {source}", .path.display())]
     File {
@@ -107,6 +110,18 @@ impl Content for Secrets {
 pub(crate) type ConfigStore = FileStore<Config>;
 /// The file with the secrets, mode 0600.
 pub(crate) type SecretsStore = FileStore<Secrets>;
+
+/// Reads and checks both files; what is wrong with one does not hide what is wrong with the other.
+pub(crate) fn open_both(
+    config: &Path,
+    secrets: &Path,
+) -> Result<(ConfigStore, SecretsStore), ConfigError> {
+    match (ConfigStore::open(config), SecretsStore::open(secrets)) {
+        (Ok(config), Ok(secrets)) => Ok((config, secrets)),
+        (Err(one), Err(other)) => Err(ConfigError::Both(Box::new(one), Box::new(other))),
+        (Err(error), _) | (_, Err(error)) => Err(error),
+    }
+}
 
 /// How a file looked when it was read; another look means other content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

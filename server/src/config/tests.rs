@@ -127,6 +127,7 @@ role = "King"
         (Some(7), "datastore.ab"),
         (Some(9), "datastore.ab.path"),
         (Some(11), "datastore.main.cache-dir"),
+        (Some(13), "datastore.main.s3"),
         (Some(14), "datastore.main.bucket"),
         (Some(15), "datastore.main.cache-bytes-max"),
         (Some(16), "datastore.main.gc-atime-cutoff-minutes"),
@@ -150,6 +151,85 @@ fn a_syntax_error_has_a_line() {
     assert!(faults[0].line.is_some());
     let faults = parse("server = 1\nacl = 2\n").expect_err("no tables");
     assert_eq!(faults.len(), 2, "{faults:?}");
+}
+
+#[test]
+fn a_fault_hides_no_other() {
+    let text = r#"
+[server]
+listen = "nowhere"
+memory-budget-bytes = "1 MiB"
+colour = "blue"
+[s3.one]
+endpoint = "ftp://host"
+attempts-max = 99
+upload-bytes-per-second-max = "1 KiB"
+[datastore.aaa]
+backend = "s3"
+s3 = "nobody"
+cache-dir = "relative"
+cache-bytes-max = "much"
+[datastore.bbb]
+backend = "s3"
+s3 = "one"
+bucket = "bucket"
+prefix = "//"
+cache-dir = "/cache"
+[datastore.ccc]
+backend = "tape"
+s3 = "no body"
+cache-dir = "/cache/inner"
+[user."a@pbs"]
+expire = -1
+[user.nonsense]
+[token."a@pbs!ok"]
+enable = "maybe"
+[token."b@pbs!lost"]
+enable = "maybe"
+[[acl]]
+path = "/"
+id = "a@pbs"
+role = "Emperor"
+[[acl]]
+role = "Admin"
+[colour]
+"#;
+    let faults = parse(text).expect_err("nearly all of it is wrong");
+    let found: Vec<String> = faults.iter().map(ToString::to_string).collect();
+    let expected = [
+        ("server.listen", ""),
+        ("server.memory-budget-bytes", "64 MiB"),
+        ("server.colour", "unknown"),
+        ("s3.one.endpoint", "https://"),
+        ("s3.one.attempts-max", "99"),
+        ("s3.one.upload-bytes-per-second-max", "64 KiB"),
+        ("datastore.aaa.s3", "there is no [s3.nobody]"),
+        ("datastore.aaa.cache-dir", "absolute"),
+        ("datastore.aaa.cache-bytes-max", ""),
+        ("datastore.aaa.bucket", "required"),
+        ("datastore.bbb.prefix", "names"),
+        ("datastore.bbb.cache-bytes-max", "required"),
+        ("datastore.ccc.backend", "tape"),
+        ("datastore.ccc.s3", "there is no [s3.\"no body\"]"),
+        ("datastore.ccc", "'bbb'"),
+        ("user.\"a@pbs\".expire", "negative"),
+        ("user.nonsense", ""),
+        ("token.\"a@pbs!ok\".enable", ""),
+        ("token.\"b@pbs!lost\".enable", ""),
+        ("token.\"b@pbs!lost\"", "there is no user 'b@pbs'"),
+        ("acl[0].role", "Emperor"),
+        ("acl[1].path", "required"),
+        ("acl[1].id", "required"),
+        ("colour", "unknown section"),
+    ];
+    for (place, words) in expected {
+        let told = |text: &&String| text.contains(&format!(" {place}: ")) && text.contains(words);
+        assert!(
+            found.iter().any(|text| told(&text)),
+            "{place}: {words}: {found:#?}"
+        );
+    }
+    assert_eq!(found.len(), expected.len(), "{found:#?}");
 }
 
 #[test]

@@ -60,10 +60,19 @@ impl ProtocolName {
     }
 }
 
-/// Finds an open datastore by its name; the error is what the client is told (unknown, or closed for maintenance).
-/// `true` asks for one that may be written to.
+/// What a session does with its datastore.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Only reads.
+    Read,
+    /// Writes too.
+    Write,
+}
+
+/// Finds an open datastore by its name; the error is what the client is told: unknown, not available, or only to be read
+/// where it is to be written.
 pub(crate) type FindDatastore =
-    Arc<dyn Fn(&DatastoreName, bool) -> Result<Arc<Datastore>, ApiError> + Send + Sync>;
+    Arc<dyn Fn(&DatastoreName, Access) -> Result<Arc<Datastore>, ApiError> + Send + Sync>;
 /// Told of each snapshot that was finished, after its session has ended; starts the verification of new snapshots.
 pub(crate) type OnFinished = Arc<dyn Fn(&SessionSubject) + Send + Sync>;
 
@@ -216,7 +225,11 @@ impl Protocol {
             .authenticate(&head.method, credentials.as_ref())?;
         let params = UpgradeParams::of(protocol, head)?;
         let owner_needed = self.check_privilege(protocol, &who, &params)?;
-        let datastore = (self.datastore)(&params.store, protocol == ProtocolName::Backup)?;
+        let access = match protocol {
+            ProtocolName::Backup => Access::Write,
+            ProtocolName::Reader => Access::Read,
+        };
+        let datastore = (self.datastore)(&params.store, access)?;
         check_upgrade_header(protocol, &head.headers)?;
         if !datastore
             .namespace_exists(&params.namespace)
@@ -232,10 +245,8 @@ impl Protocol {
                 }
             });
         }
-        if params.benchmark && params.snapshot.group.to_string() != "host/benchmark" {
-            return Err(ApiError::bad_request(
-                "the benchmark flag is only allowed on 'host/benchmark'",
-            ));
+        if protocol == ProtocolName::Backup {
+            check_benchmark(&params)?;
         }
         let subject = SessionSubject {
             kind: match protocol {
@@ -299,7 +310,12 @@ impl Protocol {
             ProtocolName::Reader => (backs_up.then_some(true), Privilege::DatastoreRead),
         };
         owner_needed.ok_or_else(|| {
-            ApiError::forbidden(format!("permission check failed: no {missing} on {path}"))
+            let text = format!("permission check failed: no {missing} on {path}");
+            match protocol {
+                ProtocolName::Backup => ApiError::forbidden(text),
+                // Readers are told everything with this status.
+                ProtocolName::Reader => ApiError::bad_request(text),
+            }
         })
     }
 
@@ -345,9 +361,7 @@ impl Protocol {
             store, snapshot, ..
         } = subject;
         let worker_id = match subject.kind {
-            SessionKind::Reader => {
-                format!("{store}:{}/{:08X}", snapshot.group, snapshot.time.seconds())
-            }
+            SessionKind::Reader => subject.worker_id(),
             SessionKind::Backup | SessionKind::Benchmark => format!("{store}:{}", snapshot.group),
         };
         let task = self.tasks.start(&TaskStart {
@@ -511,6 +525,22 @@ fn check_upgrade_header(protocol: ProtocolName, headers: &HeaderMap) -> Result<(
             "invalid protocol name, expected '{}'",
             protocol.token()
         ))),
+    }
+}
+
+/// The group of benchmarks holds nothing else: whatever is written into it is thrown away.
+fn check_benchmark(params: &UpgradeParams) -> Result<(), ApiError> {
+    match (
+        params.benchmark,
+        params.snapshot.group.to_string() == "host/benchmark",
+    ) {
+        (true, false) => Err(ApiError::bad_request(
+            "the benchmark flag is only allowed on 'host/benchmark'",
+        )),
+        (false, true) => Err(ApiError::bad_request(
+            "the group 'host/benchmark' is for benchmarks only; choose another backup id",
+        )),
+        _ => Ok(()),
     }
 }
 

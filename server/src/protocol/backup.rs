@@ -15,9 +15,9 @@ use pbs_datastore::{
 use tokio::sync::Semaphore;
 
 use super::answer::{AnswerBody, Refusal, json, keeping, raw};
-use super::call::{Call, archive_name, directory, take, take_file_name};
+use super::call::{Call, archive_name, directory, no_memory, take, take_file_name};
 use super::flow::{BodyFault, discard_body, read_body};
-use super::memory::{CallMemory, Claims, WriterMemory};
+use super::memory::{Claims, WriterMemory};
 use super::session::Progress;
 use crate::api::{ApiError, Params, Reply};
 use crate::tasks::TaskLogger;
@@ -52,7 +52,6 @@ const DOWNLOADS_MAX: usize = 2;
 pub(crate) struct BackupSession {
     backup: Arc<Backup>,
     claims: Claims,
-    calls: CallMemory,
     downloads: Arc<Semaphore>,
     progress: Progress,
     log: TaskLogger,
@@ -69,7 +68,6 @@ impl BackupSession {
         Self {
             backup,
             claims: memory.claims.clone(),
-            calls: memory.calls.clone(),
             downloads: Arc::new(Semaphore::new(DOWNLOADS_MAX)),
             progress,
             log,
@@ -132,7 +130,7 @@ impl BackupSession {
     }
 
     async fn params(&self, call: Call) -> Result<Params, Refusal> {
-        call.params(&self.calls, &self.progress).await
+        call.params(&self.claims, &self.progress).await
     }
 
     async fn previous(&self, call: Call) -> Result<Response<AnswerBody>, Refusal> {
@@ -284,9 +282,8 @@ impl BackupSession {
         if body.size_hint().lower() > expected as u64 {
             return Err(longer(expected));
         }
-        let claim = self.claims.take(expected as u64).await.ok_or_else(|| {
-            ApiError::unavailable("there is no memory for the body; raise memory-budget-bytes or run fewer backups at once")
-        })?;
+        let claim = self.claims.take(expected as u64).await;
+        let claim = claim.ok_or_else(no_memory)?;
         let bytes = match read_body(body, expected, expected, &self.progress).await {
             Err(BodyFault::TooLong(_)) => return Err(longer(expected)),
             read => read?,

@@ -10,7 +10,7 @@ use pbs_datastore::ArchiveName;
 
 use super::answer::Refusal;
 use super::flow::{BodyFault, read_body};
-use super::memory::CallMemory;
+use super::memory::Claims;
 use super::session::Progress;
 use crate::api::{ApiError, ApiPath, BODY_BYTES_MAX, Params};
 use crate::auth::is_safe_id;
@@ -61,24 +61,21 @@ impl Call {
         Ok((params, self.body))
     }
 
-    /// The parameters of a call that is no upload, under the session's reserve for such bodies.
+    /// The parameters of a call that is no upload. Its body is read under a claim too.
     pub(crate) async fn params(
         self,
-        memory: &CallMemory,
+        claims: &Claims,
         progress: &Progress,
     ) -> Result<Params, Refusal> {
         let body = if self.body.is_end_stream() {
             Bytes::new()
         } else {
             let announced = self.body.size_hint().exact();
-            let _memory = memory.take(announced).await;
-            read_body(
-                self.body,
-                BODY_BYTES_MAX,
-                announced.unwrap_or(0) as usize,
-                progress,
-            )
-            .await?
+            let longest = BODY_BYTES_MAX as u64;
+            let bytes = announced.unwrap_or(longest).min(longest);
+            let _claim = claims.take(bytes).await.ok_or_else(no_memory)?;
+            let likely = announced.map_or(0, |_| bytes as usize);
+            read_body(self.body, BODY_BYTES_MAX, likely, progress).await?
         };
         gather(&self.uri, self.content_type.as_deref(), &body)
     }
@@ -92,6 +89,13 @@ impl Call {
         let body = read_body(self.body, bytes_max, 0, progress).await?;
         gather(&self.uri, self.content_type.as_deref(), &body)
     }
+}
+
+/// A body that got no memory for a long time.
+pub(super) fn no_memory() -> ApiError {
+    ApiError::unavailable(
+        "there is no memory for the body; raise memory-budget-bytes or run fewer backups at once",
+    )
 }
 
 fn gather(uri: &Uri, content_type: Option<&str>, body: &[u8]) -> Result<Params, Refusal> {

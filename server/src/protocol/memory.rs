@@ -1,14 +1,16 @@
 //! Memory of the two protocols: connection windows, and bodies on their way in (design 10; the proof that nothing can
 //! wait for ever is `docs/decisions/0007-flow-control.md`).
 //!
-//! All of it comes from one [`MemoryBudget`].
-//! 1. A session reserves its connection window before it is admitted: what a client sends and nobody has looked at yet
-//!    fits into it. Windows take at most three quarters of the budget.
+//! 1. A session has its connection window before it is admitted: what a client sends and nobody has looked at yet fits
+//!    into it. The smallest windows of the first [`SESSIONS_SURE`] sessions of each sort are set aside from the start
+//!    ([`WINDOWS_BYTES_SET_ASIDE`]) and no part of the [`MemoryBudget`]: these sessions are admitted whatever the others
+//!    hold. A window is larger, and further sessions are admitted, where the budget has something left; such windows take
+//!    at most three quarters of it.
 //! 2. A body is read into memory only under a [`Claim`] for *all* of it: whoever has begun can finish. Claims of a
 //!    session are granted in order of arrival, and no session holds more than its share, so that a slow client with
-//!    many bodies under way does not keep others from writing. Who holds a claim asks for no second one.
-//! 3. The bodies of calls that are no uploads come from a small reserve of the session.
-//! 4. Chunks on their way out were granted their memory by the datastore. Here they count against the session's share
+//!    many bodies under way does not keep others from writing. Who holds a claim asks for no second one. Bodies of calls
+//!    that are no uploads are claimed in the same way; the tiny ones of a reader session are covered by its window.
+//! 3. Chunks on their way out were granted their memory by the datastore. Here they count against the session's share
 //!    only, so that a slow reader with many chunks under way does not keep others from their turn.
 
 use std::collections::VecDeque;
@@ -19,26 +21,30 @@ use std::time::Duration;
 use pbs_datastore::{CHUNK_ENCODED_BYTES_MAX, MemoryBudget, MemoryPermit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::flow::{READER_BODY_BYTES_MAX, STREAMS_MAX};
-use crate::api::BODY_BYTES_MAX;
+use super::flow::{READER_BODY_BYTES_MAX, STREAMS_MAX, stream_window_bytes};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
-/// Smallest connection window of a session that uploads. Below [`WINDOW_BYTES_FULL`] it has fewer streams.
-const WINDOW_BYTES_MIN: u64 = 2 * MIB;
-/// From this connection window on, all [`STREAMS_MAX`] streams have a window of at least 16 KiB each.
-const WINDOW_BYTES_FULL: u64 = 4 * MIB;
-/// Streams of a session with a smaller window, so that each has 16 KiB too.
-const STREAMS_FEW: u32 = 100;
+/// Smallest connection window of a session that uploads.
+const WRITER_WINDOW_BYTES_MIN: u64 = 160 * KIB;
+/// From this connection window on, all [`STREAMS_MAX`] streams have a window of at least 16 KiB each. The first sessions
+/// get at least so much.
+const WRITER_WINDOW_BYTES_FULL: u64 = 4 * MIB;
 /// Largest connection window of a session that uploads.
-const WINDOW_BYTES_MAX: u64 = 32 * MIB;
+const WRITER_WINDOW_BYTES_MAX: u64 = 32 * MIB;
 /// Connection window of a session that sends requests with small bodies or none.
-const READER_WINDOW_BYTES: u64 = 256 * KIB;
-/// What the small bodies of such a session may add up to.
-const READER_CALL_BYTES: u64 = STREAMS_MAX as u64 * READER_BODY_BYTES_MAX as u64;
-/// The session's reserve for the bodies of calls that are no uploads.
-const CALL_BYTES: u64 = BODY_BYTES_MAX as u64;
-/// Which part of the windows that are left a new session gets.
+const READER_WINDOW_BYTES: u64 = 96 * KIB;
+/// Streams of such a session.
+const READER_STREAMS: u32 = 64;
+/// What such a session holds: its window, and the small bodies of all its streams.
+const READER_BYTES: u64 =
+    READER_WINDOW_BYTES + READER_STREAMS as u64 * READER_BODY_BYTES_MAX as u64;
+/// Backup sessions, and reader sessions, that are admitted whatever else is held.
+pub(crate) const SESSIONS_SURE: usize = 64;
+/// What is set aside for them: 20 MiB of the configured memory.
+pub(crate) const WINDOWS_BYTES_SET_ASIDE: u64 =
+    SESSIONS_SURE as u64 * (WRITER_WINDOW_BYTES_MIN + READER_BYTES);
+/// Which part of what is left for windows a new session gets, until half of it is gone.
 const WINDOW_SHARE: u64 = 6;
 /// What windows always leave for bodies: the longest one, and room for a few more.
 const BODIES_BYTES_MIN: u64 = 24 * MIB;
@@ -53,7 +59,10 @@ const CLAIM_WAIT_MAX: Duration = Duration::from_mins(15);
 #[derive(Debug)]
 pub(crate) struct ProtocolMemory {
     budget: MemoryBudget,
-    /// What is left for windows, in KiB.
+    /// The windows that are set aside.
+    writers: Arc<Semaphore>,
+    readers: Arc<Semaphore>,
+    /// What is left of the budget for windows, in KiB.
     windows: Arc<Semaphore>,
     windows_bytes_max: u64,
     /// Open sessions.
@@ -61,11 +70,14 @@ pub(crate) struct ProtocolMemory {
 }
 
 impl ProtocolMemory {
-    /// Takes everything from `budget`, which others use too; at least 64 MiB.
+    /// Takes what is not set aside from `budget`, which others use too: the configured memory, at least 64 MiB, without
+    /// [`WINDOWS_BYTES_SET_ASIDE`].
     pub(crate) fn new(budget: MemoryBudget) -> Arc<Self> {
         let whole = budget.bytes_max();
         let windows_bytes_max = (whole - whole / 4).min(whole.saturating_sub(BODIES_BYTES_MIN));
         Arc::new(Self {
+            writers: Arc::new(Semaphore::new(SESSIONS_SURE)),
+            readers: Arc::new(Semaphore::new(SESSIONS_SURE)),
             windows: Arc::new(Semaphore::new((windows_bytes_max / KIB) as usize)),
             windows_bytes_max,
             sessions: AtomicUsize::new(0),
@@ -77,27 +89,31 @@ impl ProtocolMemory {
         self.windows.available_permits() as u64 * KIB
     }
 
-    /// The memory of a session that uploads: a sixth of the windows that are left, within bounds. `None` if even the
-    /// smallest window does not become free in time.
+    /// The memory of a session that uploads. `None` if it is one too many and even the smallest window does not become
+    /// free in time.
     pub(crate) async fn open_writer(self: &Arc<Self>) -> Option<WriterMemory> {
-        let share = self.windows_bytes_free() / WINDOW_SHARE / MIB * MIB;
-        let wanted = share.clamp(WINDOW_BYTES_MIN, WINDOW_BYTES_MAX);
-        let mut window = self.reserve(wanted, CALL_BYTES).await;
-        if window.is_none() && wanted > WINDOW_BYTES_MIN {
-            window = self.reserve(WINDOW_BYTES_MIN, CALL_BYTES).await;
-        }
+        let least = self.place(&self.writers, WRITER_WINDOW_BYTES_MIN).await?;
+        let more = self.more();
+        let bytes = WRITER_WINDOW_BYTES_MIN + more.as_ref().map_or(0, Room::bytes);
         Some(WriterMemory {
-            window: window?,
+            window: Window {
+                bytes: u32::try_from(bytes).ok()?,
+                streams: streams_of(bytes),
+                _room: [Some(least), more],
+            },
             claims: self.claims(),
-            calls: CallMemory(Arc::new(Semaphore::new(CALL_BYTES as usize))),
         })
     }
 
-    /// The memory of a session that only reads.
+    /// The memory of a session that only reads; `None` as above.
     pub(crate) async fn open_reader(self: &Arc<Self>) -> Option<ReaderMemory> {
-        let window = self.reserve(READER_WINDOW_BYTES, READER_CALL_BYTES).await?;
+        let room = self.place(&self.readers, READER_BYTES).await?;
         Some(ReaderMemory {
-            window,
+            window: Window {
+                bytes: READER_WINDOW_BYTES as u32,
+                streams: READER_STREAMS,
+                _room: [Some(room), None],
+            },
             claims: self.claims(),
         })
     }
@@ -110,28 +126,39 @@ impl ProtocolMemory {
         }))
     }
 
-    async fn reserve(&self, window_bytes: u64, call_bytes: u64) -> Option<Window> {
+    /// Room that is set aside, or room in the budget.
+    async fn place(&self, set_aside: &Arc<Semaphore>, bytes: u64) -> Option<Room> {
+        if let Ok(place) = Arc::clone(set_aside).try_acquire_owned() {
+            return Some(Room::SetAside { _place: place });
+        }
         let windows = Arc::clone(&self.windows);
-        let bytes = window_bytes + call_bytes;
         let kib = u32::try_from(bytes.div_ceil(KIB)).ok()?;
         let reserve = async {
             let share = windows.acquire_many_owned(kib).await.ok()?;
             let permit = self.budget.take(bytes, WINDOW_WAIT_MAX).await?;
-            Some((share, permit))
+            Some(Room::Budget { share, permit })
         };
-        let (share, permit) = tokio::time::timeout(WINDOW_WAIT_MAX, reserve)
-            .await
-            .ok()??;
-        Some(Window {
-            bytes: u32::try_from(window_bytes).ok()?,
-            streams: if (WINDOW_BYTES_MIN..WINDOW_BYTES_FULL).contains(&window_bytes) {
-                STREAMS_FEW
-            } else {
-                STREAMS_MAX
-            },
-            _share: share,
-            _permit: permit,
-        })
+        tokio::time::timeout(WINDOW_WAIT_MAX, reserve).await.ok()?
+    }
+
+    /// By how much the window of a new session is larger than the smallest. The first sessions get a sixth of what is
+    /// left for windows, and enough for all streams; the second half of it is for the others in equal parts. Nobody waits
+    /// for it.
+    fn more(&self) -> Option<Room> {
+        let free = self.windows_bytes_free();
+        let full = WRITER_WINDOW_BYTES_FULL - WRITER_WINDOW_BYTES_MIN;
+        let most = WRITER_WINDOW_BYTES_MAX - WRITER_WINDOW_BYTES_MIN;
+        let others = self.writers.available_permits() as u64;
+        let wanted = if free > self.windows_bytes_max / 2 {
+            (free / WINDOW_SHARE).max(full.min(free))
+        } else {
+            free / (1 + others)
+        };
+        let wanted = wanted.min(most);
+        let kib = u32::try_from(wanted / KIB).ok().filter(|kib| *kib > 0)?;
+        let share = Arc::clone(&self.windows).try_acquire_many_owned(kib).ok()?;
+        let permit = self.budget.try_take(u64::from(kib) * KIB)?;
+        Some(Room::Budget { share, permit })
     }
 
     /// What one session may claim: an equal part, with one part left for the next session.
@@ -144,13 +171,43 @@ impl ProtocolMemory {
     }
 }
 
+/// How many streams can share a connection window so that each has 16 KiB; at least a few.
+fn streams_of(window_bytes: u64) -> u32 {
+    const STREAM_BYTES: u32 = 16 * KIB as u32;
+    const STREAMS_MIN: u32 = 16;
+    let all = stream_window_bytes(u32::try_from(window_bytes).unwrap_or(u32::MAX), 1);
+    (all / STREAM_BYTES).clamp(STREAMS_MIN, STREAMS_MAX)
+}
+
+/// Room for a window, or a part of one.
+#[derive(Debug)]
+enum Room {
+    SetAside {
+        _place: OwnedSemaphorePermit,
+    },
+    Budget {
+        share: OwnedSemaphorePermit,
+        #[expect(dead_code, reason = "held, never read")]
+        permit: MemoryPermit,
+    },
+}
+
+impl Room {
+    /// What it takes from the budget.
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::SetAside { .. } => 0,
+            Self::Budget { share, .. } => share.num_permits() as u64 * KIB,
+        }
+    }
+}
+
 /// A reserved connection window; dropped when the connection has ended.
 #[derive(Debug)]
 pub(crate) struct Window {
     bytes: u32,
     streams: u32,
-    _share: OwnedSemaphorePermit,
-    _permit: MemoryPermit,
+    _room: [Option<Room>; 2],
 }
 
 impl Window {
@@ -172,8 +229,6 @@ pub(crate) struct WriterMemory {
     pub(crate) window: Window,
     /// Where bodies get their memory.
     pub(crate) claims: Claims,
-    /// Where the bodies of calls that are no uploads get theirs.
-    pub(crate) calls: CallMemory,
 }
 
 /// The memory of a session that only reads.
@@ -183,19 +238,6 @@ pub(crate) struct ReaderMemory {
     pub(crate) window: Window,
     /// Its share for what is on its way out.
     pub(crate) claims: Claims,
-}
-
-/// Memory for the bodies of calls that are no uploads.
-#[derive(Debug, Clone)]
-pub(crate) struct CallMemory(Arc<Semaphore>);
-
-impl CallMemory {
-    /// Takes what a body of `announced` bytes needs, or the longest one if its length is not known.
-    pub(crate) async fn take(&self, announced: Option<u64>) -> Option<OwnedSemaphorePermit> {
-        let longest = BODY_BYTES_MAX as u64;
-        let bytes = announced.unwrap_or(longest).min(longest) as u32;
-        Arc::clone(&self.0).acquire_many_owned(bytes).await.ok()
-    }
 }
 
 /// Grants claims to the bodies of one session, in order of arrival.
@@ -343,38 +385,72 @@ impl Gate {
 
 #[cfg(test)]
 mod tests {
-    use futures_util::poll;
+    use futures_util::{FutureExt as _, poll};
+    use rstest::rstest;
 
-    use super::super::flow::stream_window_bytes;
     use super::*;
 
+    /// With this much memory configured.
     fn memory(mib: u64) -> Arc<ProtocolMemory> {
-        ProtocolMemory::new(MemoryBudget::new(mib * MIB))
+        ProtocolMemory::new(MemoryBudget::new(mib * MIB - WINDOWS_BYTES_SET_ASIDE))
     }
 
+    #[rstest]
+    #[case(64)]
+    #[case(256)]
     #[tokio::test(start_paused = true)]
-    async fn windows_shrink_as_sessions_come_and_the_last_are_refused() {
-        let memory = memory(256);
-        let mut sessions = Vec::new();
-        while let Some(session) = memory.open_writer().await {
-            sessions.push(session);
+    async fn sixty_four_of_each_sort_are_admitted_at_once_whatever_is_held(#[case] mib: u64) {
+        let memory = memory(mib);
+        let first = memory.open_writer().await.expect("room");
+        assert_eq!(first.window.streams(), STREAMS_MAX);
+        // Others hold all that is left.
+        let rest = memory.budget.try_take(memory.budget.bytes_free());
+        let (mut writers, mut readers) = (vec![first], Vec::new());
+        for _ in 1..SESSIONS_SURE {
+            let writer = memory.open_writer().now_or_never();
+            writers.push(writer.expect("no wait").expect("room"));
         }
-        let windows: Vec<u64> = sessions
-            .iter()
-            .map(|session| u64::from(session.window.bytes()) / MIB)
-            .collect();
-        assert_eq!(windows[0], 32);
-        assert_eq!(windows.last(), Some(&2));
-        assert!(windows.is_sorted_by(|a, b| a >= b), "{windows:?}");
-        assert!(windows.len() >= 18, "{windows:?}");
-        assert!(memory.budget.bytes_free() >= 64 * MIB);
-        for session in &sessions {
-            let window = &session.window;
-            let stream = stream_window_bytes(window.bytes(), window.streams());
-            assert!(stream >= 16 * 1024, "a frame of the default size fits");
+        for _ in 0..SESSIONS_SURE {
+            let reader = memory.open_reader().now_or_never();
+            readers.push(reader.expect("no wait").expect("room"));
         }
-        sessions.pop();
+        assert!(memory.open_writer().await.is_none(), "one too many");
+        assert!(memory.open_reader().await.is_none(), "one too many");
+        writers.pop();
         assert!(memory.open_writer().await.is_some(), "one has left");
+        drop(rest);
+        assert!(memory.open_reader().await.is_some(), "there is room again");
+    }
+
+    #[rstest]
+    #[case(64)]
+    #[case(256)]
+    #[case(4096)]
+    #[tokio::test(start_paused = true)]
+    async fn windows_shrink_as_sessions_come_and_leave_room_for_bodies(#[case] mib: u64) {
+        let memory = memory(mib);
+        let mut sessions = Vec::new();
+        for _ in 0..SESSIONS_SURE {
+            sessions.push(memory.open_writer().await.expect("room"));
+        }
+        let windows: Vec<&Window> = sessions.iter().map(|session| &session.window).collect();
+        let least = windows.last().expect("some").bytes();
+        assert!(u64::from(least) >= WRITER_WINDOW_BYTES_MIN);
+        assert!(windows[0].bytes() >= 4 << 20, "{windows:?}");
+        assert!(memory.budget.bytes_free() >= BODIES_BYTES_MIN);
+        for window in windows {
+            let stream = stream_window_bytes(window.bytes(), window.streams());
+            assert!(stream >= 4 * 1024, "{window:?}");
+            if u64::from(window.bytes()) >= WRITER_WINDOW_BYTES_FULL {
+                assert!(stream >= 16 * 1024 && window.streams() == STREAMS_MAX);
+            }
+        }
+        drop(sessions);
+        assert_eq!(memory.budget.bytes_free(), memory.budget.bytes_max());
+        assert_eq!(
+            memory.windows_bytes_free(),
+            memory.windows_bytes_max / KIB * KIB
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -420,7 +496,7 @@ mod tests {
         }
         assert_eq!(claims.0.lock().held, 0);
         drop((session, claims));
-        assert_eq!(memory.budget.bytes_free(), 64 * MIB);
+        assert_eq!(memory.budget.bytes_free(), memory.budget.bytes_max());
     }
 
     #[tokio::test(start_paused = true)]
@@ -440,26 +516,5 @@ mod tests {
         answers[1].resize(16 * MIB);
         drop(answers);
         assert_eq!(session.claims.0.lock().held, 0);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn calls_take_turns() {
-        let memory = memory(64);
-        let session = memory.open_writer().await.expect("room");
-        let calls = session.calls.clone();
-        let short = calls.take(Some(100)).await.expect("room");
-        {
-            let long = calls.take(Some(BODY_BYTES_MAX as u64 * 10));
-            tokio::pin!(long);
-            assert!(poll!(&mut long).is_pending());
-        }
-        drop(short);
-        let first = calls.take(None).await;
-        assert!(first.is_some());
-        let next = calls.take(Some(100));
-        tokio::pin!(next);
-        assert!(poll!(&mut next).is_pending());
-        drop(first);
-        assert!(next.await.is_some());
     }
 }

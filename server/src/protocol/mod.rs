@@ -17,7 +17,7 @@ mod session;
 mod tests;
 
 pub(crate) use self::{
-    admission::{Protocol, ProtocolName},
-    memory::ProtocolMemory,
-    session::{SessionReport, SessionTable},
+    admission::{Access, Protocol, ProtocolName},
+    memory::{ProtocolMemory, WINDOWS_BYTES_SET_ASIDE},
+    session::{SessionReport, SessionSubject, SessionTable},
 };

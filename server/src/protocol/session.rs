@@ -70,6 +70,14 @@ pub(crate) struct SessionSubject {
     pub(crate) started: Timestamp,
 }
 
+impl SessionSubject {
+    /// The snapshot as tasks about it are named.
+    pub(crate) fn worker_id(&self) -> String {
+        let Snapshot { group, time } = &self.snapshot;
+        format!("{}:{group}/{:08X}", self.store, time.seconds())
+    }
+}
+
 /// A session as shown to an administrator.
 #[derive(Debug, Clone)]
 pub(crate) struct SessionReport {

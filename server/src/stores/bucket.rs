@@ -15,8 +15,6 @@ use s3_client::{
 
 use crate::config::{Config, CredentialsKind, S3Endpoint, Secrets};
 
-/// Slowest pace that can be kept, in bytes per second; lower settings are raised to it.
-const BYTES_PER_SECOND_MIN: u64 = 65_536;
 /// Attempts and time of a first contact.
 const QUICK_ATTEMPTS_MAX: u32 = 3;
 const QUICK_DEADLINE_MS: u64 = 20_000;
@@ -46,19 +44,14 @@ impl fmt::Debug for Bucket {
     }
 }
 
-/// The bounds for one datastore's requests. The pace is one for both directions together, so the lower of the two
-/// settings keeps both.
+/// The bounds for one datastore's requests.
 fn limits(endpoint: &S3Endpoint) -> Limits {
-    let requests = endpoint.requests_per_second_max;
-    let paces = [
-        endpoint.upload_bytes_per_second_max.get(),
-        endpoint.download_bytes_per_second_max.get(),
-    ];
-    let pace = paces.into_iter().filter(|pace| *pace > 0).min();
+    let bound = |value: u64| (value > 0).then_some(value);
     Limits {
         concurrency_max: endpoint.requests_in_flight_max as usize,
-        requests_per_second_max: (requests > 0).then_some(requests),
-        bytes_per_second_max: pace.map(|pace| pace.max(BYTES_PER_SECOND_MIN)),
+        requests_per_second_max: bound(endpoint.requests_per_second_max),
+        upload_bytes_per_second_max: bound(endpoint.upload_bytes_per_second_max.get()),
+        download_bytes_per_second_max: bound(endpoint.download_bytes_per_second_max.get()),
         ..Limits::default()
     }
 }

@@ -5,7 +5,8 @@
 //! is tried again, ever more rarely.
 //!
 //! Each datastore has one keeper, a task that opens it, keeps its counters, and closes it. Only the keeper changes what
-//! is listed under the name, so a datastore is never open twice.
+//! is listed under the name, so a datastore is never open twice. Who asks it to close says by when; an attempt to open that
+//! is under way then is not cut off, but nobody waits longer for it.
 
 mod bucket;
 mod open;
@@ -16,9 +17,10 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pbs_datastore::{Datastore, Env, MemoryBudget};
+use pbs_datastore::{Datastore, Env, Error, MemoryBudget};
 use s3_client::{Meter, MeterSnapshot, Report};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 pub(crate) use self::open::TakeOver;
 use self::open::{OpenFault, Opening};
@@ -29,10 +31,15 @@ use crate::config::{Backend, ConfigStore, SecretsStore};
 /// Waits between attempts to open a datastore: the first, and the longest; each is twice the one before.
 const RETRY_FIRST: Duration = Duration::from_secs(2);
 const RETRY_LONGEST: Duration = Duration::from_mins(5);
-/// How long the stop of a datastore waits for what runs.
+/// How long the end of one datastore may take, when only that one ends.
 const CLOSE_MAX: Duration = Duration::from_secs(30);
-/// How often the counters of a bucket are written down.
-const METERS_EVERY: Duration = Duration::from_mins(5);
+/// What a keeper leaves of its time to write the counters down.
+const COUNTERS_TIME: Duration = Duration::from_secs(1);
+/// How often the counters of a bucket are written down, and its owner is looked at.
+const LOOK_EVERY: Duration = Duration::from_mins(5);
+
+/// What a stop that was not clean costs.
+const UNCLEAN: &str = "the next start waits until late requests cannot matter";
 
 /// What is listed under a name.
 #[derive(Debug, Clone)]
@@ -41,6 +48,13 @@ pub(crate) enum StoreState {
     Opening,
     /// In use.
     Open(Arc<Datastore>),
+    /// Open, but somebody else owns the bucket now: it can be read at most.
+    Lost {
+        /// The datastore.
+        datastore: Arc<Datastore>,
+        /// One sentence.
+        fault: String,
+    },
     /// Cannot be opened.
     Faulty {
         /// One sentence.
@@ -56,7 +70,20 @@ pub(crate) enum StoreState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Wish {
     Keep,
-    Close,
+    /// Close, cleanly if that can be done by then.
+    Close {
+        by: Instant,
+    },
+}
+
+impl Wish {
+    /// By when to close, if it is to be closed.
+    fn close_by(self) -> Option<Instant> {
+        match self {
+            Self::Keep => None,
+            Self::Close { by } => Some(by),
+        }
+    }
 }
 
 /// One datastore and its keeper.
@@ -117,10 +144,21 @@ impl Stores {
         }
     }
 
-    /// The datastore `name`, ready to be used.
+    /// The datastore `name`, ready to be written to.
+    pub(crate) fn get_writable(&self, name: &str) -> Result<Arc<Datastore>, ApiError> {
+        let datastore = self.get(name)?;
+        match datastore.writable() {
+            Ok(()) => Ok(datastore),
+            Err(error) => Err(ApiError::bad_request(format!(
+                "datastore '{name}' can only be read: {error}"
+            ))),
+        }
+    }
+
+    /// The datastore `name`, ready to be read.
     pub(crate) fn get(&self, name: &str) -> Result<Arc<Datastore>, ApiError> {
         match self.state(name) {
-            Some(StoreState::Open(store)) => Ok(store),
+            Some(StoreState::Open(datastore) | StoreState::Lost { datastore, .. }) => Ok(datastore),
             Some(StoreState::Opening) => Err(ApiError::unavailable(format!(
                 "datastore '{name}' is being opened; try again in a moment"
             ))),
@@ -138,7 +176,7 @@ impl Stores {
     pub(crate) fn state(&self, name: &str) -> Option<StoreState> {
         let entry = locked(&self.0.entries).get(name).cloned();
         match entry {
-            Some(entry) => Some(entry.state.borrow().clone()),
+            Some(entry) => Some(entry.shown()),
             None => self
                 .0
                 .config
@@ -176,7 +214,7 @@ impl Stores {
     /// Opens a datastore and waits for the outcome of the first attempt: the fault if it failed. It is then listed with
     /// the fault and tried again like any other, but `take_over` was for the first attempt only.
     pub(crate) async fn open_now(&self, name: &str, take_over: TakeOver) -> Result<(), ApiError> {
-        self.close(name).await;
+        self.close(name).await?;
         let entry = self.keep(name, take_over);
         let mut state = entry.state.subscribe();
         let opened = state
@@ -193,24 +231,31 @@ impl Stores {
         )))
     }
 
-    /// Closes a datastore, if it has a keeper, and waits for it.
-    pub(crate) async fn close(&self, name: &str) {
+    /// Closes a datastore, if it has a keeper, and waits for it, within bounds. One that is not closed by then is closed
+    /// later, by itself.
+    pub(crate) async fn close(&self, name: &str) -> Result<(), ApiError> {
         let entry = locked(&self.0.entries).get(name).cloned();
-        if let Some(entry) = entry {
-            entry.end().await;
-            locked(&self.0.entries).remove(name);
+        let Some(entry) = entry else {
+            return Ok(());
+        };
+        if !entry.end(self.0.env.instant() + CLOSE_MAX).await {
+            return Err(ApiError::unavailable(format!(
+                "datastore '{name}' is still busy with being opened or closed; try again in a moment"
+            )));
         }
+        locked(&self.0.entries).remove(name);
+        Ok(())
     }
 
-    /// Closes all datastores at once and waits for all of them.
-    pub(crate) async fn close_all(&self) {
-        let entries: Vec<Arc<Entry>> = locked(&self.0.entries).values().cloned().collect();
-        for entry in &entries {
-            entry.wish.send_replace(Wish::Close);
-        }
-        for entry in entries {
-            entry.end().await;
-        }
+    /// Closes all datastores at once and waits for them until `by`.
+    pub(crate) async fn close_all(&self, by: Instant) {
+        let entries = locked(&self.0.entries).clone();
+        let ends = entries.iter().map(|(name, entry)| async move {
+            if !entry.end(by).await {
+                tracing::warn!(datastore = name, "was not closed in time: {UNCLEAN}");
+            }
+        });
+        futures_util::future::join_all(ends).await;
     }
 
     /// Forgets what is kept beside the configuration for a datastore that is no more. Blocks.
@@ -263,7 +308,9 @@ impl Stores {
     /// The keeper of `name`, started if there is none.
     fn keep(&self, name: &str, take_over: TakeOver) -> Arc<Entry> {
         let mut entries = locked(&self.0.entries);
-        if let Some(entry) = entries.get(name) {
+        if let Some(entry) = entries.get(name)
+            && !matches!(*entry.state.borrow(), StoreState::Closed)
+        {
             return entry.clone();
         }
         let entry = Arc::new(Entry {
@@ -298,7 +345,7 @@ impl Stores {
                         retried: fault.passing,
                     });
                     let pause = if fault.passing { wait } else { Duration::MAX };
-                    let closing = wish.wait_for(|wish| *wish == Wish::Close);
+                    let closing = wish.wait_for(|wish| wish.close_by().is_some());
                     if tokio::time::timeout(pause, closing).await.is_ok() {
                         entry.state.send_replace(StoreState::Closed);
                         return;
@@ -312,23 +359,31 @@ impl Stores {
         entry
             .state
             .send_replace(StoreState::Open(opened.datastore.clone()));
-        loop {
-            let closing = wish.wait_for(|wish| *wish == Wish::Close);
-            let ended = tokio::time::timeout(METERS_EVERY, closing).await.is_ok();
-            if ended {
-                break;
+        let by = loop {
+            let closing = wish.wait_for(|wish| wish.close_by().is_some());
+            drop(tokio::time::timeout(LOOK_EVERY, closing).await);
+            if let Some(by) = wish.borrow().close_by() {
+                break by;
             }
             self.keep_meters(name, opened.meter.as_ref()).await;
-        }
-        let unclean =
-            "was not closed cleanly; the next start waits until late requests cannot matter";
-        match opened.datastore.close(CLOSE_MAX).await {
-            Ok(true) => tracing::info!(datastore = name, "closed"),
-            Ok(false) => tracing::warn!(datastore = name, "{unclean}"),
-            Err(error) => tracing::warn!(datastore = name, %error, "{unclean}"),
-        }
+            look_at_ownership(name, &opened.datastore).await;
+        };
+        self.close_opened(name, &opened.datastore, by).await;
         self.keep_meters(name, opened.meter.as_ref()).await;
         entry.state.send_replace(StoreState::Closed);
+    }
+
+    /// Closes what a keeper holds. What is cut off at `by` counts as a stop that was not clean.
+    async fn close_opened(&self, name: &str, datastore: &Datastore, by: Instant) {
+        let left = by.saturating_duration_since(self.0.env.instant());
+        let left = left.saturating_sub(COUNTERS_TIME);
+        match datastore.close(left).await {
+            Ok(true) => tracing::info!(datastore = name, "closed"),
+            Ok(false) => tracing::warn!(datastore = name, "was not closed cleanly: {UNCLEAN}"),
+            Err(error) => {
+                tracing::warn!(datastore = name, %error, "was not closed cleanly: {UNCLEAN}");
+            }
+        }
     }
 
     async fn attempt(&self, name: &str, take_over: TakeOver) -> Result<open::Opened, OpenFault> {
@@ -348,14 +403,42 @@ impl Stores {
     }
 }
 
+/// An idle datastore would not notice that it was taken over.
+async fn look_at_ownership(name: &str, datastore: &Datastore) {
+    if datastore.ownership_lost().is_some() {
+        return;
+    }
+    match datastore.check_ownership().await {
+        Ok(()) => {}
+        Err(error @ Error::NotOwner(_)) => {
+            tracing::error!(datastore = name, %error, "can only be read from now on");
+        }
+        Err(error) => tracing::debug!(datastore = name, %error, "who owns the bucket is not known"),
+    }
+}
+
 impl Entry {
-    /// Asks the keeper to close, and waits until it has.
-    async fn end(&self) {
-        self.wish.send_replace(Wish::Close);
+    /// What is listed. Ownership gets lost between two looks of the keeper too.
+    fn shown(&self) -> StoreState {
+        let state = self.state.borrow().clone();
+        match state {
+            StoreState::Open(datastore) => match datastore.writable() {
+                Err(error @ Error::NotOwner(_)) => StoreState::Lost {
+                    datastore,
+                    fault: error.to_string(),
+                },
+                _ => StoreState::Open(datastore),
+            },
+            other => other,
+        }
+    }
+
+    /// Asks the keeper to close, and waits until it has; `false` if it has not by then.
+    async fn end(&self, by: Instant) -> bool {
+        self.wish.send_replace(Wish::Close { by });
         let mut state = self.state.subscribe();
-        // The sender lives in `self`, so the wait ends by the state only.
-        let _ = state
-            .wait_for(|state| matches!(state, StoreState::Closed))
-            .await;
+        let closed = state.wait_for(|state| matches!(state, StoreState::Closed));
+        // The sender lives in `self`, so the wait ends by the state or by the time only.
+        tokio::time::timeout_at(by, closed).await.is_ok()
     }
 }

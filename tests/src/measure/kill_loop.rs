@@ -4,9 +4,9 @@
 //! Each round:
 //! 1. An independent client (`tests/python/kill_client.py`) backs up one snapshot after the other and writes down every
 //!    digest that is acknowledged and every snapshot that is finished.
-//! 2. After a number of acknowledgements drawn from the seed, and as soon as an S3 PUT is open, the daemon gets SIGKILL.
-//!    The round counts if a PUT that was open before the kill is still open when the process is gone; the proxy before
-//!    the S3 server keeps that list. What was sent whole still reaches the server, later.
+//! 2. After a number of acknowledgements drawn from the seed, and as soon as the proxy before the S3 server has an open
+//!    PUT, the daemon gets SIGKILL. The round counts if the access log of the *S3 server* has a PUT that had begun before
+//!    the kill and had not ended when the process was gone. What was sent whole is still carried out, later.
 //! 3. The daemon is started again. Every snapshot of the round that was finished is restored; every digest that was
 //!    acknowledged in the round is read from the bucket, decoded and hashed.
 //! 4. The backup that was cut off is made once more, restored and compared.
@@ -23,10 +23,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
+use jiff::Timestamp;
 use pbs_datastore::{BackupTime, CHUNK_BYTES_MAX, DataBlob, Digest};
-use s3_client::{AwsStore, ObjectKey, ObjectStore as _};
+use s3_client::{AwsStore, ObjectKey, ObjectStore as _, wall_clock};
 use serde_json::Value;
 
+use super::access_log::Puts;
 use super::arguments::CommonArgs;
 use super::noise::Noise;
 use super::report::Report;
@@ -143,7 +145,12 @@ impl KillLoopArgs {
 
     fn report(&self, sums: &Sums) -> Report {
         let mut report = Report::new("kill-loop");
-        report.at_least("kills", sums.kills, "kills with a PUT open", self.kills);
+        report.at_least(
+            "kills",
+            sums.kills,
+            "kills with a PUT open, by the S3 server's log",
+            self.kills,
+        );
         report.detail("open-puts", sums.open_puts.clone());
         report.detail("kills-without-open-put", sums.misses);
         let acknowledged = sums.acknowledged;
@@ -206,7 +213,7 @@ impl Loop<'_> {
             .join(format!("journal-{number}.jsonl"));
         fs::write(&journal, "")?;
         let mut client = self.start_client(&journal)?;
-        let open = self.kill(&journal, &mut client)?;
+        let (before, after) = self.kill(&journal, &mut client)?;
         let ended = client.wait(STEP_TIME_MAX);
         ensure!(
             ended.is_some_and(|status| status.success()),
@@ -229,6 +236,7 @@ impl Loop<'_> {
         self.verify(std::slice::from_ref(&journal))?;
         let again = self.back_up_again(cut_off)?;
         self.journals.push(journal);
+        let open = Puts::read(self.site.s3().log())?.open(before, after);
         if open == 0 {
             self.sums.misses += 1;
         } else {
@@ -275,8 +283,8 @@ impl Loop<'_> {
         Guarded::spawn(&mut command)
     }
 
-    /// Kills the daemon when its time has come. Returns how many PUTs were open before and after.
-    fn kill(&mut self, journal: &Path, client: &mut Guarded) -> Result<usize> {
+    /// Kills the daemon when its time has come. Returns a moment before that, and one when the process was gone.
+    fn kill(&mut self, journal: &Path, client: &mut Guarded) -> Result<(Timestamp, Timestamp)> {
         let acknowledgements = 1 + self.noise.below(ACKNOWLEDGED_MAX);
         let reached = wait_for(STEP_TIME_MAX, || {
             if let Some(status) = client.ended() {
@@ -299,23 +307,17 @@ impl Loop<'_> {
         }
         // Not the same moment of every exchange.
         std::thread::sleep(Duration::from_millis(self.noise.below(300)));
-        let puts = || {
+        let open = wait_for(STEP_TIME_MAX, || {
             let open = self.site.proxy().open();
-            let puts = open
-                .into_iter()
-                .filter(|(_, request)| request.method == "PUT");
-            puts.map(|(number, _)| number).collect::<Vec<_>>()
-        };
-        let before = wait_for(STEP_TIME_MAX, || {
-            Some(puts()).filter(|open| !open.is_empty())
+            open.values()
+                .any(|request| request.method == "PUT")
+                .then_some(())
         });
-        let before = before.context("no PUT was open for a long time")?;
+        open.context("no PUT was open for a long time")?;
+        let clock = wall_clock();
+        let before = clock();
         self.site.daemon().kill();
-        let after = puts();
-        Ok(before
-            .iter()
-            .filter(|number| after.contains(number))
-            .count())
+        Ok((before, clock()))
     }
 
     fn check_acknowledged(&mut self, entries: &[Entry]) {

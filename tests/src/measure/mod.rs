@@ -1,6 +1,7 @@
 //! The measuring programs of `cargo figures`, and what they share: a slow way to S3, made content that can be recognised,
 //! and what a process used.
 
+mod access_log;
 pub mod arguments;
 pub mod endurance;
 mod framing;

@@ -2,7 +2,8 @@
 //!
 //! Each request, also one on a connection that is kept alive, goes through these steps:
 //! 1. Its head is read; from here on it is *open*.
-//! 2. It is held back for [`ProxyOptions::delay`].
+//! 2. It is held back for [`ProxyOptions::delay`]. The head of a request with a body is passed on before that, so that the
+//!    server too knows of the request while it is held back.
 //! 3. It is passed on, and the answer is passed back, both at no more than [`ProxyOptions::bytes_per_second`], which all
 //!    connections share, each direction for itself.
 //! 4. When the last byte of the answer is on its way it is closed.
@@ -261,7 +262,7 @@ impl<'a> Connection<'a> {
 
     /// Passes a request and its answer on. Returns whether the connection is over.
     async fn exchange(&mut self, head: &Head, method: &str) -> io::Result<bool> {
-        sleep(self.shared.options.delay).await;
+        let delay = self.shared.options.delay;
         let mut up = Pipe {
             from: &mut self.client_reader,
             to: &mut self.server_writer,
@@ -273,8 +274,15 @@ impl<'a> Connection<'a> {
             pace: self.shared.down.as_ref(),
         };
         let request = async {
+            let length = head.request_length();
+            if length == Length::Known(0) {
+                sleep(delay).await;
+            }
             up.send(&head.bytes).await?;
-            let bytes = up.body(head.request_length()).await?;
+            if length != Length::Known(0) {
+                sleep(delay).await;
+            }
+            let bytes = up.body(length).await?;
             self.shared.record().passed.bytes_in += bytes;
             Ok(())
         };

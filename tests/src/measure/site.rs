@@ -31,15 +31,20 @@ pub struct S3Process {
     process: Guarded,
     address: SocketAddr,
     access: Access,
+    log: PathBuf,
 }
 
 impl S3Process {
-    /// Starts one over `dir`. Writes are answered before they are on the disk: what is measured is the daemon.
+    /// Starts one over `dir`, with its access log beside it. Writes are answered before they are on the disk: what is measured is the daemon.
     pub fn start(dir: &Path) -> Result<Self> {
         let (access_key, secret_key) = ("HOLDFASTFIGURES", "secret-of-the-figures");
+        let log = dir.with_extension("log");
         let mut command = holdfast()?.command();
         command
-            .args(["s3-server", "--no-sync", "--bucket", BUCKET, "--dir"])
+            .arg("s3-server")
+            .arg("--access-log")
+            .arg(&log)
+            .args(["--no-sync", "--bucket", BUCKET, "--dir"])
             .arg(dir)
             .env("HOLDFAST_S3_ACCESS_KEY", access_key)
             .env("HOLDFAST_S3_SECRET_KEY", secret_key)
@@ -68,7 +73,13 @@ impl S3Process {
                 access_key: access_key.to_owned(),
                 secret_key: secret_key.to_owned(),
             },
+            log,
         })
+    }
+
+    /// Its access log.
+    pub fn log(&self) -> &Path {
+        &self.log
     }
 
     /// How to reach it without the proxy.

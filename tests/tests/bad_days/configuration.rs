@@ -1,6 +1,8 @@
 //! A configuration with several faults: all of them are told at once, and changing it while the daemon runs does not
 //! stop it.
 
+use std::fs;
+
 use anyhow::{Result, ensure};
 use holdfast_tests::daemon::{COMMAND_TIME_MAX, Daemon};
 use holdfast_tests::process::run;
@@ -25,6 +27,10 @@ bucket = \"backups\"
 cache-dir = \"/var/cache/other\"
 cache-bytes-max = \"1 GiB\"
 
+[datastore.third]
+backend = \"s3\"
+s3 = \"hidden\"
+
 [s3.server]
 endpoint = \"ftp://example\"
 colour = \"blue\"
@@ -36,9 +42,14 @@ role = \"Emperor\"
 "
         )
     })?;
+    let secrets = daemon.config().with_file_name("secrets.toml");
+    let kept = fs::read_to_string(&secrets)?;
+    fs::write(&secrets, format!("{kept}\n[keys-of-nobody]\n"))?;
     let told = run(&mut daemon.serve_command(), b"", COMMAND_TIME_MAX)?.expect_code(1)?;
     for word in [
         "nobody",
+        "[s3.hidden]",
+        "keys-of-nobody",
         "bucket",
         "cache-dir",
         "cache-bytes-max",

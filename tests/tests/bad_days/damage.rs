@@ -4,9 +4,11 @@ use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
-use holdfast_tests::daemon::Daemon;
+use holdfast_tests::daemon::{COMMAND_TIME_MAX, Daemon};
+use holdfast_tests::process::wait_for;
 use holdfast_tests::s3_server::{EmbeddedS3, S3Server as _};
 use s3_client::{KeyPrefix, ListRequest, ObjectKey, Put};
+use serde_json::Value;
 
 use super::{ENDPOINT, SETTINGS, STORE, backup, collect, comes_back, image, restore};
 
@@ -110,6 +112,57 @@ fn a_truncated_object_is_reported_and_healed() -> Result<()> {
 #[test]
 fn a_missing_object_is_reported_and_healed() -> Result<()> {
     is_reported_and_healed(Damage::Missing)
+}
+
+/// Waits for what the verification of a new snapshot of `host/ID` came to.
+fn verified(daemon: &Daemon, id: &str) -> Result<Value> {
+    let verified = wait_for(COMMAND_TIME_MAX, || {
+        let listed = daemon.client_json(STORE, &["snapshot", "list"]).ok()?;
+        let mut all = listed.as_array()?.iter();
+        let snapshot = all.find(|snapshot| snapshot["backup-id"] == id)?;
+        let verification = snapshot.get("verification")?;
+        (!verification.is_null()).then(|| verification.clone())
+    });
+    verified.with_context(|| format!("'{id}' is not verified"))
+}
+
+#[test]
+fn new_snapshots_are_verified_and_what_is_found_is_healed() -> Result<()> {
+    let server = EmbeddedS3::start()?;
+    let daemon = Daemon::set_up(&[])?;
+    daemon.add_s3(ENDPOINT, &server.access(), &[])?;
+    daemon.add_s3_store(
+        ENDPOINT,
+        STORE,
+        &[&SETTINGS[..], &["--verify-new"]].concat(),
+    )?;
+    let (image, source) = image(&daemon, 1, 3)?;
+    daemon.start()?;
+    daemon.explain(|| {
+        backup(&daemon, &source, "one")?.success()?;
+        let first = verified(&daemon, "one")?;
+        ensure!(first["state"] == "ok", "{first}");
+        // The daemon knows the chunk, and has it in its cache.
+        let digest = damage(&server, Damage::FlippedBit)?;
+        backup(&daemon, &source, "two")?.success()?;
+        let second = verified(&daemon, "two")?;
+        ensure!(second["state"] == "failed", "{second}");
+        let upid = second["upid"].as_str().context("a task")?;
+        ensure!(upid.contains(":verify:"), "{upid}");
+        let log = daemon.client(STORE, &["task", "log", upid])?;
+        ensure!(log.text().contains(&digest), "{digest} is not named: {log}");
+        let key = ObjectKey::new(format!("{STORE}/.chunks/{}/{digest}", &digest[..4]))?;
+        let aside = wait_for(COMMAND_TIME_MAX, || {
+            let found = server.runtime().block_on(server.store().head(&key));
+            found.is_err().then_some(())
+        });
+        aside.context("it is not set aside")?;
+        backup(&daemon, &source, "three")?.success()?;
+        let third = verified(&daemon, "three")?;
+        ensure!(third["state"] == "ok", "{third}");
+        comes_back(&daemon, "one", &image)
+    });
+    daemon.stop()
 }
 
 #[test]

@@ -1,10 +1,14 @@
 //! More than one daemon: on one installation, on one cache directory, on one prefix.
 
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+
 use anyhow::{Context as _, Result, ensure};
 use holdfast_tests::daemon::{COMMAND_TIME_MAX, Daemon};
 use holdfast_tests::process::{run, wait_for};
 use holdfast_tests::s3_server::{EmbeddedS3, S3Server as _};
 use s3_client::{Fault, KeyPrefix, ListRequest, Op};
+use serde_json::Value;
 
 use super::{ENDPOINT, SETTINGS, STORE, backup, collect, comes_back, image, snapshots};
 
@@ -143,6 +147,7 @@ fn a_prefix_is_taken_over_only_explicitly_and_the_first_owner_then_changes_nothi
         ensure!(told.stderr.contains("own"), "why it cannot seal: {told}");
         let told = backup(&first, &source_two, "two")?.expect_code(1)?;
         ensure!(told.stderr.contains("own"), "why it cannot begin: {told}");
+        shows_the_loss(&first)?;
         let chunks = count_chunks(&server)?;
         // What it could sweep must first be older than the cutoff.
         let told = wait_for(COMMAND_TIME_MAX, || {
@@ -166,6 +171,58 @@ fn a_prefix_is_taken_over_only_explicitly_and_the_first_owner_then_changes_nothi
         comes_back(&second, "one", &image_one)?;
         comes_back(&second, "again", &image_one)
     });
-    first.kill();
-    second.stop()
+    second.stop()?;
+    // The way back, while the first daemon runs: the second has left cleanly, so nothing waits.
+    first.explain(|| {
+        let back = ["datastore", "take-over", STORE];
+        first.manage(&back)?.success()?;
+        ensure!(first.store_state(STORE)?["state"] == "open");
+        let told = first.manage(&back)?.expect_code(1)?;
+        ensure!(told.stderr.contains("nothing to take over"), "{told}");
+        let (image_four, source_four) = image(&first, 4, 2)?;
+        backup(&first, &source_four, "four")?.success()?;
+        comes_back(&first, "four", &image_four)?;
+        ensure!(snapshots(&first)? == 4, "those of the second came along");
+        Ok(())
+    });
+    first.stop()
+}
+
+/// Asks the API by the socket for management commands.
+fn ask(daemon: &Daemon, path: &str) -> Result<Value> {
+    let mut stream = UnixStream::connect(daemon.config().with_file_name("control.sock"))?;
+    let head = "Host: localhost\r\nConnection: close\r\n\r\n";
+    write!(stream, "GET /api2/json/{path} HTTP/1.1\r\n{head}")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
+    ensure!(head.starts_with("HTTP/1.1 200"), "{answer}");
+    Ok(serde_json::from_str::<Value>(body)?["data"].take())
+}
+
+/// The operator and clients are told that somebody else owns the bucket now.
+fn shows_the_loss(daemon: &Daemon) -> Result<()> {
+    let state = daemon.store_state(STORE)?;
+    ensure!(state["state"] == "lost-ownership", "{state}");
+    let fault = state["fault"].as_str().unwrap_or_default();
+    ensure!(fault.contains("taken it over"), "{state}");
+    for path in [
+        "admin/datastore",
+        &format!("admin/datastore/{STORE}/status"),
+    ] {
+        let mut told = ask(daemon, path)?;
+        let entry = if told.is_array() {
+            told[0].take()
+        } else {
+            told
+        };
+        ensure!(entry["maintenance"] == "read-only", "{path}: {entry}");
+        ensure!(entry["error"] == state["fault"], "{path}: {entry}");
+    }
+    let ready = daemon.get("/health/ready")?;
+    ensure!(
+        ready.status == 503 && ready.text().contains(STORE),
+        "{ready:?}"
+    );
+    Ok(())
 }

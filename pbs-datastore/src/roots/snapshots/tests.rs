@@ -31,7 +31,7 @@ impl MarkSink for Sink<'_> {
 }
 
 fn roots(daemon: &Daemon) -> SnapshotRoots {
-    SnapshotRoots::new(Arc::clone(&daemon.snapshots), "UPID:gc")
+    SnapshotRoots::new(Arc::clone(&daemon.snapshots))
 }
 
 fn digests(chunks: &[&str]) -> BTreeSet<Digest> {

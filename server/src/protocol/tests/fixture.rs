@@ -27,7 +27,7 @@ use crate::auth::{AccountChange, Authority, Passwords};
 use crate::clock::Clock;
 use crate::config::{ConfigStore, Secrets, SecretsStore};
 use crate::protocol::session::SessionSubject;
-use crate::protocol::{Protocol, ProtocolMemory, SessionTable};
+use crate::protocol::{Protocol, ProtocolMemory, SessionTable, WINDOWS_BYTES_SET_ASIDE};
 use crate::shutdown::{Drained, Shutdown};
 use crate::tasks::{Outcome, TaskFilter, TaskRegistry};
 use crate::tls::ServerTls;
@@ -111,7 +111,10 @@ impl Fixture {
         }
         let tasks = TaskRegistry::open(&dir.path().join("tasks"), "pbs", clock).expect("opened");
         let tls = ServerTls::load_or_create(dir.path(), "localhost", env.now()).expect("made");
-        let (budget_bytes, finished) = (64 << 20, Arc::new(Mutex::new(Vec::new())));
+        let (budget_bytes, finished) = (
+            (64 << 20) - WINDOWS_BYTES_SET_ASIDE,
+            Arc::new(Mutex::new(Vec::new())),
+        );
         let budget = MemoryBudget::new(budget_bytes);
         let datastore = open_datastore(&env, dir.path().join("store1"), budget.clone()).await;
         let protocol = Protocol {

@@ -51,6 +51,13 @@ async fn an_upgrade_is_refused_before_anything_is_made() {
             400,
             "host/benchmark",
         ),
+        (
+            good.replace("backup-id=a", "backup-id=benchmark"),
+            BACKUP,
+            "full",
+            400,
+            "for benchmarks only",
+        ),
         (format!("{good}&bogus=1"), BACKUP, "full", 400, "bogus"),
         (
             good.replace("1700000000", "0"),
@@ -84,7 +91,7 @@ async fn an_upgrade_is_refused_before_anything_is_made() {
             good.replace("backup?", "reader?"),
             READER,
             "audit",
-            403,
+            400,
             "permission",
         ),
         (

@@ -1,0 +1,89 @@
+//! Verification: a snapshot is read back from where it is kept for good, and its manifest told what came of it.
+//!
+//! One snapshot, which nobody can remove meanwhile
+//! 1. The manifest, fetched again from the bucket.
+//! 2. Each file, fetched again: of a blob size, checksum and CRC; of an index the size and the checksum of its entries.
+//! 3. Each chunk of each index, from the bucket and not from the cache: there at all, CRC, encrypted or not as the file,
+//!    and where that can be told digest and length. One digest is read once per [`Verifier`].
+//! 4. The result becomes `verify_state` of the manifest. A *failed* snapshot is no base for the next backup of its group,
+//!    which therefore sends everything again and heals what it finds missing.
+//!
+//! A crash before 4 leaves nothing behind.
+//!
+//! What is wrong with stored data makes the snapshot failed, and is one line of the job's log. What is wrong with the way
+//! to it (an error of S3, of a disk, no memory, a stop) ends the run with an error and changes nothing: it says nothing
+//! about the data. A corrupt chunk was read twice before it is called so, and is set aside by whoever the reader tells.
+
+mod snapshot;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::{Datastore, Digest, JobContext, Result, SnapshotRef, VerifyOutcome, VerifyState};
+
+/// Chunks read at once.
+const READS_MAX: usize = 4;
+/// Digests that a run remembers, about 50 bytes each; a chunk beyond them is read once per snapshot that needs it.
+const REMEMBERED_MAX: usize = 4 << 20;
+/// Faults of one snapshot that are logged.
+const FAULTS_LOGGED_MAX: u64 = 100;
+
+/// What is known of a chunk that this run has read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Known {
+    Good { encrypted: bool },
+    Bad,
+}
+
+/// One run of verification over any number of snapshots.
+#[derive(Debug)]
+pub struct Verifier {
+    datastore: Arc<Datastore>,
+    known: HashMap<Digest, Known>,
+}
+
+impl Verifier {
+    /// Nothing verified yet.
+    pub fn new(datastore: Arc<Datastore>) -> Self {
+        Self {
+            datastore,
+            known: HashMap::new(),
+        }
+    }
+
+    /// Verifies a finished snapshot and notes the result down under the task `upid`. Errors are those of the way to the
+    /// data, and [`Error::NotFound`](crate::Error::NotFound) or [`Error::Busy`](crate::Error::Busy) if the snapshot is
+    /// not there or is being removed.
+    pub async fn verify(
+        &mut self,
+        id: &SnapshotRef,
+        upid: &str,
+        job: &JobContext,
+    ) -> Result<VerifyOutcome> {
+        let snapshots = Arc::clone(self.datastore.snapshots());
+        let _held = snapshots.hold(id)?;
+        job.log(format!("verify snapshot {id}"));
+        let faults = self.examine(id, job).await?;
+        let state = if faults == 0 {
+            VerifyOutcome::Ok
+        } else {
+            job.log(format!("snapshot {id}: {faults} faults"));
+            VerifyOutcome::Failed
+        };
+        let noted = VerifyState {
+            upid: upid.to_owned(),
+            state,
+        };
+        snapshots.set_verify_state(id, Some(&noted)).await?;
+        Ok(state)
+    }
+
+    fn remember(&mut self, digest: Digest, known: Known) {
+        if self.known.len() < REMEMBERED_MAX {
+            self.known.insert(digest, known);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,212 @@
+//! The files of one snapshot, and their chunks.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::StreamExt as _;
+
+use super::{FAULTS_LOGGED_MAX, Known, READS_MAX, Verifier};
+use crate::{
+    ArchiveKind, BlobError, ChunkReader, CryptMode, DataBlob, Digest, Env, Error, Index,
+    IndexChunk, JobContext, ManifestFile, Result, SnapshotRef,
+};
+
+/// What is wrong with one snapshot, told as it is found.
+struct Faults<'a> {
+    job: &'a JobContext,
+    count: u64,
+}
+
+impl Faults<'_> {
+    fn add(&mut self, text: impl std::fmt::Display) {
+        self.count += 1;
+        if self.count <= FAULTS_LOGGED_MAX {
+            self.job.log(text.to_string());
+        } else if self.count == FAULTS_LOGGED_MAX + 1 {
+            self.job.log("further faults are counted only");
+        }
+    }
+}
+
+impl Verifier {
+    /// Steps 1 to 3: how many faults there are.
+    pub(super) async fn examine(&mut self, id: &SnapshotRef, job: &JobContext) -> Result<u64> {
+        let mut faults = Faults { job, count: 0 };
+        let snapshots = Arc::clone(self.datastore.snapshots());
+        if self.stored(&id.manifest()).await?.is_none() {
+            return Err(Error::NotFound(format!("finished snapshot {id}")));
+        }
+        snapshots.changed(id);
+        let manifest = snapshots.sealed(id).await?;
+        for file in manifest.files() {
+            job.check()?;
+            let Some(bytes) = self.stored(&id.file(&file.name)).await? else {
+                faults.add(format_args!("{}: the file is missing", file.name));
+                continue;
+            };
+            if file.name.kind() == ArchiveKind::Blob {
+                let checked = file.clone();
+                let check = move || check_blob(&checked, bytes);
+                if let Err(why) = self.datastore.env().compute(check).await {
+                    faults.add(format_args!("{}: {why}", file.name));
+                }
+                continue;
+            }
+            let kind = file.name.kind();
+            let parse = move || Index::parse(kind, bytes);
+            match self.datastore.env().compute(parse).await {
+                Ok(index) => {
+                    if let Err(why) = check_index(file, &index) {
+                        faults.add(format_args!("{}: {why}", file.name));
+                    }
+                    self.examine_chunks(file, &index, &mut faults).await?;
+                }
+                Err(error) => faults.add(format_args!("{}: {error}", file.name)),
+            }
+        }
+        Ok(faults.count)
+    }
+
+    /// A file as it is kept for good; `None` if it is not there.
+    async fn stored(&self, place: &crate::Place) -> Result<Option<Bytes>> {
+        let contents = self.datastore.snapshots().contents();
+        if contents.bucket().is_some() && !contents.fetch_again(place).await? {
+            return Ok(None);
+        }
+        contents.read(place).await
+    }
+
+    async fn examine_chunks(
+        &mut self,
+        file: &ManifestFile,
+        index: &Index,
+        faults: &mut Faults<'_>,
+    ) -> Result<()> {
+        let encrypted = file.crypt_mode == CryptMode::Encrypt;
+        let last = index.len().saturating_sub(1);
+        let whole = |entry| matches!(index, Index::Dynamic(_)) || entry != last;
+        let mut asked = HashSet::new();
+        let mut reads = Vec::new();
+        for (entry, chunk) in index.chunks().enumerate() {
+            if !asked.insert(chunk.digest) {
+                continue;
+            }
+            match self.known.get(&chunk.digest) {
+                Some(known) => judge(file, &chunk.digest, known, encrypted, faults),
+                None => reads.push((chunk, whole(entry))),
+            }
+        }
+        drop(asked);
+        let (reader, env) = (
+            self.datastore.reader().clone(),
+            self.datastore.env().clone(),
+        );
+        let job = faults.job;
+        let mut results = futures_util::stream::iter(reads)
+            .map(|(chunk, whole)| {
+                let (reader, env) = (reader.clone(), env.clone());
+                async move {
+                    job.check()?;
+                    let read = read(&reader, &env, chunk, whole).await;
+                    Ok::<_, Error>((chunk.digest, read?))
+                }
+            })
+            .buffer_unordered(READS_MAX);
+        while let Some(result) = results.next().await {
+            let (digest, read) = result?;
+            let known = match read {
+                Ok(encrypted) => Known::Good { encrypted },
+                Err(why) => {
+                    faults.add(format_args!("{}: {why}", file.name));
+                    self.remember(digest, Known::Bad);
+                    continue;
+                }
+            };
+            judge(file, &digest, &known, encrypted, faults);
+            self.remember(digest, known);
+        }
+        Ok(())
+    }
+}
+
+/// What a chunk that was read means for a file that needs it.
+fn judge(
+    file: &ManifestFile,
+    digest: &Digest,
+    known: &Known,
+    encrypted: bool,
+    faults: &mut Faults<'_>,
+) {
+    match known {
+        Known::Bad => faults.add(format_args!("{}: chunk {digest} is known bad", file.name)),
+        Known::Good { encrypted: found } if *found != encrypted => {
+            let words = |encrypted| {
+                if encrypted {
+                    "encrypted"
+                } else {
+                    "not encrypted"
+                }
+            };
+            faults.add(format_args!(
+                "{}: chunk {digest} is {}, the file is {}",
+                file.name,
+                words(*found),
+                words(encrypted)
+            ));
+        }
+        Known::Good { .. } => {}
+    }
+}
+
+/// Reads one chunk: whether it is encrypted, or what is wrong with it. The outer error is that of the way to it. `whole`
+/// says that the index knows the chunk's length exactly.
+async fn read(
+    reader: &ChunkReader,
+    env: &Env,
+    entry: IndexChunk,
+    whole: bool,
+) -> Result<std::result::Result<bool, String>> {
+    let chunk = match reader.read_stored(&entry.digest, Some(entry.len())).await {
+        Ok(chunk) => chunk,
+        Err(error @ (Error::ChunkMissing { .. } | Error::ChunkCorrupt { .. })) => {
+            return Ok(Err(error.to_string()));
+        }
+        Err(error) => return Err(error),
+    };
+    let encrypted = chunk.is_encrypted();
+    let check = move || chunk.verify_chunk(&entry.digest, Some(entry.len()));
+    Ok(match env.compute(check).await {
+        Ok(()) => Ok(encrypted),
+        // Some clients store a full chunk for the short end of an image.
+        Err(BlobError::SizeMismatch { expected, actual }) if !whole && actual > expected => {
+            Ok(encrypted)
+        }
+        Err(error) => Err(format!("chunk {}: {error}", entry.digest)),
+    })
+}
+
+fn check_blob(file: &ManifestFile, bytes: Bytes) -> std::result::Result<(), String> {
+    let size = bytes.len() as u64;
+    if size != file.size {
+        return Err(format!(
+            "it has {size} bytes, its manifest says {}",
+            file.size
+        ));
+    }
+    if file.csum.is_some_and(|csum| csum != Digest::of(&bytes)) {
+        return Err("its checksum is not the one in the manifest".to_owned());
+    }
+    let blob = DataBlob::parse(bytes).map_err(|error| error.to_string())?;
+    blob.verify_crc().map_err(|error| error.to_string())
+}
+
+fn check_index(file: &ManifestFile, index: &Index) -> std::result::Result<(), &'static str> {
+    if index.size() != file.size {
+        return Err("its size is not the one in the manifest");
+    }
+    match file.csum {
+        Some(csum) if csum != index.csum() => Err("its checksum is not the one in the manifest"),
+        _ => Ok(()),
+    }
+}

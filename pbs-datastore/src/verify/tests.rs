@@ -1,0 +1,254 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use rstest::rstest;
+use s3_client::{
+    Action, ErrorKind, Fault, FaultPlan, FaultyStore, ModelOptions, ModelStore, ObjectStore, Op,
+};
+
+use super::*;
+use crate::files::OsFiles;
+use crate::index::IndexChecksum;
+use crate::layout::{BucketLayout, LocalLayout, Place};
+use crate::{
+    ArchiveName, Backend, BackupRequest, BucketAccess, Capabilities, CryptKey, CryptMode, DataBlob,
+    DatastoreConfig, Env, Error, IndexKind, Manifest, ManifestFile, MemoryBudget, Namespace,
+    OpenOptions,
+};
+
+const UPID: &str = "UPID:tests:00000001:00000002:00000003:6A000000:verify:store:tester@pbs:";
+const SNAPSHOT: &str = "host/a/2026-11-14T22:13:20Z";
+const CHUNKS: [&str; 3] = ["the first chunk", "the second one", "the first chunk"];
+
+/// A datastore with one finished snapshot: an index of [`CHUNKS`] and a blob.
+struct World {
+    model: Arc<ModelStore>,
+    plan: FaultPlan,
+    dir: tempfile::TempDir,
+    datastore: Arc<Datastore>,
+}
+
+fn id() -> SnapshotRef {
+    SNAPSHOT.parse().unwrap()
+}
+
+fn name(text: &str) -> ArchiveName {
+    text.parse().unwrap()
+}
+
+impl World {
+    async fn new(bucket: bool, key: Option<&CryptKey>) -> Self {
+        let start = Timestamp::from_second(1_800_000_000).unwrap();
+        let env = Env::simulated(start, 1, Arc::new(OsFiles));
+        let (dir, plan) = (tempfile::tempdir().unwrap(), FaultPlan::new());
+        let model = Arc::new(ModelStore::new(ModelOptions::default()));
+        let place = dir.path().join("place");
+        let backend = if bucket {
+            Backend::Bucket {
+                prefix: "store".to_owned(),
+                cache_dir: place,
+                cache_bytes_max: 1 << 30,
+            }
+        } else {
+            std::fs::create_dir(&place).unwrap();
+            Backend::Directory(place)
+        };
+        let store = FaultyStore::new(Arc::clone(&model) as Arc<dyn ObjectStore>, plan.clone());
+        let store: Arc<dyn ObjectStore> = Arc::new(store);
+        let access = BucketAccess {
+            once: Arc::clone(&store),
+            store,
+            capabilities: Capabilities {
+                conditional_create: true,
+                conditional_overwrite: true,
+            },
+            signature_window: Duration::from_mins(15),
+        };
+        let options = OpenOptions {
+            hostname: "host".to_owned(),
+            installation: "installation".to_owned(),
+            take_over: false,
+            previous_owner_is_dead: false,
+            budget: MemoryBudget::new(256 << 20),
+        };
+        let config = DatastoreConfig::new("store", backend);
+        let datastore = Datastore::open(env, config, bucket.then_some(access), options).await;
+        let world = Self {
+            model,
+            plan,
+            dir,
+            datastore: datastore.unwrap(),
+        };
+        world.backup(key).await;
+        world
+    }
+
+    /// With a key the chunks are encrypted, although the manifest does not say so.
+    async fn backup(&self, key: Option<&CryptKey>) {
+        let snapshot = id().snapshot;
+        let request = BackupRequest {
+            namespace: Namespace::root(),
+            snapshot: snapshot.clone(),
+            author: "tester@pbs".parse().unwrap(),
+            benchmark: false,
+            no_cache: false,
+        };
+        let backup = self.datastore.begin_backup(request).await.unwrap();
+        let wid = backup.create_dynamic(&name("a.didx")).await.unwrap();
+        let (mut csum, mut offset, mut entries) = (IndexChecksum::new(), 0, Vec::new());
+        for (i, text) in CHUNKS.into_iter().enumerate() {
+            let data = Bytes::from_static(text.as_bytes());
+            let digest = Digest::of(&data);
+            let blob = DataBlob::encode(data, true, key, [i as u8; 16]).unwrap();
+            let size = text.len() as u32;
+            let kind = IndexKind::Dynamic;
+            let sent = backup.upload(wid, kind, digest, size, blob.encoded()).await;
+            sent.unwrap();
+            entries.push((digest, offset));
+            offset += text.len() as u64;
+            csum.push_dynamic(offset, &digest);
+        }
+        let (kind, csum) = (IndexKind::Dynamic, csum.finish());
+        backup.append(wid, kind, &entries).await.unwrap();
+        let closed = backup.close(wid, kind, entries.len() as u64, offset, csum);
+        closed.await.unwrap();
+        let blob = DataBlob::encode_plain(Bytes::from_static(b"settings")).unwrap();
+        let blob = blob.encoded();
+        backup.blob(&name("b.blob"), blob.clone()).await.unwrap();
+        let file = |name, size, csum| ManifestFile {
+            name,
+            crypt_mode: CryptMode::None,
+            size,
+            csum: Some(csum),
+        };
+        let files = vec![
+            file(name("a.didx"), offset, csum),
+            file(name("b.blob"), blob.len() as u64, Digest::of(&blob)),
+        ];
+        let manifest = Manifest::new(snapshot, files).unwrap();
+        let manifest = manifest.to_blob().unwrap().encoded();
+        backup
+            .blob(&ArchiveName::manifest(), manifest)
+            .await
+            .unwrap();
+        backup.finish().await.unwrap();
+        backup.end("done").await;
+    }
+
+    async fn verify(&self) -> Result<VerifyOutcome> {
+        let mut verifier = Verifier::new(Arc::clone(&self.datastore));
+        verifier.verify(&id(), UPID, &JobContext::detached()).await
+    }
+
+    async fn state(&self) -> Option<VerifyState> {
+        let manifest = self.datastore.snapshots().sealed(&id()).await.unwrap();
+        manifest.verify_state()
+    }
+
+    fn key(place: &Place) -> s3_client::ObjectKey {
+        BucketLayout::new(&"store".parse().unwrap()).key(place)
+    }
+
+    fn chunk() -> Place {
+        Place::Chunk(Digest::of(CHUNKS[1].as_bytes()))
+    }
+}
+
+fn state(outcome: VerifyOutcome) -> VerifyState {
+    VerifyState {
+        upid: UPID.to_owned(),
+        state: outcome,
+    }
+}
+
+#[rstest]
+#[tokio::test(start_paused = true)]
+async fn what_is_whole_is_ok(#[values(true, false)] bucket: bool) {
+    let world = World::new(bucket, None).await;
+    assert_eq!(world.state().await, None);
+    assert_eq!(world.verify().await.unwrap(), VerifyOutcome::Ok);
+    assert_eq!(world.state().await, Some(state(VerifyOutcome::Ok)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_chunk_is_read_once_and_from_the_bucket() {
+    let world = World::new(true, None).await;
+    world.model.reset_counts();
+    let mut verifier = Verifier::new(Arc::clone(&world.datastore));
+    for _ in 0..2 {
+        let outcome = verifier.verify(&id(), UPID, &JobContext::detached()).await;
+        assert_eq!(outcome.unwrap(), VerifyOutcome::Ok);
+    }
+    // Manifest, index and blob twice, two chunks once.
+    assert_eq!(world.model.count(Op::Get), 2 * 3 + 2);
+}
+
+/// What is done to the bucket behind the daemon's back.
+#[derive(Clone, Copy, Debug)]
+enum Harm {
+    Remove,
+    Replace,
+}
+
+#[rstest]
+#[tokio::test(start_paused = true)]
+async fn what_the_bucket_has_lost_fails_although_there_is_a_local_copy(
+    #[values("chunk", "a.didx", "b.blob")] what: &str,
+    #[values(Harm::Remove, Harm::Replace)] harm: Harm,
+) {
+    let world = World::new(true, None).await;
+    let place = match what {
+        "chunk" => World::chunk(),
+        file => id().file(&name(file)),
+    };
+    let key = World::key(&place);
+    assert!(match harm {
+        Harm::Remove => world.model.remove_raw(&key),
+        Harm::Replace => world.model.corrupt_raw(&key, "rubbish"),
+    });
+    assert_eq!(world.verify().await.unwrap(), VerifyOutcome::Failed);
+    assert_eq!(world.state().await, Some(state(VerifyOutcome::Failed)));
+    let group = id().group();
+    let last = world.datastore.snapshots().last_backup(&group).await;
+    assert_eq!(last.unwrap(), None, "the next backup does not build on it");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_file_of_a_directory_fails_and_is_set_aside() {
+    let world = World::new(false, None).await;
+    let root = world.dir.path().join("place");
+    let path = root.join(LocalLayout::Directory.path(&World::chunk()));
+    let other = DataBlob::encode_plain(Bytes::from_static(b"another chunk")).unwrap();
+    std::fs::write(&path, other.encoded()).unwrap();
+    assert_eq!(world.verify().await.unwrap(), VerifyOutcome::Failed);
+    assert!(world.datastore.env().drain(Duration::from_hours(1)).await);
+    assert!(!path.exists(), "the next backup stores it anew");
+}
+
+#[tokio::test(start_paused = true)]
+async fn encrypted_chunks_in_a_file_that_is_not_fail() {
+    let key = CryptKey::new([7; 32]);
+    let world = World::new(true, Some(&key)).await;
+    assert_eq!(world.verify().await.unwrap(), VerifyOutcome::Failed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fault_on_the_way_says_nothing_about_the_data() {
+    let world = World::new(true, None).await;
+    let chunks = Fault::on(Op::Get).containing(".chunks/").always();
+    world
+        .plan
+        .add(chunks.then(Action::Fail(ErrorKind::Unavailable)));
+    assert!(matches!(world.verify().await, Err(Error::Store(_))));
+    assert_eq!(world.state().await, None);
+    world.plan.calm();
+    let (stop, stopped) = tokio::sync::watch::channel(true);
+    let job = JobContext::new(Arc::new(|_| {}), stopped);
+    let mut verifier = Verifier::new(Arc::clone(&world.datastore));
+    let result = verifier.verify(&id(), UPID, &job).await;
+    assert!(matches!(result, Err(Error::Stopped)));
+    drop(stop);
+    assert_eq!(world.state().await, None);
+}
