@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pbs_datastore::{Env, MemoryBudget};
+use tokio::sync::Semaphore;
 
-use crate::api::{Delays, Endpoint, Router, routes};
+use crate::api::{Delays, Endpoint, Router, UPLOADS_AT_ONCE, routes};
 use crate::atomic_file::FileLock;
 use crate::auth::{Authority, Passwords};
 use crate::clock::Clock;
@@ -129,6 +130,8 @@ pub(crate) struct Daemon {
     pub(crate) clock: Clock,
     /// Memory for bodies in flight.
     pub(crate) budget: MemoryBudget,
+    /// Places for bodies of calls that are content.
+    pub(crate) uploads: Arc<Semaphore>,
     /// The stop.
     pub(crate) shutdown: Shutdown,
     /// How long refusals are held back.
@@ -187,6 +190,7 @@ impl Daemon {
             env,
             clock,
             budget,
+            uploads: Arc::new(Semaphore::new(UPLOADS_AT_ONCE)),
             shutdown: Shutdown::new(),
             delays: Delays::default(),
             routes: Arc::new(routes()),

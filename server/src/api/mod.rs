@@ -35,6 +35,7 @@ pub(crate) use self::{
     error::ApiError,
     params::{BODY_BYTES_MAX, Params},
     path::ApiPath,
+    respond::UPLOADS_AT_ONCE,
     router::Router,
     table::routes,
 };

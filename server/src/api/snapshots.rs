@@ -156,6 +156,11 @@ pub(crate) async fn remove(daemon: Arc<Daemon>, call: Call) -> CallResult {
     done()
 }
 
+/// Whether the caller may send a log for the snapshot that is named.
+pub(crate) async fn admit_log(daemon: Arc<Daemon>, call: Call) -> Result<(), ApiError> {
+    open_at(&daemon, call, BACKUP).await.map(drop)
+}
+
 /// `POST …/upload-backup-log`: the body is a blob; a second log is refused.
 pub(crate) async fn upload_log(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let blob = std::mem::take(&mut call.body);

@@ -67,7 +67,7 @@ fn contents() -> Vec<RouteEntry> {
         (
             Method::POST,
             "admin/datastore/{store}/upload-backup-log",
-            upload_log.upload(snapshots::CLIENT_LOG_BYTES_MAX),
+            upload_log.upload(snapshots::CLIENT_LOG_BYTES_MAX, snapshots::admit_log),
         ),
         known!(GET "admin/datastore/{store}/namespace" => namespaces::list),
         known!(POST "admin/datastore/{store}/namespace" => namespaces::create),

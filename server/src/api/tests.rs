@@ -252,3 +252,70 @@ async fn garbage_collection_is_a_task_that_can_be_followed() {
     assert_eq!(gc["data"]["last-run-state"], "OK");
     assert_eq!(gc["data"]["store"], "one");
 }
+
+/// A request to add a log to a snapshot that does not exist, by `token`.
+fn log_request<B>(token: &str, store: &str, body: B) -> Request<B> {
+    let place = "backup-type=host&backup-id=a&backup-time=1700000000";
+    Request::post(format!(
+        "/api2/json/admin/datastore/{store}/upload-backup-log?{place}"
+    ))
+    .header("authorization", token)
+    .body(body)
+    .expect("a request")
+}
+
+#[tokio::test]
+async fn nothing_of_an_upload_is_awaited_from_who_may_not_send_it() {
+    let fixture = Fixture::new().await;
+    let token = fixture.token("backup@pbs").await;
+    for store in ["one", "two"] {
+        type Frames =
+            futures_util::stream::Pending<Result<http_body::Frame<Bytes>, std::io::Error>>;
+        let never: Frames = futures_util::stream::pending();
+        let request = log_request(&token, store, http_body_util::StreamBody::new(never));
+        let answer = fixture.daemon.respond(request, PEER);
+        let limit = std::time::Duration::from_secs(20);
+        let response = tokio::time::timeout(limit, answer).await.expect("at once");
+        assert_eq!(response.status(), StatusCode::FORBIDDEN, "{store}");
+    }
+    let budget = &fixture.daemon.budget;
+    assert_eq!(budget.bytes_free(), budget.bytes_max());
+}
+
+#[tokio::test]
+async fn a_short_upload_needs_little_memory() {
+    let fixture = Fixture::new().await;
+    let store = fixture.daemon.stores.get("one").expect("open");
+    let group = pbs_datastore::GroupRef::new(
+        pbs_datastore::Namespace::root(),
+        "host/a".parse().expect("a group"),
+    );
+    let held = store.snapshots().lock_group(&group).await.expect("free");
+    let owner = "backup@pbs".parse().expect("an id");
+    let set = store.snapshots().set_owner(&held, &owner).await;
+    set.expect("owned");
+    drop(held);
+    let password = json!({ "userid": "backup@pbs", "password": "correct horse" });
+    fixture.own(Method::PUT, "access/password", password).await;
+    let login =
+        fixture
+            .daemon
+            .authority
+            .login("backup@pbs", "correct horse", Ipv4Addr::LOCALHOST.into());
+    let login = login.await.expect("in");
+    let budget = &fixture.daemon.budget;
+    let rest = budget.bytes_free() - 4096;
+    let busy = budget.take(rest, std::time::Duration::ZERO).await;
+    assert!(busy.is_some());
+    let mut request = log_request("", "one", Full::from("no blob at all"));
+    let headers = request.headers_mut();
+    headers.remove("authorization");
+    let cookie = format!("PBSAuthCookie={}", login.ticket);
+    headers.insert("cookie", cookie.parse().expect("a header"));
+    let csrf = login.csrf_token.parse().expect("a header");
+    headers.insert("CSRFPreventionToken", csrf);
+    let limit = std::time::Duration::from_secs(20);
+    let answer = tokio::time::timeout(limit, fixture.send(request, PEER)).await;
+    let status = answer.expect("does not wait for memory").status();
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+}
