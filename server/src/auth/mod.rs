@@ -145,13 +145,17 @@ impl Authority {
         {
             return self.issue(user);
         }
-        let attempt = self.limit.admit(&user, address)?;
+        let attempt = self.limit.admit(&user, address).await?;
         let secrets = self.secrets.read();
         let stored = secrets.passwords.get(&user).map(String::as_str);
-        if !self.passwords.verify(password, stored).await? {
-            return Err(AuthError::WrongPassword);
+        match self.passwords.verify(password, stored).await {
+            Ok(true) => attempt.forgive(),
+            Ok(false) => return Err(AuthError::WrongPassword),
+            Err(error) => {
+                attempt.forgive();
+                return Err(error.into());
+            }
         }
-        attempt.succeeded();
         if !is_active(&self.config.read(), &user.clone().into(), self.now()) {
             return Err(AuthError::WrongPassword);
         }
