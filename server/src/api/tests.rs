@@ -6,21 +6,23 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use pbs_datastore::Env;
+use pbs_datastore::{BackupGroup, BackupTime, Env, Manifest, Namespace, Snapshot};
 use rstest::rstest;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{Caller, Delays};
+use crate::auth::AclPath;
 use crate::config::{ConfigStore, Secrets, SecretsStore};
 use crate::daemon::{Daemon, DirectoryLock};
+use crate::protocol::{SessionKind, SessionSubject};
 
 const PEER: Caller = Caller::Network(IpAddr::V4(Ipv4Addr::LOCALHOST));
 
 /// A daemon without network, with one datastore that is open, and users with a password each.
 struct Fixture {
     daemon: Arc<Daemon>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Fixture {
@@ -47,7 +49,7 @@ impl Fixture {
         one.await.expect("opened");
         let two = daemon.stores.open_now("two", crate::stores::TakeOver::No);
         two.await.expect_err("there is no such place");
-        Self { daemon, _dir: dir }
+        Self { daemon, dir }
     }
 
     async fn send(&self, request: Request<Full<Bytes>>, caller: Caller) -> Response<Bytes> {
@@ -58,6 +60,21 @@ impl Fixture {
     async fn own(&self, method: Method, path: &str, body: Value) -> (StatusCode, Value) {
         let request = json_request(method, path, &body);
         answer(&self.send(request, Caller::Owner).await)
+    }
+
+    /// Puts a finished backup of `host/a` without files into the datastore, as root's.
+    fn add_snapshot(&self, seconds: i64) -> Snapshot {
+        let time = BackupTime::new(seconds).expect("a time");
+        let group: BackupGroup = "host/a".parse().expect("a group");
+        let snapshot = Snapshot { group, time };
+        let dir = self.dir.path().join("store/host/a");
+        let place = dir.join(time.to_string());
+        std::fs::create_dir_all(&place).expect("a directory");
+        std::fs::write(dir.join("owner"), "root@pam\n").expect("written");
+        let manifest = Manifest::new(snapshot.clone(), Vec::new()).expect("a manifest");
+        let blob = manifest.to_blob().expect("a blob").encoded();
+        std::fs::write(place.join("index.json.blob"), blob).expect("written");
+        snapshot
     }
 
     /// A new API token of a user.
@@ -286,10 +303,7 @@ async fn nothing_of_an_upload_is_awaited_from_who_may_not_send_it() {
 async fn a_short_upload_needs_little_memory() {
     let fixture = Fixture::new().await;
     let store = fixture.daemon.stores.get("one").expect("open");
-    let group = pbs_datastore::GroupRef::new(
-        pbs_datastore::Namespace::root(),
-        "host/a".parse().expect("a group"),
-    );
+    let group = pbs_datastore::GroupRef::new(Namespace::root(), "host/a".parse().expect("a group"));
     let held = store.snapshots().lock_group(&group).await.expect("free");
     let owner = "backup@pbs".parse().expect("an id");
     let set = store.snapshots().set_owner(&held, &owner).await;
@@ -318,4 +332,134 @@ async fn a_short_upload_needs_little_memory() {
     let answer = tokio::time::timeout(limit, fixture.send(request, PEER)).await;
     let status = answer.expect("does not wait for memory").status();
     assert_eq!(status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn a_snapshot_in_use_does_not_fail_a_prune() {
+    let fixture = Fixture::new().await;
+    let times = [1_700_000_000, 1_700_000_100, 1_700_000_200];
+    let snapshots = times.map(|time| fixture.add_snapshot(time));
+    let store = fixture.daemon.stores.get("one").expect("open");
+    let root = Namespace::root();
+    let reader = store.begin_read(&root, &snapshots[0], None);
+    let reader = reader.await.expect("open");
+    let prune = async || {
+        let path = "admin/datastore/one/prune";
+        let group = json!({ "backup-type": "host", "backup-id": "a", "keep-last": 1 });
+        fixture.own(Method::POST, path, group).await
+    };
+    let keeps = |answer: &Value| -> Vec<bool> {
+        let list = answer["data"].as_array().expect("a list");
+        list.iter().map(|entry| entry["keep"] == true).collect()
+    };
+    let (status, body) = prune().await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    assert_eq!(keeps(&body), [true, false, true]);
+    let (_, tasks) = fixture
+        .own(Method::GET, "nodes/localhost/tasks", json!({}))
+        .await;
+    assert_eq!(tasks["data"][0]["status"], "WARNINGS: 1", "{tasks}");
+    drop(reader);
+    let (_, body) = prune().await;
+    assert_eq!(keeps(&body), [false, true]);
+    for group in ["none", "a&ns=none"] {
+        let path = format!(
+            "admin/datastore/one/prune?backup-type=host&dry-run=1&keep-last=1&backup-id={group}"
+        );
+        let request = Request::post(format!("/api2/json/{path}"))
+            .body(Full::default())
+            .expect("a request");
+        let (status, body) = answer(&fixture.send(request, Caller::Owner).await);
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
+        let text = body.as_str().expect("a sentence");
+        assert!(text.contains("does not exist"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn who_may_prune_sees_the_tasks_of_it() {
+    let fixture = Fixture::new().await;
+    fixture.add_snapshot(1_700_000_000);
+    let path = "admin/datastore/one/prune";
+    let group = json!({ "backup-type": "host", "backup-id": "a", "keep-last": 1 });
+    let (status, _) = fixture.own(Method::POST, path, group).await;
+    assert_eq!(status, StatusCode::OK);
+    let token = fixture.token("backup@pbs").await;
+    let seen = async || {
+        let tasks = fixture.with_token(&token, Method::GET, "nodes/localhost/tasks");
+        tasks.await.1["data"].as_array().map(Vec::len)
+    };
+    assert_eq!(seen().await, Some(0));
+    let id = token.trim_start_matches("PBSAPIToken=");
+    let id = id.rsplit_once(':').expect("a secret").0;
+    for id in [id, "backup@pbs"] {
+        let path = "/datastore/one";
+        let right = json!({ "path": path, "auth-id": id, "role": "DatastoreAdmin" });
+        fixture.own(Method::PUT, "access/acl", right).await;
+    }
+    assert_eq!(seen().await, Some(1));
+}
+
+#[tokio::test]
+async fn a_datastore_that_cannot_be_opened_leaves_the_rights_alone() {
+    let fixture = Fixture::new().await;
+    let right =
+        json!({ "path": "/datastore/three", "auth-id": "backup@pbs", "role": "DatastoreBackup" });
+    fixture.own(Method::PUT, "access/acl", right).await;
+    let rights = || fixture.daemon.config.read().acl_entries.clone();
+    let before = rights();
+    assert!(
+        before
+            .iter()
+            .any(|entry| entry.path == AclPath::datastore("three"))
+    );
+    let place = json!({ "name": "three", "backend": "filesystem", "path": "/proc/nothing/three" });
+    let (status, body) = fixture.own(Method::POST, "config/datastore", place).await;
+    assert_ne!(status, StatusCode::OK, "{body}");
+    assert_eq!(rights(), before);
+    assert!(
+        !fixture
+            .daemon
+            .config
+            .read()
+            .datastores
+            .contains_key("three")
+    );
+}
+
+#[tokio::test]
+async fn a_datastore_in_use_is_not_removed() {
+    let fixture = Fixture::new().await;
+    let remove = async || {
+        let path = "config/datastore/one";
+        fixture.own(Method::DELETE, path, json!({})).await
+    };
+    let refused = async |why: &str| {
+        let (status, text) = remove().await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        assert!(
+            text.as_str().is_some_and(|text| text.contains(why)),
+            "{text}"
+        );
+        assert!(fixture.daemon.stores.get("one").is_ok());
+    };
+    let collection = fixture.daemon.jobs.begin("garbage_collection", "one");
+    refused("garbage collection").await;
+    drop(collection);
+    let reader = fixture.daemon.sessions.open(
+        SessionSubject {
+            kind: SessionKind::Reader,
+            store: "one".parse().expect("a name"),
+            namespace: Namespace::root(),
+            snapshot: "host/a/2023-11-14T22:13:20Z".parse().expect("a snapshot"),
+            author: "backup@pbs".parse().expect("an id"),
+            peer: ([127, 0, 0, 1], 1).into(),
+            started: fixture.daemon.clock.now(),
+        },
+        1,
+    );
+    refused("reads from").await;
+    drop(reader);
+    let (status, body) = remove().await;
+    assert_eq!(status, StatusCode::OK, "{body}");
 }

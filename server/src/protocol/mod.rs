@@ -16,8 +16,10 @@ mod session;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub(crate) use self::session::SessionSubject;
 pub(crate) use self::{
     admission::{Protocol, ProtocolName},
     memory::ProtocolMemory,
-    session::{SessionReport, SessionTable},
+    session::{SessionKind, SessionReport, SessionTable},
 };
