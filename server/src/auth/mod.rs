@@ -216,6 +216,11 @@ impl Authority {
         is_active(&self.config.read(), &user.clone().into(), self.now()).then_some(user)
     }
 
+    /// Whether the account, and for a token its user too, is there, enabled and not expired.
+    pub(crate) fn is_active(&self, id: &AuthId) -> bool {
+        is_active(&self.config.read(), id, self.now())
+    }
+
     /// What `who` may do on `path`: all of it for the superuser; for a token what both it and its user may; nothing for
     /// who is disabled or expired.
     pub(crate) fn privileges(&self, who: &Principal, path: &AclPath) -> Privileges {
