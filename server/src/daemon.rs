@@ -11,7 +11,7 @@ use std::sync::Arc;
 use pbs_datastore::{Env, MemoryBudget};
 use tokio::sync::Semaphore;
 
-use crate::api::{Delays, Endpoint, Router, UPLOADS_AT_ONCE, routes};
+use crate::api::{Delays, Endpoint, Router, Strangers, UPLOADS_AT_ONCE, routes};
 use crate::atomic_file::FileLock;
 use crate::auth::{Authority, Passwords};
 use crate::clock::Clock;
@@ -134,6 +134,8 @@ pub(crate) struct Daemon {
     pub(crate) uploads: Arc<Semaphore>,
     /// The stop.
     pub(crate) shutdown: Shutdown,
+    /// Who could not prove who it is.
+    pub(crate) strangers: Strangers,
     /// How long refusals are held back.
     pub(crate) delays: Delays,
     /// The calls.
@@ -192,6 +194,7 @@ impl Daemon {
             budget,
             uploads: Arc::new(Semaphore::new(UPLOADS_AT_ONCE)),
             shutdown: Shutdown::new(),
+            strangers: Strangers::default(),
             delays: Delays::default(),
             routes: Arc::new(routes()),
             _lock: lock,

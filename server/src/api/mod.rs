@@ -22,6 +22,7 @@ mod sessions;
 mod settings;
 mod snapshots;
 mod stores;
+mod strangers;
 mod table;
 mod target;
 mod tasks;
@@ -37,5 +38,6 @@ pub(crate) use self::{
     path::ApiPath,
     respond::UPLOADS_AT_ONCE,
     router::Router,
+    strangers::Strangers,
     table::routes,
 };

@@ -54,15 +54,23 @@ impl Daemon {
         }
     }
 
-    /// Who sent a request, proven.
+    /// Who sent a request, proven. Failures with credentials are written down; without any it is no attempt.
     pub(crate) fn identify(&self, head: &Parts, caller: Caller) -> Result<Principal, ApiError> {
-        if caller == Caller::Owner {
+        let Caller::Network(address) = caller else {
             return Ok(Principal::daemon());
-        }
+        };
         let credentials = Credentials::of(&head.headers);
-        Ok(self
+        let who = self
             .authority
-            .authenticate(&head.method, credentials.as_ref())?)
+            .authenticate(&head.method, credentials.as_ref());
+        if who.is_err()
+            && let Some(credentials) = &credentials
+        {
+            let claimed = credentials.claimed();
+            self.strangers
+                .refused(address, &claimed, self.clock.unix_seconds());
+        }
+        Ok(who?)
     }
 
     async fn answer<B>(self: &Arc<Self>, head: &Parts, body: B, caller: Caller) -> CallResult
