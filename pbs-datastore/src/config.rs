@@ -23,7 +23,7 @@ pub enum Backend {
     Directory(PathBuf),
     /// A bucket behind a cache.
     Bucket {
-        /// The datastore's own prefix without slash; its name unless a foreign bucket was taken over.
+        /// The datastore's own prefix, a [`BucketPrefix`](crate::BucketPrefix); normally its name.
         prefix: String,
         /// The cache directory; it is disposable (I3).
         cache_dir: PathBuf,

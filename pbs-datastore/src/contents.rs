@@ -11,13 +11,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use s3_client::{
-    Answer, DeleteOutcome, DeleteRequest, ETag, KeyPrefix, ListRequest, ObjectStore, Optional as _,
-    PAGE_KEYS_MAX, Precondition, Put, PutOutcome,
+    Answer, DeleteOutcome, DeleteRequest, ETag, KeyPrefix, ListRequest, ObjectKey, ObjectStore,
+    Optional as _, PAGE_KEYS_MAX, Precondition, Put, PutOutcome,
 };
 
 use crate::error::{About as _, Error, Result};
 use crate::files::{DirEntry, optional, replace};
-use crate::layout::{BucketLayout, Folder, LocalLayout, Place};
+use crate::layout::{BucketLayout, Folder, HoldfastFile, LocalLayout, Place};
 use crate::mirror::{Content, Mirror, MirrorEntry, RefreshStats, remove_empty_above};
 use crate::snapshots::Lock;
 use crate::{Capabilities, Env, FencePass, SyncLevel};
@@ -60,10 +60,12 @@ impl Contents {
         let local = LocalLayout::Cache;
         let prefix = layout.folder(&Folder::Contents);
         let root = cache_dir.join(local.folder(&Folder::Contents));
-        let log = cache_dir
-            .join(local.folder(&Folder::Holdfast))
-            .join("contents.log");
-        let mirror = Mirror::open(env, Arc::clone(&store), prefix.clone(), root, log).await?;
+        let log = cache_dir.join(local.path(&Place::Holdfast(HoldfastFile::ContentsLog)));
+        let ours = {
+            let layout = layout.clone();
+            Box::new(move |key: &ObjectKey| layout.parse(key).is_some())
+        };
+        let mirror = Mirror::open(env, Arc::clone(&store), prefix.clone(), ours, root, log).await?;
         Ok(Self {
             env: env.clone(),
             base: cache_dir.to_owned(),

@@ -10,7 +10,8 @@
 //!
 //! A directory datastore has its lock for 1, and neither 2 nor 4.
 //!
-//! Stop: sessions are ended, tasks awaited; only if nothing is open or unknown the stop is recorded as clean.
+//! Stop: sessions are ended, tasks awaited; only if nothing is open or unknown the stop is recorded as clean. All of that
+//! takes no longer than whoever stops it allows.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -31,17 +32,18 @@ use crate::chunk_store::insert::{ChunkBucket, ChunkStore};
 use crate::error::About as _;
 use crate::files::{Files, optional};
 use crate::gc::{Bucket, Collector, CollectorParts, Recovery};
+use crate::layout::{Folder, LocalLayout, Place};
 use crate::metrics::CacheMetrics;
 use crate::owner::{Capabilities, Owner, StartReport};
 use crate::roots::{SessionRoots, SnapshotRoots};
 use crate::{
-    AuthId, Backend, BucketLayout, CacheCounts, ChunkReader, DatastoreConfig, DatastoreName,
-    Digest, Env, Error, GcOptions, GcStatus, JobContext, MemoryBudget, Namespace, Result, Sessions,
-    Snapshot, Snapshots,
+    AuthId, Backend, BucketLayout, BucketPrefix, CacheCounts, ChunkReader, DatastoreConfig,
+    DatastoreName, Digest, Env, Error, GcOptions, GcStatus, JobContext, MemoryBudget, Namespace,
+    Result, Sessions, Snapshot, Snapshots,
 };
 
-/// How long a stop waits for tasks of the datastore.
-const DRAIN_MAX: Duration = Duration::from_secs(30);
+/// How often a stop looks whether everything has ended.
+const IDLE_LOOK: Duration = Duration::from_millis(20);
 
 /// A bucket as the datastore uses it.
 #[derive(Clone, Debug)]
@@ -85,6 +87,8 @@ pub struct DatastoreSpace {
 /// A bucket has no size; clients divide by a total, so they are shown this much room above what is used.
 const BUCKET_ROOM: u64 = 1 << 50;
 
+/// How long the uploads of a backup may wait after a start; beyond it the backup is refused.
+const UPLOAD_WAIT_MAX: Duration = Duration::from_hours(1);
 /// Corrupt chunks waiting to be set aside; more are found again by the next read.
 const SETTING_ASIDE_MAX: usize = 16;
 
@@ -125,7 +129,7 @@ impl Datastore {
         if let Some(fault) = config.faults().first() {
             return Err(Error::Invalid(format!("datastore {name}: {fault}")));
         }
-        let config = Arc::new(config);
+        let (env, config) = (env.with_own_io(), Arc::new(config));
         let parts = match (&config.backend, access) {
             (Backend::Directory(root), _) => {
                 open_directory(&env, &config, root.clone(), &options).await?
@@ -138,7 +142,7 @@ impl Datastore {
                 },
                 Some(access),
             ) => {
-                let prefix = prefix
+                let prefix: BucketPrefix = prefix
                     .parse()
                     .map_err(|error| Error::Invalid(format!("{error}")))?;
                 let layout = BucketLayout::new(&prefix);
@@ -185,7 +189,7 @@ impl Datastore {
         let snapshots = Snapshots::new(Arc::new(contents), owner.fence().clone(), &report, late);
         let sessions = Sessions::new(env.clone(), report.start.clone());
         let snapshot_roots = Arc::new(SnapshotRoots::new(Arc::clone(&snapshots)));
-        let ours = root.join(".holdfast");
+        let ours = root.join(LocalLayout::Cache.folder(&Folder::Holdfast));
         let collector_bucket = bucket.as_ref().map(|(access, layout)| Bucket {
             store: Arc::clone(&access.store),
             layout: layout.clone(),
@@ -230,7 +234,9 @@ impl Datastore {
             not_before: report.not_before,
         });
         let this = Arc::new(Self {
-            gc_status: Mutex::new(load_status(&env, root.join(".gc-status")).await),
+            gc_status: Mutex::new(
+                load_status(&env, root.join(LocalLayout::Cache.path(&Place::GcStatus))).await,
+            ),
             name,
             env,
             config,
@@ -355,8 +361,21 @@ impl Datastore {
         self.table.waits()
     }
 
-    /// Begins a backup; see [`Backup`].
+    /// Begins a backup; see [`Backup`]. Its first uploads may have to wait for requests of an earlier life (I3), which a
+    /// client bears for some minutes; [`Error::Busy`] if it would take more than an hour.
     pub async fn begin_backup(self: &Arc<Self>, request: BackupRequest) -> Result<Arc<Backup>> {
+        let wait = self
+            .report
+            .not_before
+            .and_then(|time| time.checked_duration_since(self.env.instant()))
+            .unwrap_or_default();
+        if wait > UPLOAD_WAIT_MAX {
+            return Err(Error::Busy(format!(
+                "datastore {} takes backups in {} s: until then requests of its former owner may still take effect",
+                self.name,
+                wait.as_secs() + 1
+            )));
+        }
         Backup::begin(Arc::clone(self), request).await
     }
 
@@ -433,8 +452,9 @@ impl Datastore {
     }
 
     /// Ends all sessions, waits for what runs, and records a clean stop if nothing is open or unknown. Returns whether
-    /// it did.
-    pub async fn close(&self) -> Result<bool> {
+    /// it did, after `limit` at the latest.
+    pub async fn close(&self, limit: Duration) -> Result<bool> {
+        let deadline = self.env.instant() + limit;
         for session in self.sessions.list() {
             self.sessions
                 .kill(session.id.seq, "the server is shutting down");
@@ -442,20 +462,24 @@ impl Datastore {
         if let Some(cache) = &self.cache {
             cache.stop();
         }
-        let deadline = self.env.instant() + DRAIN_MAX;
         while (self.sessions.oldest_open().is_some() || !self.snapshots.is_idle())
             && self.env.instant() < deadline
         {
-            self.env.sleep(Duration::from_millis(20)).await;
+            self.env.sleep(IDLE_LOOK).await;
         }
         if self.sessions.oldest_open().is_some()
-            || self.collector.is_busy()
+            || self.collector.is_busy().await
             || !self.snapshots.is_idle()
         {
             return Ok(false);
         }
-        self.owner.stop_clean().await?;
-        Ok(true)
+        let stopping = tokio::time::timeout_at(deadline, self.owner.stop_clean());
+        if let Ok(stopped) = stopping.await {
+            return stopped.map(|()| true);
+        }
+        // The record of the stop may still arrive, so nothing may be written from here on.
+        self.owner.give_up();
+        Ok(false)
     }
 }
 
@@ -468,25 +492,25 @@ async fn load_status(env: &Env, path: PathBuf) -> Option<GcStatus> {
     serde_json::from_slice(&data).ok()
 }
 
-/// Acts on a chunk that turned out to be damaged: what is missing is announced to open sessions, what is corrupt (read
-/// twice) is set aside as well, so that the next backup that carries the chunk heals it.
+/// Acts on a chunk that turned out to be damaged: it is announced to open sessions; what is missing is not vouched for any
+/// more, and what is corrupt (read twice) is set aside, so that the next backup that carries the chunk heals it.
 fn report_damage(datastore: &Weak<Datastore>, digest: Digest, damage: &Damage) {
     let Some(datastore) = datastore.upgrade() else {
         return;
     };
     tracing::error!(datastore = %datastore.name, %digest, ?damage, "a stored chunk cannot be read");
     datastore.sessions.announce_lost(&digest);
-    if !matches!(damage, Damage::Corrupt(_)) {
-        return;
-    }
     let Ok(permit) = Arc::clone(&datastore.setting_aside).try_acquire_owned() else {
         return;
     };
     let collector = Arc::clone(&datastore.collector);
     datastore.env.spawn(async move {
         if let Err(error) = collector.set_aside(digest).await {
-            tracing::error!(%digest, %error, "the corrupt chunk could not be set aside");
+            tracing::error!(%digest, %error, "the damaged chunk could not be set aside");
         }
         drop(permit);
     });
 }
+
+#[cfg(test)]
+mod tests;

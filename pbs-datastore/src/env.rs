@@ -3,9 +3,14 @@
 //! Production and simulation differ only in the `Env` they are given, so a simulated run can be replayed from its
 //! seed. Nothing else in this crate reads a clock, draws a random number, spawns a task or opens a file.
 //!
-//! **The wall clock** is the wall time at process start plus the monotonic time since, and never below the newest time
-//! seen in the datastore ([`Env::raise_clock`]): a system clock that is set back or forward while the daemon runs
+//! **The wall clock** is the wall time at process start plus the monotonic time since, put forward to the newest time seen
+//! in the datastore ([`Env::raise_clock`]): a system clock that is set back or forward while the daemon runs
 //! changes nothing, and one that was set back before it started cannot make new marks look old.
+//!
+//! **Blocking work** runs on the runtime's pool, bounded by permits (I9): computation by the number of cores, file work by
+//! a few times as many. A job is a plain function that cannot await, so none that holds a permit waits for another, and
+//! jobs that found no permit are started in the order they came. Every datastore has its own permits for file work
+//! ([`Env::with_own_io`]): a disk that does not answer holds up nobody else's.
 
 use std::fmt;
 use std::future::Future;
@@ -16,13 +21,19 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use tokio::sync::Notify;
-use tokio::task::JoinHandle;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::task::{JoinError, JoinHandle};
 use tokio::time::Instant;
 
 use crate::files::{Files, OsFiles};
 
-/// Where blocking file work runs.
+/// File jobs of one datastore at a time, for each core: they wait for the disk more than they compute.
+const IO_JOBS_PER_CORE: usize = 4;
+
+/// File jobs of one datastore at a time, at least.
+const IO_JOBS_MIN: usize = 8;
+
+/// Where blocking work runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Blocking {
     /// On the runtime's blocking pool.
@@ -34,23 +45,39 @@ enum Blocking {
 struct Inner {
     wall_start: Timestamp,
     monotonic_start: Instant,
-    /// Microseconds since the epoch that the clock must not fall below, and the last value given out.
-    floor: AtomicI64,
+    /// Microseconds by which the clock is put forward, because a later time was seen in the datastore.
+    ahead: AtomicI64,
     rng: Mutex<StdRng>,
     files: Arc<dyn Files>,
     blocking: Blocking,
+    computing: Arc<Semaphore>,
     tasks: AtomicUsize,
     idle: Notify,
 }
 
+impl Inner {
+    /// Wall time at the start and monotonic time since, in microseconds since the epoch.
+    fn wall_micros(&self) -> i64 {
+        let elapsed = SignedDuration::try_from(self.monotonic_start.elapsed())
+            .unwrap_or(SignedDuration::ZERO);
+        self.wall_start
+            .saturating_add(elapsed)
+            .unwrap_or(Timestamp::MAX)
+            .as_microsecond()
+    }
+}
+
 /// The outside world; cheap to clone.
 #[derive(Clone)]
-pub struct Env(Arc<Inner>);
+pub struct Env {
+    inner: Arc<Inner>,
+    io: Arc<Semaphore>,
+}
 
 impl fmt::Debug for Env {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Env")
-            .field("tasks", &self.0.tasks.load(Ordering::Relaxed))
+            .field("tasks", &self.inner.tasks.load(Ordering::Relaxed))
             .finish_non_exhaustive()
     }
 }
@@ -84,37 +111,43 @@ impl Env {
         files: Arc<dyn Files>,
         blocking: Blocking,
     ) -> Self {
-        Self(Arc::new(Inner {
-            wall_start,
-            monotonic_start: Instant::now(),
-            floor: AtomicI64::new(wall_start.as_microsecond()),
-            rng: Mutex::new(StdRng::from_seed(seed)),
-            files,
-            blocking,
-            tasks: AtomicUsize::new(0),
-            idle: Notify::new(),
-        }))
+        Self {
+            inner: Arc::new(Inner {
+                wall_start,
+                monotonic_start: Instant::now(),
+                ahead: AtomicI64::new(0),
+                rng: Mutex::new(StdRng::from_seed(seed)),
+                files,
+                blocking,
+                computing: Arc::new(Semaphore::new(cores())),
+                tasks: AtomicUsize::new(0),
+                idle: Notify::new(),
+            }),
+            io: io_permits(),
+        }
+    }
+
+    /// The same world with permits of its own for file work: for a datastore, whose disk may hang.
+    #[must_use]
+    pub fn with_own_io(&self) -> Self {
+        Self {
+            inner: Arc::clone(&self.inner),
+            io: io_permits(),
+        }
     }
 
     /// Wall-clock time; never goes back.
     pub fn now(&self) -> Timestamp {
-        let elapsed = SignedDuration::try_from(self.0.monotonic_start.elapsed())
-            .unwrap_or(SignedDuration::ZERO);
-        let now = self
-            .0
-            .wall_start
-            .saturating_add(elapsed)
-            .unwrap_or(Timestamp::MAX)
-            .as_microsecond();
-        let floor = self.0.floor.fetch_max(now, Ordering::AcqRel).max(now);
-        Timestamp::from_microsecond(floor).unwrap_or(Timestamp::MAX)
+        let ahead = self.inner.ahead.load(Ordering::Acquire);
+        let now = self.inner.wall_micros().saturating_add(ahead);
+        Timestamp::from_microsecond(now).unwrap_or(Timestamp::MAX)
     }
 
-    /// Makes sure that the clock never shows a time before `seen` (the newest time found in the datastore).
+    /// Makes sure that the clock never shows a time before `seen` (the newest time found in the datastore). It goes on
+    /// from there: a clock that stood still until real time has caught up would let nothing age.
     pub fn raise_clock(&self, seen: Timestamp) {
-        self.0
-            .floor
-            .fetch_max(seen.as_microsecond(), Ordering::AcqRel);
+        let ahead = seen.as_microsecond() - self.inner.wall_micros();
+        self.inner.ahead.fetch_max(ahead, Ordering::AcqRel);
     }
 
     /// Monotonic time, for waits and bounds.
@@ -129,7 +162,7 @@ impl Env {
 
     /// A seed for a component that draws its own random numbers.
     pub fn seed(&self) -> u64 {
-        self.0
+        self.inner
             .rng
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -138,7 +171,7 @@ impl Env {
 
     /// 16 random bytes.
     pub fn random_16(&self) -> [u8; 16] {
-        self.0
+        self.inner
             .rng
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -163,12 +196,12 @@ impl Env {
         struct Running(Env);
         impl Drop for Running {
             fn drop(&mut self) {
-                if self.0.0.tasks.fetch_sub(1, Ordering::AcqRel) == 1 {
-                    self.0.0.idle.notify_waiters();
+                if self.0.inner.tasks.fetch_sub(1, Ordering::AcqRel) == 1 {
+                    self.0.inner.idle.notify_waiters();
                 }
             }
         }
-        self.0.tasks.fetch_add(1, Ordering::AcqRel);
+        self.inner.tasks.fetch_add(1, Ordering::AcqRel);
         let running = Running(self.clone());
         tokio::spawn(async move {
             let _running = running;
@@ -180,8 +213,8 @@ impl Env {
     pub async fn drain(&self, limit: Duration) -> bool {
         let idle = async {
             loop {
-                let notified = self.0.idle.notified();
-                if self.0.tasks.load(Ordering::Acquire) == 0 {
+                let notified = self.inner.idle.notified();
+                if self.inner.tasks.load(Ordering::Acquire) == 0 {
                     return;
                 }
                 notified.await;
@@ -190,31 +223,69 @@ impl Env {
         tokio::time::timeout(limit, idle).await.is_ok()
     }
 
-    /// Runs a batch of file work where it may block. The work runs to its end even if the caller goes away.
+    /// Runs a batch of file work where it may block. Once this was polled, the work runs to its end even if the caller
+    /// goes away.
     pub async fn io<T: Send + 'static>(
         &self,
         work: impl FnOnce(&dyn Files) -> T + Send + 'static,
     ) -> T {
-        match self.0.blocking {
-            Blocking::Inline => work(&*self.0.files),
-            Blocking::Pool => {
-                let files = Arc::clone(&self.0.files);
-                match tokio::task::spawn_blocking(move || work(&*files)).await {
-                    Ok(value) => value,
-                    Err(error) => match error.try_into_panic() {
-                        Ok(panic) => std::panic::resume_unwind(panic),
-                        // The runtime is shutting down and never started the work; nobody will ask for its result.
-                        Err(_) => std::future::pending().await,
-                    },
-                }
-            }
-        }
+        let files = Arc::clone(&self.inner.files);
+        self.blocking(&self.io, move || work(&*files)).await
     }
 
-    /// Runs computation that takes long (compression, hashing of megabytes) off the runtime's threads.
+    /// Runs computation that takes long (compression, hashing of megabytes) off the runtime's threads; like
+    /// [`io`](Self::io) it runs to its end.
     pub async fn compute<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        self.io(move |_| work()).await
+        self.blocking(&self.inner.computing, work).await
     }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        permits: &Arc<Semaphore>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> T {
+        if self.inner.blocking == Blocking::Inline {
+            return work();
+        }
+        let permits = Arc::clone(permits);
+        let done = if let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
+            on_pool(permit, work).await
+        } else {
+            // A task of its own keeps the promise to run the work whether or not the caller waits for it.
+            let queued = self.spawn(async move {
+                let permit = permits.acquire_owned().await;
+                on_pool(permit.expect("the permits are never closed"), work).await
+            });
+            queued.await.and_then(std::convert::identity)
+        };
+        match done.map_err(JoinError::try_into_panic) {
+            Ok(value) => value,
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            // The runtime is shutting down and never started the work; nobody will ask for its result.
+            Err(Err(_)) => std::future::pending().await,
+        }
+    }
+}
+
+async fn on_pool<T: Send + 'static>(
+    permit: OwnedSemaphorePermit,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, JoinError> {
+    let job = move || {
+        let _permit = permit;
+        work()
+    };
+    tokio::task::spawn_blocking(job).await
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn io_permits() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(
+        (cores() * IO_JOBS_PER_CORE).max(IO_JOBS_MIN),
+    ))
 }
 
 #[cfg(test)]
@@ -230,7 +301,7 @@ mod tests {
         env.raise_clock(seen);
         assert_eq!(env.now(), seen);
         env.sleep(Duration::from_mins(1)).await;
-        assert!(env.now() >= seen);
+        assert_eq!(env.now(), seen + SignedDuration::from_mins(1));
     }
 
     #[tokio::test(start_paused = true)]
@@ -257,5 +328,87 @@ mod tests {
             assert_eq!(make(7), make(7));
             assert_ne!(make(7), make(8));
         });
+    }
+
+    /// Keeps all jobs waiting until the sender is dropped; each says when it has begun.
+    fn gate() -> (std::sync::mpsc::Sender<()>, impl Fn() + Clone + Send) {
+        let (open, opened) = std::sync::mpsc::channel();
+        let opened = Arc::new(Mutex::new(opened));
+        let wait = move || {
+            let opened = opened.lock().unwrap();
+            opened.recv().unwrap_err();
+        };
+        (open, wait)
+    }
+
+    #[tokio::test]
+    async fn blocking_work_is_bounded_each_kind_for_itself() {
+        let env = Env::system();
+        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (open, wait) = gate();
+        let jobs: Vec<_> = (0..cores() * 3)
+            .map(|_| {
+                let (running, most, wait) = (Arc::clone(&running), Arc::clone(&most), wait.clone());
+                let work = move || {
+                    let now = running.fetch_add(1, Ordering::SeqCst) + 1;
+                    most.fetch_max(now, Ordering::SeqCst);
+                    wait();
+                    running.fetch_sub(1, Ordering::SeqCst);
+                };
+                let env = env.clone();
+                env.clone().spawn(async move { env.compute(work).await })
+            })
+            .collect();
+        while env.inner.computing.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        // Computation that is stuck keeps no file work from running.
+        assert_eq!(env.io(|_| 5).await, 5);
+        drop(open);
+        for job in jobs {
+            job.await.unwrap();
+        }
+        assert_eq!(env.compute(|| 7).await, 7);
+        assert!((1..=cores()).contains(&most.load(Ordering::SeqCst)));
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_hangs_holds_up_its_own_datastore_only() {
+        let env = Env::system();
+        let other = env.with_own_io();
+        let (open, wait) = gate();
+        let bound = env.io.available_permits();
+        let done = Arc::new(AtomicUsize::new(0));
+        for _ in 0..bound + 3 {
+            let (wait, done) = (wait.clone(), Arc::clone(&done));
+            let job = env.io(move |_| {
+                wait();
+                done.fetch_add(1, Ordering::SeqCst);
+            });
+            // Polled once and dropped: it runs all the same, now or when its turn has come.
+            assert!(futures_util::FutureExt::now_or_never(job).is_none());
+        }
+        assert_eq!(env.io.available_permits(), 0);
+        assert_eq!(other.io(|_| 5).await, 5);
+        drop(open);
+        env.io(|_| ()).await;
+        assert!(env.drain(Duration::from_mins(1)).await);
+        while env.io.available_permits() < bound {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(done.load(Ordering::SeqCst), bound + 3);
+    }
+
+    #[tokio::test]
+    async fn a_panic_reaches_the_caller_and_costs_no_permit() {
+        let env = Env::system();
+        for _ in 0..=cores() {
+            let env = env.clone();
+            let failed = env
+                .clone()
+                .spawn(async move { env.compute(|| panic!("on purpose")).await });
+            assert!(failed.await.is_err_and(|error| error.is_panic()));
+        }
+        assert_eq!(env.compute(|| 7).await, 7);
     }
 }

@@ -1,6 +1,6 @@
 //! Every object key and every local path that is ever written, in one place.
 //!
-//! A bucket holds one datastore below `{store}/`, a directory datastore and a cache directory hold one below their root:
+//! A bucket holds one datastore below `{prefix}/`, normally its name; a directory datastore and a cache directory hold one below their root:
 //!
 //! | what | bucket | cache directory | directory datastore |
 //! |---|---|---|---|
@@ -11,10 +11,17 @@
 //! | namespace | `.cnt/ns/a/…/.namespace` | same, a mirror | the folder itself |
 //! | who uses it | `.in-use` | `.holdfast/owner.json` | `.lock` |
 //! | result of the last GC | – | `.gc-status` | `.gc-status` |
-//! | format, epoch | `.holdfast/format`, `.holdfast/epoch` | same | same |
-//! | upload and using markers | – | `.holdfast/uploads/{digest}`, `.holdfast/using/{digest}` | – |
+//! | format | `.holdfast/format` | – | same as bucket |
+//! | upload markers | – | `.holdfast/uploads/{digest}` | – |
+//! | using markers | – | `.holdfast/using/{digest}` | same |
 //! | journal of GC | – | `.holdfast/gc-journal` | – |
-//! | temporary files | – | `.holdfast/tmp/{uuid}` | same |
+//! | file that GC tries times on | – | `.holdfast/atime-proof` | same |
+//! | tags and sizes of the mirror | – | `.holdfast/contents.log` | – |
+//! | temporary files | – | in `.holdfast/tmp/` | same |
+//!
+//! Temporary files have names of their own in that folder: `{digest}.{id}` a chunk on its way, `{uuid}/` what one writer of
+//! a snapshot has open. A file that is replaced as a whole has its successor beside it for a moment, `.{file}.{id}.tmp`,
+//! and a mirrored one `.{id}.tmp`; nothing that begins with a dot and ends so is ever read.
 //!
 //! All parts are types that cannot hold a slash or a leading dot, so no key leaves its place. Every listing prefix ends
 //! in `/`. [`Place`] is one such thing; what is written from a `Place` is read back as the same `Place`, and whatever is
@@ -23,9 +30,8 @@
 use std::path::{Path, PathBuf};
 
 use s3_client::{KeyPrefix, ObjectKey};
-use uuid::Uuid;
 
-use crate::{ArchiveName, BackupGroup, BackupType, DatastoreName, Digest, Namespace, Snapshot};
+use crate::{ArchiveName, BackupGroup, BackupType, BucketPrefix, Digest, Namespace, Snapshot};
 
 /// The number of a chunk that was set aside: 0 to 9, so that a chunk can be found damaged ten times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -74,18 +80,51 @@ impl SnapshotFile {
 pub enum HoldfastFile {
     /// Version and features of what is stored here.
     Format,
-    /// How often GC has begun to delete.
-    Epoch,
-    /// What the cache directory knows of its owner; the bucket's counterpart is `.in-use`.
+    /// What the cache directory knows of its owner and of how often GC has begun to delete; the bucket's counterpart is
+    /// `.in-use`.
     Owner,
     /// The digests of the batch that is being deleted.
     GcJournal,
+    /// Shows whether the file system keeps times, for as long as GC tries that.
+    AtimeProof,
+    /// Tags and sizes of the objects whose copies are in the mirror.
+    ContentsLog,
     /// The digest is being uploaded.
     UploadMarker(Digest),
     /// GC found the digest in an index and no marker for it.
     UsingMarker(Digest),
-    /// A file that is being written.
-    Temporary(Uuid),
+}
+
+impl HoldfastFile {
+    /// The path below `.holdfast/`.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Format => "format".to_owned(),
+            Self::Owner => "owner.json".to_owned(),
+            Self::GcJournal => "gc-journal".to_owned(),
+            Self::AtimeProof => "atime-proof".to_owned(),
+            Self::ContentsLog => "contents.log".to_owned(),
+            Self::UploadMarker(digest) => format!("{UPLOADS}{digest}"),
+            Self::UsingMarker(digest) => format!("{USING}{digest}"),
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let single = [
+            Self::Format,
+            Self::Owner,
+            Self::GcJournal,
+            Self::AtimeProof,
+            Self::ContentsLog,
+        ];
+        if let Some(digest) = text.strip_prefix(UPLOADS) {
+            digest.parse().ok().map(Self::UploadMarker)
+        } else if let Some(digest) = text.strip_prefix(USING) {
+            digest.parse().ok().map(Self::UsingMarker)
+        } else {
+            single.into_iter().find(|file| file.name() == text)
+        }
+    }
 }
 
 /// Where something is kept, without saying below which root.
@@ -116,9 +155,9 @@ pub enum Place {
 const CHUNKS: &str = ".chunks/";
 const HOLDFAST: &str = ".holdfast/";
 const CONTENTS: &str = ".cnt/";
-const UPLOADS: &str = ".holdfast/uploads/";
-const USING: &str = ".holdfast/using/";
-const TEMPORARY: &str = ".holdfast/tmp/";
+const UPLOADS: &str = "uploads/";
+const USING: &str = "using/";
+const TEMPORARY: &str = "tmp/";
 
 impl Place {
     /// The file `name` of a snapshot.
@@ -150,15 +189,7 @@ impl Place {
             Self::InUse => ".in-use".to_owned(),
             Self::Lock => ".lock".to_owned(),
             Self::GcStatus => ".gc-status".to_owned(),
-            Self::Holdfast(file) => match file {
-                HoldfastFile::Format => format!("{HOLDFAST}format"),
-                HoldfastFile::Epoch => format!("{HOLDFAST}epoch"),
-                HoldfastFile::Owner => format!("{HOLDFAST}owner.json"),
-                HoldfastFile::GcJournal => format!("{HOLDFAST}gc-journal"),
-                HoldfastFile::UploadMarker(digest) => format!("{UPLOADS}{digest}"),
-                HoldfastFile::UsingMarker(digest) => format!("{USING}{digest}"),
-                HoldfastFile::Temporary(id) => format!("{TEMPORARY}{}", id.as_hyphenated()),
-            },
+            Self::Holdfast(file) => format!("{HOLDFAST}{}", file.name()),
         }
     }
 
@@ -172,7 +203,7 @@ impl Place {
                 if let Some(rest) = text.strip_prefix(CHUNKS) {
                     parse_chunk(rest)?
                 } else if let Some(rest) = text.strip_prefix(HOLDFAST) {
-                    Self::Holdfast(parse_holdfast(rest)?)
+                    Self::Holdfast(HoldfastFile::parse(rest)?)
                 } else {
                     parse_contents(text.strip_prefix(contents)?)?
                 }
@@ -191,22 +222,6 @@ fn parse_chunk(text: &str) -> Option<Place> {
     let (digest, number) = name.split_once('.')?;
     let number = number.parse().ok().filter(|number| *number <= 9)?;
     Some(Place::Bad(digest.parse().ok()?, BadNumber(number)))
-}
-
-fn parse_holdfast(text: &str) -> Option<HoldfastFile> {
-    match text.split_once('/') {
-        None => match text {
-            "format" => Some(HoldfastFile::Format),
-            "epoch" => Some(HoldfastFile::Epoch),
-            "owner.json" => Some(HoldfastFile::Owner),
-            "gc-journal" => Some(HoldfastFile::GcJournal),
-            _ => None,
-        },
-        Some(("uploads", digest)) => digest.parse().ok().map(HoldfastFile::UploadMarker),
-        Some(("using", digest)) => digest.parse().ok().map(HoldfastFile::UsingMarker),
-        Some(("tmp", id)) => id.parse().ok().map(HoldfastFile::Temporary),
-        Some(_) => None,
-    }
 }
 
 fn parse_contents(mut text: &str) -> Option<Place> {
@@ -282,9 +297,9 @@ impl Folder {
                 format!("{contents}{}{snapshot}/", namespace.path_prefix())
             }
             Self::Holdfast => HOLDFAST.to_owned(),
-            Self::Uploads => UPLOADS.to_owned(),
-            Self::Using => USING.to_owned(),
-            Self::Temporary => TEMPORARY.to_owned(),
+            Self::Uploads => format!("{HOLDFAST}{UPLOADS}"),
+            Self::Using => format!("{HOLDFAST}{USING}"),
+            Self::Temporary => format!("{HOLDFAST}{TEMPORARY}"),
         }
     }
 }
@@ -300,14 +315,14 @@ pub struct BucketLayout {
 }
 
 impl BucketLayout {
-    /// The layout below `{store}/`.
-    pub fn new(store: &DatastoreName) -> Self {
-        let prefix = KeyPrefix::new(format!("{store}/"));
-        let prefix = prefix.expect("a datastore name has neither slashes nor control characters");
+    /// The layout below `{prefix}/`.
+    pub fn new(prefix: &BucketPrefix) -> Self {
+        let prefix = KeyPrefix::new(format!("{prefix}/"));
+        let prefix = prefix.expect("it is short, has no control characters, and ends in a slash");
         Self { prefix }
     }
 
-    /// `{store}/`.
+    /// `{prefix}/`.
     pub fn prefix(&self) -> &KeyPrefix {
         &self.prefix
     }
@@ -322,11 +337,6 @@ impl BucketLayout {
     pub fn folder(&self, folder: &Folder) -> KeyPrefix {
         let prefix = KeyPrefix::new(format!("{}{}", self.prefix, folder.relative(CONTENTS)));
         prefix.expect("folders end in '/', and the bounds of all names keep them below 1024 bytes")
-    }
-
-    /// The key of a chunk.
-    pub fn chunk(&self, digest: &Digest) -> ObjectKey {
-        self.key(&Place::Chunk(*digest))
     }
 
     /// What is under `key`, or `None` if it lies outside the prefix or nobody of us writes such a key.
@@ -360,11 +370,6 @@ impl LocalLayout {
     /// The path of `folder`.
     pub fn folder(self, folder: &Folder) -> PathBuf {
         folder.relative(self.contents()).into()
-    }
-
-    /// The path of a chunk or marker.
-    pub fn chunk(self, digest: &Digest) -> PathBuf {
-        self.path(&Place::Chunk(*digest))
     }
 
     /// What is at `path`, which is relative to the root, or `None` if nobody of us writes such a path.

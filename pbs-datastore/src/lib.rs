@@ -79,7 +79,9 @@ pub use namespace::{
 pub use owner::{Capabilities, Fence, FencePass, Owner, OwnerConfig, StartReport};
 pub use prune::{KeepOptions, PruneCandidate, PruneMark, plan as plan_prune};
 pub use roots::{MarkSink, MarkStats, Needer, RootProvider, SessionRoots, SnapshotRoots};
-pub use safe_id::{BackupId, DatastoreName, NameError, SAFE_ID_BYTES_MAX};
+pub use safe_id::{
+    BUCKET_PREFIX_BYTES_MAX, BackupId, BucketPrefix, DatastoreName, NameError, SAFE_ID_BYTES_MAX,
+};
 pub use seal::SnapshotWriter;
 pub use session::{
     Lease, SessionEnded, SessionId, SessionInfo, SessionState, Sessions, Told, WriterSession,

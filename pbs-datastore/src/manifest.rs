@@ -231,6 +231,12 @@ impl Manifest {
         })
     }
 
+    /// About how many bytes of memory it takes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        // Each file is there twice, as member and as meaning.
+        self.members.iter().map(memory_of).sum::<usize>() * 2
+    }
+
     /// The manifest as it is stored: indented JSON, compressed, not encrypted.
     pub fn to_blob(&self) -> Result<DataBlob, ManifestError> {
         let text =
@@ -416,6 +422,21 @@ fn write_canonical_object<'a>(
         write_canonical(value, text);
     }
     text.push(b'}');
+}
+
+/// A value with its name, and with all that it holds.
+fn memory_of((name, value): (&String, &Value)) -> usize {
+    name.len() + size_of::<String>() + memory_of_value(value)
+}
+
+fn memory_of_value(value: &Value) -> usize {
+    let inside = match value {
+        Value::String(text) => text.len(),
+        Value::Array(values) => values.iter().map(memory_of_value).sum(),
+        Value::Object(members) => members.iter().map(memory_of).sum(),
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+    };
+    size_of::<Value>() + inside
 }
 
 #[cfg(test)]

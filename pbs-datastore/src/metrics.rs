@@ -40,7 +40,7 @@ counters! {
     fills_spoiled,
     /// Chunks fetched and not cached because the disk did not keep up.
     fills_dropped,
-    /// Cached chunks that failed their checksum and were dropped.
+    /// Cached chunks that failed their checksum, or were gone, and were dropped.
     cached_corrupt,
     /// Objects whose first read was corrupt and whose second was good.
     corrupt_once,

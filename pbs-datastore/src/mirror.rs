@@ -21,20 +21,29 @@
 mod log;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
-use s3_client::{ETag, KeyPrefix, ListEntry, ListRequest, ObjectStore, Optional as _};
-use tokio::sync::{Mutex, MutexGuard};
+use s3_client::{ETag, KeyPrefix, ListEntry, ListRequest, ObjectKey, ObjectStore, Optional as _};
+use tokio::sync::{Mutex, MutexGuard, Semaphore};
 
 use crate::Env;
 use crate::error::{About as _, Error, Result};
 use crate::files::{FILE_MODE, Files, optional, replace};
+use crate::index::INDEX_BYTES_MAX;
 
 /// GETs of one refresh at the same time.
 const FETCHES_MAX: usize = 16;
+/// MiB they may bring together; a larger object is fetched alone.
+const FETCH_MIB_MAX: u32 = 64;
+/// Longest object that is mirrored: nothing that we read is longer.
+const OBJECT_BYTES_MAX: u64 = INDEX_BYTES_MAX as u64;
+
+/// Which keys are mirrored.
+pub(crate) type Ours = Box<dyn Fn(&ObjectKey) -> bool + Send + Sync>;
 
 /// What is known of a mirrored object.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,36 +90,40 @@ pub struct RefreshStats {
 pub(crate) enum Content {
     /// The bytes.
     Bytes(Bytes),
-    /// A file on the same file system, complete and synced, which is moved.
+    /// A complete file on the same file system, which is synced and moved.
     File(PathBuf),
 }
 
 /// A local copy of a prefix. See the module page.
-#[derive(Debug)]
 pub(crate) struct Mirror {
     env: Env,
     store: Arc<dyn ObjectStore>,
     prefix: KeyPrefix,
+    ours: Ours,
     root: PathBuf,
     log: PathBuf,
     state: Mutex<State>,
     /// One refresh at a time.
     refresh: Mutex<()>,
+    /// MiB that a refresh may still fetch at once.
+    room: Semaphore,
 }
 
-/// Whether the part of a key after the prefix can be a path below a directory.
-fn is_path(name: &str) -> bool {
-    name.split('/')
-        .all(|part| !matches!(part, "" | "." | "..") && part.len() <= 255 && !part.contains('\0'))
+impl fmt::Debug for Mirror {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Mirror({} in {})", self.prefix, self.root.display())
+    }
 }
 
 impl Mirror {
-    /// The mirror of `prefix` below `root`, with its entries in the file `log`. Reads the entries; asks the bucket
-    /// nothing.
+    /// The mirror of what of `prefix` is `ours` below `root`, with its entries in the file `log`. Reads the entries; asks
+    /// the bucket nothing. The names of our keys, without the prefix, are relative paths, and none is a directory of
+    /// another.
     pub(crate) async fn open(
         env: &Env,
         store: Arc<dyn ObjectStore>,
         prefix: KeyPrefix,
+        ours: Ours,
         root: PathBuf,
         log: PathBuf,
     ) -> Result<Self> {
@@ -137,10 +150,12 @@ impl Mirror {
             env: env.clone(),
             store,
             prefix,
+            ours,
             root,
             log,
             state: Mutex::new(state),
             refresh: Mutex::default(),
+            room: Semaphore::new(FETCH_MIB_MAX as usize),
         })
     }
 
@@ -218,7 +233,13 @@ impl Mirror {
             gone.extend(self.absent(&listed, &after, until.as_deref(), began).await);
             let wanted = self.differing(&listed, began).await?;
             let fetched = stream::iter(wanted)
-                .map(|name| async move { self.fetch_since(&name, began, false).await })
+                .map(|(name, size)| async move {
+                    let mib = u32::try_from(size >> 20)
+                        .unwrap_or(u32::MAX)
+                        .saturating_add(1);
+                    let _room = self.room.acquire_many(mib.min(FETCH_MIB_MAX)).await;
+                    self.fetch_since(&name, began, false).await
+                })
                 .buffer_unordered(FETCHES_MAX)
                 .try_fold((0, 0), |(count, bytes), size| async move {
                     Ok((count + u64::from(size.is_some()), bytes + size.unwrap_or(0)))
@@ -256,12 +277,12 @@ impl Mirror {
         Ok(stats)
     }
 
-    /// The page's objects that can be files, by name.
+    /// The page's objects that are ours, by name. What else lies there is left alone, and in nobody's way.
     fn listed(&self, entries: &[ListEntry]) -> BTreeMap<String, MirrorEntry> {
         let mut listed = BTreeMap::new();
         for entry in entries {
             let name = self.prefix.strip(&entry.key).unwrap_or_default();
-            if is_path(name) {
+            if (self.ours)(&entry.key) && entry.size <= OBJECT_BYTES_MAX {
                 let known = MirrorEntry {
                     etag: entry.etag.clone(),
                     size: entry.size,
@@ -293,12 +314,12 @@ impl Mirror {
             .collect()
     }
 
-    /// Listed objects whose local file is missing or differs.
+    /// Listed objects whose local file is missing or differs, with their sizes.
     async fn differing(
         &self,
         listed: &BTreeMap<String, MirrorEntry>,
         began: u64,
-    ) -> Result<Vec<String>> {
+    ) -> Result<Vec<(String, u64)>> {
         let mut wanted = Vec::new();
         let mut same = Vec::new();
         {
@@ -309,7 +330,7 @@ impl Mirror {
                     Some(known) if known.entry == *entry => {
                         same.push((name.clone(), self.path(name), entry.size));
                     }
-                    _ => wanted.push(name.clone()),
+                    _ => wanted.push((name.clone(), entry.size)),
                 }
             }
         }
@@ -318,7 +339,7 @@ impl Mirror {
             for (name, path, size) in same {
                 let stat = optional(files.stat(&path)).about(&path)?;
                 if stat.is_none_or(|stat| stat.size != size || stat.is_dir) {
-                    damaged.push(name);
+                    damaged.push((name, size));
                 }
             }
             Ok::<_, Error>(damaged)
@@ -401,8 +422,10 @@ impl Mirror {
                             .create(&temporary, FILE_MODE, &[bytes], false)
                             .and_then(|()| files.rename(&temporary, &path))
                     }
+                    // Synced by nobody yet, and a power loss would leave a file of the right length.
                     Content::File(from) => files
-                        .rename(&from, &path)
+                        .sync(&from)
+                        .and_then(|()| files.rename(&from, &path))
                         .and_then(|()| files.sync_dir(dir)),
                 }
                 .about(&path)

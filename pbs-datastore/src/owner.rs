@@ -272,8 +272,14 @@ impl Owner {
         record.stop = Some(self.env.new_id());
         bucket.write_local(&self.env, &written, &record).await?;
         self.write(bucket, &mut written, record).await?;
-        self.fence.lose("it has stopped".to_owned());
+        self.give_up();
         Ok(())
+    }
+
+    /// The process is the owner no more, whatever stands in the bucket.
+    pub fn give_up(&self) {
+        // What it answers is for those who go on.
+        let _ = self.fence.lose("it has stopped".to_owned());
     }
 
     async fn write(
@@ -330,6 +336,15 @@ impl BucketState {
             if found.as_ref() == Some(&record) {
                 (written.record, written.etag) = (record, etag);
                 return Ok(());
+            }
+            let ours = (&written.record.instance, &written.record.start);
+            if let Some(found) = found
+                .as_ref()
+                .filter(|found| (&found.instance, &found.start) == ours)
+            {
+                // An earlier write of this very start, whose answer was lost.
+                (written.record, written.etag) = (found.clone(), etag);
+                continue;
             }
             if etag != written.etag {
                 let holder = found.map_or("nobody".to_owned(), |found| found.holder());

@@ -38,11 +38,15 @@ pub enum Rule {
     InsertDetached,
     /// An error in a listing aborts the collection (I10).
     ListingErrorAborts,
+    /// The journal of a batch that has not ended is not replaced by that of another (I8).
+    JournalKept,
+    /// A corrupt chunk is read again under the guard before it is set aside.
+    AsideReadsAgain,
 }
 
 impl Rule {
     /// All rules.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::MarkerBeforeUpload,
         Self::CheckUnderGuard,
         Self::WaitForRelease,
@@ -58,6 +62,8 @@ impl Rule {
         Self::KnownChunksTouched,
         Self::InsertDetached,
         Self::ListingErrorAborts,
+        Self::JournalKept,
+        Self::AsideReadsAgain,
     ];
 }
 

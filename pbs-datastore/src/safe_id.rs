@@ -1,4 +1,4 @@
-//! The grammar that all names share, and the plain names: datastore and backup id.
+//! The grammar that all names share, and the plain names: datastore, prefix in a bucket and backup id.
 //!
 //! A *safe id* starts with an ASCII letter, a digit or `_` and goes on with these or `.` and `-`. It is therefore never
 //! `.`, `..`, hidden, empty, or more than one path component: whatever is built of safe ids stays below its root.
@@ -60,7 +60,7 @@ macro_rules! serde_as_text {
 }
 pub(crate) use serde_as_text;
 
-/// The name of a datastore, and the first component of every key in its bucket: a safe id of 3 to 32 bytes.
+/// The name of a datastore: a safe id of 3 to 32 bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DatastoreName(String);
 
@@ -85,6 +85,41 @@ impl FromStr for DatastoreName {
 }
 
 impl fmt::Display for DatastoreName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Longest prefix of a datastore in its bucket, in bytes: with the longest names below it keys stay within 1024 bytes.
+pub const BUCKET_PREFIX_BYTES_MAX: usize = 128;
+
+/// Where a datastore lies in its bucket: safe ids joined by `/`, without slash at the ends, at most
+/// [`BUCKET_PREFIX_BYTES_MAX`] bytes. Stock servers use the name of the datastore and nothing else, so only such a prefix
+/// can change hands with them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BucketPrefix(String);
+
+impl BucketPrefix {
+    /// The prefix as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for BucketPrefix {
+    type Err = NameError;
+
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        if text.len() <= BUCKET_PREFIX_BYTES_MAX && text.split('/').all(is_safe_id) {
+            return Ok(Self(text.to_owned()));
+        }
+        let rule = "use at most 128 bytes of names joined by '/', each of letters, digits, '_', '.' or '-' and starting \
+                    with a letter, a digit or '_'";
+        Err(NameError::new("prefix in a bucket", rule, text))
+    }
+}
+
+impl fmt::Display for BucketPrefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }

@@ -335,13 +335,17 @@ impl Inner {
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        match self.env().spawn(work).await {
-            Ok(result) => result,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => Err(Error::Stopped),
-            },
-        }
+        let ended = self.env().spawn(work).await;
+        ended.map_err(|error| {
+            if error.is_panic() {
+                Error::Refused(format!(
+                    "writing {} has failed inside of the daemon",
+                    self.id
+                ))
+            } else {
+                Error::Stopped
+            }
+        })?
     }
 
     /// Removes what an unsealed session wrote, when nothing it sent can take effect any more.

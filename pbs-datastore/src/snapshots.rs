@@ -19,15 +19,14 @@ mod list;
 mod lock;
 mod namespace;
 mod state;
+mod summaries;
 mod unsealed;
 
 use std::collections::BTreeSet;
-use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use lru::LruCache;
 use tokio::time::Instant;
 
 use crate::contents::Contents;
@@ -41,21 +40,11 @@ pub use list::{FileInfo, SnapshotFilter, SnapshotInfo};
 pub use lock::Lock;
 pub(crate) use lock::Locks;
 pub use state::SnapshotState;
+use summaries::Summaries;
 pub use unsealed::UnsealedStats;
-
-/// Parsed manifests kept in memory, about 1 KiB each.
-const SUMMARIES_MAX: NonZeroUsize = NonZeroUsize::new(32 * 1024).expect("not zero");
 
 /// Stripes of the lock that orders changes of one manifest within this process.
 const EDIT_STRIPES: usize = 64;
-
-/// Manifests as last read, by snapshot, with what told whether the file is still the same.
-#[derive(Debug)]
-struct Summaries {
-    cache: LruCache<SnapshotRef, (state::Validator, Arc<SnapshotState>)>,
-    /// Raised by every change, so that what was read before is not remembered after it.
-    era: u64,
-}
 
 /// All snapshots of a datastore. See the module page.
 #[derive(Debug)]
@@ -104,10 +93,7 @@ impl Snapshots {
             frozen_until: report.gc_not_before,
             read_only: report.read_only.clone(),
             no_collect: report.no_collect.clone(),
-            summaries: Mutex::new(Summaries {
-                cache: LruCache::new(SUMMARIES_MAX),
-                era: 0,
-            }),
+            summaries: Mutex::new(Summaries::new()),
             running: Mutex::default(),
             temporary: Mutex::default(),
             edits: (0..EDIT_STRIPES)
@@ -228,9 +214,7 @@ impl Snapshots {
 
     /// What was known of the snapshot's manifest is not to be believed any more.
     pub(crate) fn changed(&self, id: &SnapshotRef) {
-        let mut summaries = locked(&self.summaries);
-        summaries.era += 1;
-        summaries.cache.pop(id);
+        locked(&self.summaries).forget(id);
     }
 }
 

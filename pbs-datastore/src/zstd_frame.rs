@@ -1,18 +1,27 @@
 //! One zstd frame to or from bytes, with bounded output: a payload of a few bytes can claim to hold terabytes.
 //!
 //! A payload is exactly one frame. What follows a frame would be covered by no digest, so it is refused.
+//!
+//! Memory (I9): chunks are hashed while they are unpacked, in a window of at most [`WINDOW_LOG_MAX`] and a step of output,
+//! neither of which outlives the call. In the daemon that is a job of [`Env::compute`](crate::Env::compute), of which as
+//! many run as there are cores; so beside the budget for bodies there is one window for each core, at most. Only manifests
+//! are unpacked as a whole there, at most [`MANIFEST_BYTES_MAX`](crate::MANIFEST_BYTES_MAX) in such a job as well; what is
+//! kept of them is bounded where it is kept.
 
 use sha2::{Digest as _, Sha256};
 use zstd::zstd_safe::{self, DCtx, DParameter, InBuffer, OutBuffer};
 
-use crate::Digest;
 use crate::blob::BlobError;
+use crate::{CHUNK_BYTES_MAX, Digest};
 
 /// Bytes unpacked at a time while hashing.
 const STEP_BYTES: usize = 128 << 10;
 
-/// Largest window that is unpacked step by step: 32 MiB, twice the largest chunk.
-const WINDOW_LOG_MAX: u32 = 25;
+/// Largest window that is unpacked step by step: 16 MiB, as much as the largest chunk holds. A window reaches further only
+/// in frames made with more than level 19 whose writer did not tell the length.
+const WINDOW_LOG_MAX: u32 = 24;
+
+const _: () = assert!(1 << WINDOW_LOG_MAX == CHUNK_BYTES_MAX);
 
 const DAMAGED: BlobError = BlobError::Zstd("the frame is damaged");
 

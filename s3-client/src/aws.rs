@@ -2,7 +2,7 @@
 //!
 //! The SDK builds, signs and parses; everything it would decide by itself is switched off: retries (only `retry.rs`
 //! retries), timeouts and stalled-stream guards (our connector has them), streaming checksums (bodies are sent from
-//! memory under their real SHA-256), endpoint rules (an endpoint is what the configuration says), and for requests with
+//! memory, uncopied, under their real SHA-256), endpoint rules (an endpoint is what the configuration says), and for requests with
 //! a [`Validity`] the clock and its correction.
 //!
 //! Invariants: I8 (a request that was sent and not answered is `Unknown`, with `lost_at`), I9 (time, memory and
@@ -13,6 +13,7 @@ mod ask;
 mod config;
 mod delete;
 mod list;
+mod payload;
 mod read;
 mod settings;
 #[cfg(test)]
@@ -34,7 +35,7 @@ use aws_sdk_s3::config::{
     BehaviorVersion, Credentials as Keys, Region, RequestChecksumCalculation,
     ResponseChecksumValidation, SharedCredentialsProvider, StalledStreamProtectionConfig,
 };
-use aws_sdk_s3::primitives::{ByteStream, DateTime};
+use aws_sdk_s3::primitives::DateTime;
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart, MetadataDirective};
 use aws_smithy_types::Document;
 use jiff::{SignedDuration, Timestamp};
@@ -43,6 +44,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use self::answer::{Asked, Failure, failure, server_ahead_ms_max};
 use self::ask::Ask;
 pub use self::config::{AwsConfig, Credentials, Secret};
+use self::payload::payload;
 use crate::connector::{Connector, Traffic};
 use crate::{
     Answer, Body, BucketSettings, ByteRange, Copy, DeleteOutcome, DeleteRequest, ETag, Error,
@@ -302,13 +304,13 @@ impl ObjectStore for AwsStore {
         if self.is_expired(put.validity) {
             return Ok(Answer::new(PutOutcome::Expired, None));
         }
-        let ask = self.ask();
+        let (body, hash) = payload(put.body);
+        let ask = self.ask().with_payload_hash(hash);
         let (if_none_match, if_match) = self.conditions(&put.precondition);
         let mut metadata: HashMap<String, String> = put.metadata.into_iter().collect();
         if let Some(id) = put.put_id {
             metadata.insert(PUT_ID_METADATA.to_owned(), id.0);
         }
-        // A body in several buffers would be a stream to the SDK, whose hash it leaves out; copying is the lesser evil.
         let request = self
             .client
             .put_object()
@@ -317,7 +319,7 @@ impl ObjectStore for AwsStore {
             .set_if_none_match(if_none_match)
             .set_if_match(if_match)
             .set_metadata(Some(metadata))
-            .body(ByteStream::from(put.body.into_bytes()))
+            .body(body)
             .customize();
         match ask.attach(request, put.validity).send().await {
             Ok(output) => Ok(self.answer(&ask, created(output.e_tag(), output.version_id()))),
@@ -414,7 +416,8 @@ impl ObjectStore for AwsStore {
         body: Body,
     ) -> Result<Answer<PartOutcome>, Error> {
         let asked = Asked::new(Op::UploadPart, key.as_str());
-        let ask = self.ask();
+        let (body, hash) = payload(body);
+        let ask = self.ask().with_payload_hash(hash);
         let request = self
             .client
             .upload_part()
@@ -422,7 +425,7 @@ impl ObjectStore for AwsStore {
             .key(key.as_str())
             .upload_id(&upload.0)
             .part_number(i32::from(number))
-            .body(ByteStream::from(body.into_bytes()))
+            .body(body)
             .customize();
         match ask.attach(request, None).send().await {
             Ok(output) => {

@@ -1,7 +1,7 @@
 //! Listening: from a TCP connection to a request, and where the request goes.
 //!
 //! A connection is TLS with HTTP/1.1 inside; two endpoints upgrade it ([`crate::protocol`]), the rest is REST. What is
-//! bounded before anybody is known: connections in all and per address, those that have not sent a request yet, the time
+//! bounded before anybody is known: connections, and those that have not sent a request yet, in all and per address; the time
 //! for the handshake, for a request's head, and without a byte in either direction. What exceeds a number is closed at
 //! once: clients notice and try again, where a full backlog would only make them wait.
 //!
@@ -13,7 +13,7 @@ use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -49,6 +49,9 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 const HALF_OPEN_PART: usize = 4;
 /// Which part of the connections may come from one address.
 const ADDRESS_PART: usize = 2;
+/// Once half of the places without a request are taken, which part of them one address may have. Until then it may have
+/// more: many clients behind one address start together.
+const ADDRESS_HALF_OPEN_PART: usize = 8;
 /// Pause after the system refused to accept a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// First byte of a TLS handshake.
@@ -98,8 +101,16 @@ impl fmt::Debug for App {
 struct Places {
     all: Arc<Semaphore>,
     half_open: Arc<Semaphore>,
+    half_open_max: usize,
     address_max: usize,
-    by_address: Mutex<HashMap<IpAddr, usize>>,
+    by_address: Mutex<HashMap<IpAddr, Held>>,
+}
+
+/// What one address holds.
+#[derive(Debug, Default)]
+struct Held {
+    open: usize,
+    half_open: usize,
 }
 
 /// The place of one connection.
@@ -111,17 +122,21 @@ struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut by_address = self
-            .places
-            .by_address
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = by_address.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                by_address.remove(&self.address);
-            }
-        }
+        self.places.give_back(self.address, |held| held.open -= 1);
+    }
+}
+
+/// The place of a connection without a request yet.
+struct HalfOpen {
+    places: Arc<Places>,
+    address: IpAddr,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for HalfOpen {
+    fn drop(&mut self) {
+        self.places
+            .give_back(self.address, |held| held.half_open -= 1);
     }
 }
 
@@ -130,27 +145,36 @@ impl Places {
         let all = usize::try_from(connections_max)
             .unwrap_or(Semaphore::MAX_PERMITS)
             .min(Semaphore::MAX_PERMITS);
+        let half_open_max = (all / HALF_OPEN_PART).max(1);
         Self {
             all: Arc::new(Semaphore::new(all)),
-            half_open: Arc::new(Semaphore::new((all / HALF_OPEN_PART).max(1))),
+            half_open: Arc::new(Semaphore::new(half_open_max)),
+            half_open_max,
             address_max: (all / ADDRESS_PART).max(1),
             by_address: Mutex::default(),
         }
     }
 
-    fn take(self: &Arc<Self>, address: IpAddr) -> Option<(Place, OwnedSemaphorePermit)> {
+    fn take(self: &Arc<Self>, address: IpAddr) -> Option<(Place, HalfOpen)> {
         let all = Arc::clone(&self.all).try_acquire_owned().ok()?;
         let half_open = Arc::clone(&self.half_open).try_acquire_owned().ok()?;
         let address = address.to_canonical();
-        let mut by_address = self
-            .by_address
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let count = by_address.entry(address).or_default();
-        if *count >= self.address_max {
+        let mut by_address = self.lock();
+        let scarce = self.half_open.available_permits() < self.half_open_max / 2;
+        let half_open_max = if scarce {
+            (self.half_open_max / ADDRESS_HALF_OPEN_PART).max(1)
+        } else {
+            self.half_open_max
+        };
+        let (open, waiting) = by_address
+            .get(&address)
+            .map_or((0, 0), |held| (held.open, held.half_open));
+        if open >= self.address_max || waiting >= half_open_max {
             return None;
         }
-        *count += 1;
+        let held = by_address.entry(address).or_default();
+        held.open += 1;
+        held.half_open += 1;
         drop(by_address);
         Some((
             Place {
@@ -158,8 +182,28 @@ impl Places {
                 address,
                 _all: all,
             },
-            half_open,
+            HalfOpen {
+                places: Arc::clone(self),
+                address,
+                _permit: half_open,
+            },
         ))
+    }
+
+    fn give_back(&self, address: IpAddr, change: impl FnOnce(&mut Held)) {
+        let mut by_address = self.lock();
+        if let Some(held) = by_address.get_mut(&address) {
+            change(held);
+            if held.open == 0 && held.half_open == 0 {
+                by_address.remove(&address);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Held>> {
+        self.by_address
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -222,7 +266,7 @@ impl App {
         stream: TcpStream,
         peer: SocketAddr,
         acceptor: TlsAcceptor,
-        half_open: OwnedSemaphorePermit,
+        half_open: HalfOpen,
     ) -> Result<(), BodyError> {
         stream.set_nodelay(true)?;
         let mut first = [0];
@@ -442,17 +486,34 @@ mod tests {
             places.take(address(1)).is_none(),
             "half of all from one address"
         );
-        let half_open: Vec<_> = (0..4)
-            .map(|_| places.take(address(2)).expect("room"))
+        let half_open: Vec<_> = (2..6)
+            .map(|last| places.take(address(last)).expect("room"))
             .collect();
         assert!(
-            places.take(address(3)).is_none(),
+            places.take(address(9)).is_none(),
             "a quarter without a request"
         );
         drop(half_open);
-        assert!(places.take(address(3)).is_some());
+        assert!(places.take(address(9)).is_some());
         open.clear();
-        assert!(places.by_address.lock().expect("not poisoned").is_empty());
+        assert!(places.lock().is_empty());
         assert_eq!(places.all.available_permits(), 16);
+    }
+
+    #[test]
+    fn one_address_leaves_places_for_others() {
+        let places = Arc::new(Places::new(512));
+        let address = |last: u8| IpAddr::from([192, 0, 2, last]);
+        let take = |last: u8| places.take(address(last));
+        let silent: Vec<_> = std::iter::from_fn(|| take(1)).collect();
+        assert_eq!(silent.len(), 64, "half of them while nobody else needs any");
+        let others: Vec<_> = (2..6)
+            .flat_map(|last| [last; 20])
+            .filter_map(take)
+            .collect();
+        assert_eq!(others.len(), 4 * 16, "then an eighth for each");
+        assert!(take(9).is_none());
+        drop((silent, others));
+        assert!(places.lock().is_empty());
     }
 }

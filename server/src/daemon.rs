@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pbs_datastore::{Env, MemoryBudget};
+use tokio::sync::Semaphore;
 
-use crate::api::{Delays, Endpoint, Router, routes};
+use crate::api::{Delays, Endpoint, Router, Strangers, UPLOADS_AT_ONCE, routes};
 use crate::atomic_file::FileLock;
 use crate::auth::{Authority, Passwords};
 use crate::clock::Clock;
@@ -129,8 +130,12 @@ pub(crate) struct Daemon {
     pub(crate) clock: Clock,
     /// Memory for bodies in flight: what is configured, without the windows that are set aside.
     pub(crate) budget: MemoryBudget,
+    /// Places for bodies of calls that are content.
+    pub(crate) uploads: Arc<Semaphore>,
     /// The stop.
     pub(crate) shutdown: Shutdown,
+    /// Who could not prove who it is.
+    pub(crate) strangers: Strangers,
     /// How long refusals are held back.
     pub(crate) delays: Delays,
     /// The calls.
@@ -188,7 +193,9 @@ impl Daemon {
             env,
             clock,
             budget,
+            uploads: Arc::new(Semaphore::new(UPLOADS_AT_ONCE)),
             shutdown: Shutdown::new(),
+            strangers: Strangers::default(),
             delays: Delays::default(),
             routes: Arc::new(routes()),
             _lock: lock,

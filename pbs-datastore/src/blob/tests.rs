@@ -212,15 +212,30 @@ fn a_bomb_is_refused_before_it_unfolds() {
 }
 
 #[test]
-fn a_huge_window_is_refused_when_hashing() {
-    // Raw block of one byte in a frame whose window is 2^31 bytes.
-    let blob = zstd_blob(&frame(21 << 3, &[0x09, 0x00, 0x00, b'a']));
-    assert!(matches!(
-        blob.verify_chunk(&Digest::of(b"a"), None),
-        Err(BlobError::Zstd(_))
-    ));
-    let blob = zstd_blob(&frame(0x58, &[0x09, 0x00, 0x00, b'a']));
-    assert_eq!(blob.verify_chunk(&Digest::of(b"a"), Some(1)), Ok(()));
+fn a_window_larger_than_any_chunk_is_refused() {
+    // Raw block of one byte in frames whose windows are 2^25 and 2^31 bytes.
+    for log in [25, 31] {
+        let blob = zstd_blob(&frame((log - 10) << 3, &[0x09, 0x00, 0x00, b'a']));
+        let refused = blob.verify_chunk(&Digest::of(b"a"), None);
+        assert!(matches!(refused, Err(BlobError::Zstd(_))), "{log}");
+        let refused = blob.decode(10, None);
+        assert!(matches!(refused, Err(BlobError::Zstd(_))), "{log}");
+    }
+    for log in [21, 24] {
+        let blob = zstd_blob(&frame((log - 10) << 3, &[0x09, 0x00, 0x00, b'a']));
+        assert_eq!(blob.verify_chunk(&Digest::of(b"a"), Some(1)), Ok(()));
+    }
+}
+
+#[test]
+fn what_any_ordinary_level_makes_of_the_largest_chunk_is_read() {
+    // A stream writer does not know the length, so the window is that of the level alone.
+    let data = vec![7; CHUNK_BYTES_MAX];
+    for level in [1, 19] {
+        let frame = zstd::stream::encode_all(&data[..], level).expect("compresses");
+        let verified = zstd_blob(&frame).verify_chunk(&Digest::of(&data), None);
+        assert_eq!(verified, Ok(()), "{level}");
+    }
 }
 
 #[test]

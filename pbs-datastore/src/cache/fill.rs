@@ -5,7 +5,9 @@
 //! 2. Register with the chunk table ([`ChunkTable::register_fill`]): before the GET is sent.
 //! 3. GET. Not found: the chunk is missing. A transport error is reported as what it is, never as corruption.
 //! 4. Verify (I7): kind, CRC, and digest and length if unencrypted, otherwise the body's MD5 where the tag is one.
-//!    What fails is read a second time and only then called corrupt; it is served to nobody.
+//!    What fails is read a second time and only then called corrupt; it is served to nobody. A tag alone never makes a
+//!    chunk corrupt: when a bucket's encryption is changed, its tags go on looking like MD5s and are none any more, and
+//!    intact chunks would be set aside one after the other. The key's owner has the cipher's own tag to go by.
 //! 5. Hand it to everybody who waits. Who asks from here to the end of 6 gets it too.
 //! 6. Under the guard, unless the registration was spoiled meanwhile: insert into the cache. Few at a time; when the
 //!    disk does not keep up, not at all.
@@ -104,7 +106,7 @@ impl Flight {
         let Ok(landed) = self.landed.wait_for(Option::is_some).await else {
             let digest = self.digest;
             return Err(Error::Refused(format!(
-                "the read of chunk {digest} was ended by the shutdown"
+                "the read of chunk {digest} has failed inside of the daemon, or was ended by its shutdown"
             )));
         };
         match landed.clone() {
@@ -152,24 +154,21 @@ impl Tags {
         self.0.load(Ordering::Acquire) == Self::MD5
     }
 
-    /// Compares, and learns what can be learned; fails only if tags are known to be MD5s and this one is another's.
-    fn check(&self, blob: &DataBlob, body: &[u8], etag: &ETag) -> std::result::Result<(), String> {
+    /// Compares, and learns what can be learned; `false` if tags are known to be MD5s and this one is another's.
+    fn agree(&self, blob: &DataBlob, body: &[u8], etag: &ETag) -> bool {
         let wanted = blob.is_encrypted() && !self.0.load(Ordering::Acquire).eq(&Self::OTHER);
         if !wanted && !self.is_unknown() {
-            return Ok(());
+            return true;
         }
         let Some(expected) = etag.as_md5() else {
-            return Ok(());
+            return true;
         };
         let is_md5 = Md5::digest(body)[..] == expected;
         if is_md5 || !blob.is_encrypted() {
             self.learn(is_md5);
-            return Ok(());
+            return true;
         }
-        if self.are_md5() {
-            return Err("its contents are not those that its tag was made for".to_owned());
-        }
-        Ok(())
+        !self.are_md5()
     }
 }
 
@@ -362,13 +361,13 @@ impl Inner {
     /// Steps 3 and 4.
     async fn fetch(self: &Arc<Self>, digest: Digest) -> std::result::Result<DataBlob, Failure> {
         let mut fault = None;
-        for _ in 0..2 {
+        for last in [false, true] {
             let ChunkLocation::Object(key) = locate(&self.layout, &digest);
             let Some(read) = self.get(&key).await? else {
                 return Err(Failure::Damage(Damage::Missing));
             };
             let inner = Arc::clone(self);
-            let verify = move || inner.verify(&digest, read);
+            let verify = move || inner.verify(&digest, read, last);
             match self.env.compute(verify).await {
                 Ok(blob) => {
                     if let Some(fault) = fault {
@@ -418,12 +417,29 @@ impl Inner {
         Ok(Some(Read { body, etag }))
     }
 
-    fn verify(&self, digest: &Digest, read: Read) -> std::result::Result<DataBlob, String> {
+    fn verify(
+        &self,
+        digest: &Digest,
+        read: Read,
+        last: bool,
+    ) -> std::result::Result<DataBlob, String> {
         let blob = DataBlob::parse(read.body.clone()).map_err(|error| error.to_string())?;
         blob.verify_crc()
             .and_then(|()| blob.verify_chunk(digest, None))
             .map_err(|error| error.to_string())?;
-        self.tags.check(&blob, &read.body, &read.etag)?;
+        if !self.tags.agree(&blob, &read.body, &read.etag) {
+            let words = "its contents are not those that its tag was made for";
+            if !last {
+                return Err(words.to_owned());
+            }
+            self.tags.learn(false);
+            tracing::warn!(
+                %digest,
+                "{words}, though its sum is right: either it is damaged in the few bytes that the sum does not cover, or \
+                 the bucket's tags are not MD5s any more, as after a change of its encryption; tags are not compared from \
+                 now on"
+            );
+        }
         Ok(blob)
     }
 

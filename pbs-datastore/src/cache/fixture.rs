@@ -19,6 +19,7 @@ use crate::chunk_store::marker::{Marker, Markers, Nature};
 use crate::files::{
     DirEntry, FaultyFiles, FileFault, FileLock, FileOp, FileStat, Files, FreeSpace, OsFiles,
 };
+use crate::layout::Place;
 use crate::{BucketLayout, CacheCounts, CacheMetrics, DataBlob, Digest, Env, MemoryBudget};
 
 /// Called before a file operation; for races in a known order.
@@ -82,7 +83,11 @@ impl Files for WatchedFiles {
         OsFiles.write_at(path, offset, data)
     }
     fn set_len(&self, path: &Path, len: u64) -> io::Result<()> {
-        OsFiles.set_len(path, len)
+        let before = Self::size(path);
+        OsFiles.set_len(path, len)?;
+        self.live.fetch_sub(before, Ordering::SeqCst);
+        self.grow(len);
+        Ok(())
     }
     fn sync(&self, path: &Path) -> io::Result<()> {
         OsFiles.sync(path)
@@ -192,7 +197,7 @@ fn layout() -> BucketLayout {
 }
 
 pub(crate) fn key(digest: &Digest) -> ObjectKey {
-    layout().chunk(digest)
+    layout().key(&Place::Chunk(*digest))
 }
 
 /// How long tests wait for what must happen.

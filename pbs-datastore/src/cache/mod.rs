@@ -11,7 +11,8 @@
 //!
 //! Crash in 2: a temporary file, removed by [`Cache::open`]. After 2: a cached chunk that start-up accounting finds.
 //!
-//! A disk that is full or fails costs cache hits and nothing else: caching pauses, for longer each time, with one
+//! A disk that is full or fails costs cache hits: inserts still make their empty markers, which need an inode and no room,
+//! and fail where not even that is possible. Caching pauses, for longer each time, with one
 //! warning; a full disk also lowers the bound for as long as the pause lasts, so that the evictor makes room.
 
 use std::io;

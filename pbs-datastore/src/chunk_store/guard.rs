@@ -10,7 +10,8 @@
 //! **Condemnation** (I5). The sweep takes a guard without waiting (busy means in use), checks the markers and condemns,
 //! in one step. Until the release nobody gets a guard through [`ChunkTable::guard_for_use`], so nobody is told that the
 //! chunk exists. A [`Condemnation`] that is dropped without [`Condemnation::release`] keeps its digests condemned for
-//! as long as the process lives: after a panic in the sweep nobody knows what became of the delete request (I8).
+//! as long as the process lives: after a failure or a panic in the sweep nobody knows what became of the delete request
+//! (I8). There is no release to wait for then, so whoever waits or comes later is refused.
 //!
 //! **Fills** (I6). Who reads a chunk from S3 in order to cache it registers first. Condemning and releasing both spoil
 //! the registration, for the content that arrives may be older than the delete.
@@ -21,17 +22,27 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedMutexGuard, watch};
 
-use crate::Digest;
 #[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
+use crate::{Digest, Error, Result};
 
 /// Enough that two requests rarely meet on one shard's lock.
 const SHARDS: usize = 64;
 
+/// Whether a digest is condemned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sentence {
+    Free,
+    /// Until the batch that it is in releases it.
+    Condemned,
+    /// Until the process ends: whoever condemned it is gone.
+    Abandoned,
+}
+
 #[derive(Debug)]
 struct Slot {
     exclusive: Arc<tokio::sync::Mutex<()>>,
-    condemned: watch::Sender<bool>,
+    sentence: watch::Sender<Sentence>,
     /// Raised by every condemnation and every release.
     era: AtomicU64,
 }
@@ -40,6 +51,12 @@ struct Slot {
 struct Entry {
     slot: Arc<Slot>,
     users: usize,
+}
+
+impl Slot {
+    fn is_condemned(&self) -> bool {
+        *self.sentence.borrow() != Sentence::Free
+    }
 }
 
 type Shard = Mutex<HashMap<Digest, Entry>>;
@@ -89,7 +106,7 @@ impl Guard {
 
     /// Whether a running delete batch has condemned the digest.
     pub(crate) fn is_condemned(&self) -> bool {
-        *self.slot.slot.condemned.borrow()
+        self.slot.slot.is_condemned()
     }
 }
 
@@ -123,7 +140,7 @@ impl Condemnation {
     pub(crate) fn add(&mut self, guard: &Guard) {
         let slot = &guard.slot.slot;
         slot.era.fetch_add(1, Ordering::AcqRel);
-        slot.condemned.send_replace(true);
+        slot.sentence.send_replace(Sentence::Condemned);
         self.slots.push(guard.slot.table.slot(guard.digest()));
     }
 
@@ -142,16 +159,18 @@ impl Condemnation {
     pub(crate) fn release(mut self) {
         for slot in std::mem::take(&mut self.slots) {
             slot.slot.era.fetch_add(1, Ordering::AcqRel);
-            slot.slot.condemned.send_replace(false);
+            slot.slot.sentence.send_replace(Sentence::Free);
         }
     }
 }
 
 impl Drop for Condemnation {
     fn drop(&mut self) {
-        std::mem::take(&mut self.slots)
-            .into_iter()
-            .for_each(std::mem::forget);
+        for slot in std::mem::take(&mut self.slots) {
+            slot.slot.sentence.send_replace(Sentence::Abandoned);
+            // Its entry stays, and with it the sentence.
+            std::mem::forget(slot);
+        }
     }
 }
 
@@ -176,7 +195,7 @@ impl ChunkTable {
         let entry = shard.entry(digest).or_insert_with(|| Entry {
             slot: Arc::new(Slot {
                 exclusive: Arc::default(),
-                condemned: watch::Sender::new(false),
+                sentence: watch::Sender::new(Sentence::Free),
                 era: AtomicU64::new(0),
             }),
             users: 0,
@@ -199,22 +218,29 @@ impl ChunkTable {
         }
     }
 
-    /// The guard of a digest that is not condemned: who wants to insert or touch waits for the release (I5).
-    pub(crate) async fn guard_for_use(self: &Arc<Self>, digest: Digest) -> Guard {
+    /// The guard of a digest that is not condemned: who wants to insert or touch waits for the release (I5), and is
+    /// refused if there will be none.
+    pub(crate) async fn guard_for_use(self: &Arc<Self>, digest: Digest) -> Result<Guard> {
         loop {
             let guard = self.guard(digest).await;
             if !guard.is_condemned() {
-                return guard;
+                return Ok(guard);
             }
             #[cfg(feature = "sabotage")]
             if sabotage::is_off(Rule::WaitForRelease) {
-                return guard;
+                return Ok(guard);
             }
             self.waits.fetch_add(1, Ordering::Relaxed);
-            let mut condemned = guard.slot.slot.condemned.subscribe();
+            let mut sentence = guard.slot.slot.sentence.subscribe();
             drop(guard);
             // An error would mean that the entry is gone, which it cannot be while it is condemned.
-            condemned.wait_for(|condemned| !condemned).await.ok();
+            let end = sentence.wait_for(|now| *now != Sentence::Condemned).await;
+            if end.is_ok_and(|end| *end == Sentence::Abandoned) {
+                return Err(Error::Refused(format!(
+                    "chunk {digest} was being deleted when that failed, and nobody knows whether it is still there; \
+                     restart the daemon"
+                )));
+            }
         }
     }
 
@@ -232,7 +258,7 @@ impl ChunkTable {
     pub(crate) fn register_fill(self: &Arc<Self>, digest: Digest) -> FillTicket {
         let slot = self.slot(digest);
         let era = slot.slot.era.load(Ordering::Acquire);
-        let condemned = *slot.slot.condemned.borrow();
+        let condemned = slot.slot.is_condemned();
         FillTicket {
             slot,
             era: (!condemned).then_some(era),
@@ -291,19 +317,25 @@ mod tests {
             "who waits for a release holds no guard"
         );
         condemnation.release();
-        assert!(!using.await.is_condemned());
+        assert!(!using.await.unwrap().is_condemned());
         assert_eq!(table.waits(), 1);
         assert_eq!(table.entries(), 0);
     }
 
     #[tokio::test]
-    async fn a_dropped_condemnation_is_never_released() {
+    async fn a_dropped_condemnation_is_never_released_and_nobody_waits_for_it() {
         let table = ChunkTable::new();
         let digest = Digest::of(b"a");
         let mut condemnation = Condemnation::default();
         condemnation.add(&table.try_guard(digest).unwrap());
+        let mut waiting = pin!(table.guard_for_use(digest));
+        assert!(poll(waiting.as_mut()).is_pending());
+        // As in a task that panics.
         drop(condemnation);
-        assert!(poll(pin!(table.guard_for_use(digest))).is_pending());
+        for refused in [waiting.await, table.guard_for_use(digest).await] {
+            assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
+        }
+        assert!(table.try_guard(digest).unwrap().is_condemned());
     }
 
     #[tokio::test]
@@ -316,7 +348,7 @@ mod tests {
         let during = table.register_fill(digest);
         condemnation.release();
         let after = table.register_fill(digest);
-        let guard = table.guard_for_use(digest).await;
+        let guard = table.guard_for_use(digest).await.unwrap();
         assert!(before.is_spoiled(&guard));
         assert!(during.is_spoiled(&guard));
         assert!(!after.is_spoiled(&guard));

@@ -34,7 +34,7 @@ use super::guard::{ChunkTable, Guard};
 #[cfg(feature = "sabotage")]
 use super::marker::Marker;
 use super::marker::{Markers, Nature};
-use super::upload::{Upload, Verdict, judge};
+use super::upload::{Upload, Verdict, judge, same_nature};
 use crate::cache::Cache;
 use crate::error::About as _;
 use crate::files::Files;
@@ -169,7 +169,7 @@ impl ChunkStore {
         #[cfg(feature = "sabotage")]
         let waited =
             sabotage::is_off(Rule::JoinerTouches) && self.table.try_guard(chunk.digest).is_none();
-        let guard = self.table.guard_for_use(chunk.digest).await;
+        let guard = self.table.guard_for_use(chunk.digest).await?;
         #[cfg(feature = "sabotage")]
         if waited && self.marker(chunk.digest).await?.is_some() {
             handle.tell(chunk.digest, chunk.size)?;
@@ -341,7 +341,7 @@ impl ChunkStore {
             }
             self.adopt_guarded(&handle, guards).await?;
             for (digest, size) in busy {
-                let guard = self.table.guard_for_use(digest).await;
+                let guard = self.table.guard_for_use(digest).await?;
                 self.adopt_guarded(&handle, vec![(guard, size)]).await?;
             }
         }
@@ -394,12 +394,14 @@ fn write_chunk_file(
         .about(&path)?
         .filter(|there| there.size > 0)
     {
-        let same = there.size == chunk.encoded_len() as u64;
+        let ours = chunk.blob.kind();
+        let same = there.size == chunk.encoded_len() as u64
+            && same_nature(&files.read_at(&path, 0, 8).about(&path)?, ours);
         let verdict = if same {
             Verdict::Good
         } else {
             let stored = files.read(&path).about(&path)?;
-            judge(&stored, &digest, chunk.blob.kind())
+            judge(&stored, &digest, ours)
         };
         match verdict {
             Verdict::Conflict => return Err(nature_conflict(digest, chunk.nature())),
@@ -422,3 +424,6 @@ fn write_chunk_file(
 
 /// Largest plain size a session can be told; checked where sizes enter.
 const _: () = assert!(CHUNK_BYTES_MAX <= u32::MAX as usize);
+
+#[cfg(test)]
+mod tests;

@@ -25,6 +25,7 @@ use jiff::Timestamp;
 use super::guard::Guard;
 use crate::Digest;
 use crate::files::{Files, optional};
+use crate::layout::{Folder, LocalLayout};
 
 /// Whether a chunk is encrypted, as far as known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,12 +114,13 @@ fn creating_dir(
 impl Markers {
     /// The markers below a cache directory.
     pub(crate) fn new(cache_dir: &Path) -> Self {
-        let ours = cache_dir.join(".holdfast");
+        // The same in a cache directory and in a directory datastore.
+        let folder = |folder| cache_dir.join(LocalLayout::Cache.folder(&folder));
         Self {
-            chunks: cache_dir.join(".chunks"),
-            uploads: ours.join("uploads"),
-            using: ours.join("using"),
-            temporary: ours.join("tmp"),
+            chunks: folder(Folder::Chunks),
+            uploads: folder(Folder::Uploads),
+            using: folder(Folder::Using),
+            temporary: folder(Folder::Temporary),
             touching: (0..TOUCH_LOCKS).map(|_| Mutex::default()).collect(),
         }
     }

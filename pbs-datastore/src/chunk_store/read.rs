@@ -2,11 +2,13 @@
 //!
 //! From a bucket's datastore
 //! 1. The cached chunk, if its CRC is right (I7). A disk that does not answer in time counts as a miss (I6).
-//! 2. A cached chunk that is damaged or cannot be read is dropped, under the guard: its marker stays, empty.
+//! 2. A cached chunk that is damaged, emptied or removed behind our back, or cannot be read is dropped, under the guard:
+//!    its marker stays, empty, and the account forgets it, so that the fill may cache it again.
 //! 3. A miss is filled ([`crate::cache::fill`]).
 //!
-//! From a directory every read checks the CRC; a damaged file is read a second time before it is called corrupt. What
-//! is missing or corrupt is also told to whoever asked to be told.
+//! From a directory every read checks the CRC (I7), as one from the cache does; digest and length were checked when the
+//! chunk came. A damaged file is read a second time before it is called corrupt. What is missing or corrupt is also told
+//! to whoever asked to be told.
 
 use std::fmt;
 use std::io;
@@ -247,7 +249,9 @@ impl ChunkReader {
                 permit.shrink_to(blob.encoded_len() as u64);
                 return Ok(Arc::new(Chunk::new(blob, Some(permit))));
             }
-            Local::Absent => {}
+            Local::Absent if !cache.contains(&digest) => {}
+            // Evicted at this moment, or lost: `drop_damaged` looks again.
+            Local::Absent => self.drop_damaged(table, fills, digest).await,
             Local::Damaged(fault) => {
                 count(&self.metrics.cached_corrupt);
                 tracing::warn!(%digest, "dropping a damaged chunk from the cache: {fault}");
@@ -270,11 +274,19 @@ impl ChunkReader {
     async fn drop_damaged(&self, table: &Arc<ChunkTable>, fills: &Fills, digest: Digest) {
         let (table, cache) = (Arc::clone(table), Arc::clone(fills.cache()));
         let (env, markers) = (self.env.clone(), self.markers.clone());
+        let metrics = Arc::clone(&self.metrics);
         let dropping = self.env.spawn(async move {
             let guard = table.guard(digest).await;
             let again = env.io(move |files| check(markers.read(files, &digest)));
-            if guard.is_condemned() || matches!(again.await, Local::Good(_)) {
-                return;
+            match again.await {
+                _ if guard.is_condemned() => return,
+                Local::Good(_) => return,
+                Local::Absent if !cache.contains(&digest) => return,
+                Local::Absent => {
+                    count(&metrics.cached_corrupt);
+                    tracing::warn!(%digest, "a cached chunk was emptied or removed by somebody else");
+                }
+                Local::Damaged(_) | Local::Unreadable(_) => {}
             }
             if let (_, Err(error)) = cache.drop_content(guard).await {
                 tracing::warn!(%digest, "cannot drop a damaged chunk from the cache: {error}");

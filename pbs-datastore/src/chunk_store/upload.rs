@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use s3_client::{ETag, ErrorKind, Optional as _, Precondition, Put, PutOutcome};
+use bytes::Bytes;
+use s3_client::{ByteRange, ETag, ErrorKind, Optional as _, Precondition, Put, PutOutcome};
 use tokio::time::Instant;
 
 use super::insert::{ChunkBucket, ChunkStore, Inserted, VerifiedChunk, nature_conflict};
+use super::location::{ChunkLocation, locate};
 use super::marker::Nature;
 #[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
-use crate::{BlobKind, DataBlob, Digest, Error, Result};
+use crate::{BlobKind, CHUNK_ENCODED_BYTES_MAX, DataBlob, Digest, Error, Result};
 
 /// First pause between attempts of an upload; doubled each time, with full jitter.
 const BACKOFF_BASE: Duration = Duration::from_millis(100);
@@ -107,11 +109,8 @@ impl Upload<'_> {
     }
 
     fn put(&self, precondition: Precondition) -> Put {
-        Put::new(
-            self.bucket.layout.chunk(&self.chunk.digest),
-            self.chunk.blob.to_body(),
-        )
-        .when(precondition)
+        let ChunkLocation::Object(key) = locate(&self.bucket.layout, &self.chunk.digest);
+        Put::new(key, self.chunk.blob.to_body()).when(precondition)
     }
 
     async fn pause(&self, attempt: u32) {
@@ -128,19 +127,31 @@ impl Upload<'_> {
     /// Looks at what is under our key and decides by I11.
     async fn existing(&self) -> Result<Existing> {
         let (digest, nature) = (self.chunk.digest, self.chunk.nature());
-        let key = self.bucket.layout.chunk(&digest);
+        let ChunkLocation::Object(key) = locate(&self.bucket.layout, &digest);
         let Some(head) = self.bucket.store.head(&key).await.optional()? else {
             return Ok(Existing::Absent);
         };
         if head.value.size == self.chunk.blob.encoded_len() as u64 {
-            return Ok(Existing::Good);
+            let magic = ByteRange { start: 0, end: 8 };
+            let Some(start) = self.bucket.store.get(&key, Some(magic)).await.optional()? else {
+                return Ok(Existing::Absent);
+            };
+            if same_nature(&start.value.body.into_bytes(), self.chunk.blob.kind()) {
+                return Ok(Existing::Good);
+            }
         }
-        // Another size: one digest may be stored plain or compressed.
-        let Some(object) = self.bucket.store.get(&key, None).await.optional()? else {
-            return Ok(Existing::Absent);
+        // Another size: one digest may be stored plain or compressed. Or another nature. What is longer than any blob is none, so its first
+        // bytes tell enough, and what is empty has no range.
+        let end = CHUNK_ENCODED_BYTES_MAX as u64 + 1;
+        let range = ByteRange { start: 0, end };
+        let (etag, stored) = if head.value.size == 0 {
+            (head.value.etag, Bytes::new())
+        } else {
+            let Some(object) = self.bucket.store.get(&key, Some(range)).await.optional()? else {
+                return Ok(Existing::Absent);
+            };
+            (object.value.meta.etag, object.value.body.into_bytes())
         };
-        let etag = object.value.meta.etag;
-        let stored = object.value.body.into_bytes();
         let ours = self.chunk.blob.kind();
         let verdict = self
             .store
@@ -158,7 +169,17 @@ impl Upload<'_> {
     }
 }
 
-/// What to do about a stored object of another size than ours.
+/// Whether stored bytes that start like this are, like a blob of kind `ours`, encrypted or not. Where the size is the
+/// same too, this is all that is asked: a plain chunk that is intact has the content of its digest. Without it, a forged
+/// encrypted blob of the right length would make the true chunk a duplicate (I11).
+pub(super) fn same_nature(start: &[u8], ours: BlobKind) -> bool {
+    BlobKind::ALL
+        .iter()
+        .find(|kind| start.starts_with(&kind.magic()))
+        .is_some_and(|theirs| theirs.is_encrypted() == ours.is_encrypted())
+}
+
+/// What to do about a stored object of another size or nature than ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Good,
@@ -167,7 +188,7 @@ pub(super) enum Verdict {
 }
 
 /// Judges stored bytes beside a blob of kind `ours` for the same digest (I11; interface 6.5).
-pub(super) fn judge(stored: &bytes::Bytes, digest: &Digest, ours: BlobKind) -> Verdict {
+pub(super) fn judge(stored: &Bytes, digest: &Digest, ours: BlobKind) -> Verdict {
     let parsed = DataBlob::parse(stored.clone()).ok();
     let theirs = parsed.as_ref().map(DataBlob::kind);
     let intact = parsed

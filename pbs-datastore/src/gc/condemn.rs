@@ -2,7 +2,8 @@
 //!
 //! Runs in a task of its own that nobody cancels. The steps of a batch, each a state that is moved on:
 //! 1. *Condemned*: under each guard (busy = in use: skipped) all marks are checked again and the digest is condemned,
-//!    in one step.
+//!    in one step. With that it is *acknowledged* as well: this process is the only writer (A3), so nobody else has to be
+//!    asked to condemn it too.
 //! 2. The digests are written to the journal, synced.
 //! 3. *Confirmed*: the fence says that this process still owns the prefix.
 //! 4. *Deleted*: the delete request is sent, signed with the fence's date.
@@ -20,7 +21,8 @@
 //! | 5, 6 | objects gone or not, no markers | recovery as above; the next collection deletes what is left |
 //! | 7, 8 | nothing | – |
 //!
-//! An *error* in 5 or 7 leaves the digests condemned until a restart: releasing them could vouch for a deleted chunk.
+//! An *error* in 5 or 7, or a panic, leaves the digests condemned until a restart: releasing them could vouch for a deleted
+//! chunk. Nobody waits for a release that does not come; whoever needs such a digest is refused.
 //! Nothing is deleted a second time: somebody may have uploaded it again since.
 
 use std::sync::Arc;
@@ -32,7 +34,8 @@ use tokio::time::Instant;
 use super::cutoff::Cutoff;
 use super::sweep::Stored;
 use super::{Bucket, Collector};
-use crate::chunk_store::guard::{ChunkTable, Condemnation, Guard};
+use crate::chunk_store::guard::{Condemnation, Guard};
+use crate::chunk_store::location::{ChunkLocation, locate};
 use crate::chunk_store::marker::Markers;
 use crate::error::About as _;
 use crate::files::{Files, optional};
@@ -57,6 +60,23 @@ pub(super) struct Condemned {
     pub(super) chunks: Vec<Stored>,
     pub(super) condemnation: Condemnation,
     pub(super) rescued: u64,
+}
+
+impl Condemned {
+    /// Every writer of the prefix has condemned the digests: here that is this process alone.
+    pub(super) fn acknowledged(self) -> Acknowledged {
+        Acknowledged {
+            chunks: self.chunks,
+            condemnation: self.condemnation,
+        }
+    }
+}
+
+/// No writer says of these digests that they are there; only that can be confirmed.
+#[derive(Debug)]
+pub(super) struct Acknowledged {
+    chunks: Vec<Stored>,
+    condemnation: Condemnation,
 }
 
 /// Steps 2 and 3 are done; deletes take nothing else.
@@ -125,7 +145,7 @@ impl Collector {
         let Some(bucket) = self.bucket.clone() else {
             return self.unlink(condemned).await;
         };
-        let confirmed = self.confirm(&bucket, condemned).await?;
+        let confirmed = self.confirm(&bucket, condemned.acknowledged()).await?;
         let (deleted, mut result) = self.delete(&bucket, confirmed).await;
         result.rescued = rescued;
         self.forget(deleted).await?;
@@ -182,18 +202,27 @@ impl Collector {
             .await
     }
 
-    /// Steps 2 and 3. No request has been sent before they end, so an error releases the digests.
-    pub(super) async fn confirm(&self, bucket: &Bucket, condemned: Condemned) -> Result<Confirmed> {
-        let Condemned {
+    /// Steps 2 and 3. No request has been sent before they end, so an error releases the digests. The roots are not read
+    /// again: the fence says that nobody else could have made one, and whatever this process makes a root of was touched
+    /// or told to a session, which step 1 has seen.
+    pub(super) async fn confirm(
+        &self,
+        bucket: &Bucket,
+        acknowledged: Acknowledged,
+    ) -> Result<Confirmed> {
+        let Acknowledged {
             chunks,
             condemnation,
-            ..
-        } = condemned;
+        } = acknowledged;
+        if let Err(error) = self.no_journal().await {
+            condemnation.release();
+            return Err(error);
+        }
         let digests: Vec<_> = condemnation.digests().collect();
-        let journal = self.journal.clone();
+        let (journal, unique) = (self.journal.clone(), self.env.new_id());
         let written = self
             .env
-            .io(move |files: &dyn Files| journal.write(files, &digests))
+            .io(move |files: &dyn Files| journal.write(files, &digests, &unique))
             .await
             .about(&self.ours);
         let pass = match written {
@@ -218,6 +247,27 @@ impl Collector {
         }
     }
 
+    /// Refuses while the journal of another batch is there: of one that failed, or that a crash interrupted and whose
+    /// requests may still take effect. Its digests must not be forgotten for those of this batch.
+    pub(super) async fn no_journal(&self) -> Result<()> {
+        #[cfg(feature = "sabotage")]
+        if sabotage::is_off(Rule::JournalReplayed) || sabotage::is_off(Rule::JournalKept) {
+            return Ok(());
+        }
+        let journal = self.journal.clone();
+        let exists = self
+            .env
+            .io(move |files: &dyn Files| journal.exists(files))
+            .await
+            .about(&self.ours)?;
+        if exists {
+            return Err(Error::Busy(
+                "an earlier batch of deletes has not ended yet; if this persists, restart the daemon".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
     /// Step 4.
     pub(super) async fn delete(
         &self,
@@ -231,7 +281,10 @@ impl Collector {
         } = confirmed;
         let requests: Vec<DeleteRequest> = chunks
             .iter()
-            .map(|chunk| DeleteRequest::from(bucket.layout.chunk(&chunk.digest)))
+            .map(|chunk| {
+                let ChunkLocation::Object(key) = locate(&bucket.layout, &chunk.digest);
+                DeleteRequest::from(key)
+            })
             .collect();
         let mut result = BatchResult::default();
         let mut refused = Vec::new();
@@ -379,8 +432,7 @@ pub(crate) struct Recovery {
 }
 
 impl Recovery {
-    /// Reads the journal and condemns what stands in it. Called before anybody can use the datastore, so every guard is
-    /// free.
+    /// Reads the journal and condemns what stands in it. Called before anybody but the evictor can use the datastore.
     pub(crate) async fn begin(collector: &Collector) -> Result<Self> {
         let journal = collector.journal.clone();
         let digests = collector
@@ -395,7 +447,7 @@ impl Recovery {
         };
         let mut condemnation = Condemnation::default();
         for digest in &digests {
-            condemnation.add(&condemn_free(&collector.table, *digest)?);
+            condemnation.add(&collector.table.guard(*digest).await);
         }
         remove_markers(collector, digests).await?;
         Ok(Self { condemnation })
@@ -417,10 +469,4 @@ impl Recovery {
         self.condemnation.release();
         Ok(())
     }
-}
-
-fn condemn_free(table: &Arc<ChunkTable>, digest: Digest) -> Result<Guard> {
-    table
-        .try_guard(digest)
-        .ok_or_else(|| Error::Busy(format!("chunk {digest} is in use during recovery")))
 }

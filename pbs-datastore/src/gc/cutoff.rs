@@ -7,6 +7,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::error::About as _;
 use crate::files::{FILE_MODE, Files, optional};
+use crate::layout::HoldfastFile;
 use crate::roots::RootProvider;
 #[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
@@ -70,7 +71,7 @@ pub(crate) fn prove_atimes(
     dir: &Path,
     now: Timestamp,
 ) -> Result<SignedDuration> {
-    let path = dir.join("atime-proof");
+    let path = dir.join(HoldfastFile::AtimeProof.name());
     optional(files.unlink(&path)).about(&path)?;
     files.create(&path, FILE_MODE, &[], false).about(&path)?;
     let mut granularity = SignedDuration::ZERO;

@@ -4,13 +4,16 @@
 //! digests are released. What stands in it after a crash may still be deleted by a request nobody waits for any more,
 //! so these digests stay condemned until T after the start (`Recovery`).
 //!
-//! Format: one line `holdfast-gc-journal 1`, then one digest a line, then `end`. A journal without its last line was
-//! never followed by a request, for requests start after the sync.
+//! A journal that is there is never replaced: its batch has not ended, and its digests would be forgotten.
+//!
+//! Format: one line `holdfast-gc-journal 1`, then one digest a line, then `end`. It is written whole or not at all, so
+//! one that is damaged was damaged by the disk: what else lies there is not to be trusted either.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::files::{Files, optional, replace};
+use crate::layout::HoldfastFile;
 use crate::{Digest, Error, Result};
 
 const HEADER: &str = "holdfast-gc-journal 1";
@@ -26,12 +29,23 @@ impl Journal {
     /// The journal below a directory of ours (`.holdfast`).
     pub(crate) fn new(ours: &Path) -> Self {
         Self {
-            path: ours.join("gc-journal"),
+            path: ours.join(HoldfastFile::GcJournal.name()),
         }
     }
 
-    /// Writes the digests of a batch, durably.
-    pub(crate) fn write(&self, files: &dyn Files, digests: &[Digest]) -> io::Result<()> {
+    /// Whether a batch has not ended.
+    pub(crate) fn exists(&self, files: &dyn Files) -> io::Result<bool> {
+        Ok(optional(files.stat(&self.path))?.is_some())
+    }
+
+    /// Writes the digests of a batch, durably, through a temporary file whose name has `unique` in it: one that a crash
+    /// left behind must not be in the way of the next. There must be no journal, which the caller has asked.
+    pub(crate) fn write(
+        &self,
+        files: &dyn Files,
+        digests: &[Digest],
+        unique: &str,
+    ) -> io::Result<()> {
         let mut text = String::with_capacity(digests.len() * 65 + 32);
         text.push_str(HEADER);
         for digest in digests {
@@ -41,7 +55,7 @@ impl Journal {
         text.push('\n');
         text.push_str(FOOTER);
         text.push('\n');
-        replace(files, &self.path, &[text.into()], "new")
+        replace(files, &self.path, &[text.into()], unique)
     }
 
     /// Removes the journal, durably.
@@ -60,7 +74,13 @@ impl Journal {
         let Some(data) = data else {
             return Ok(Vec::new());
         };
-        let damaged = || Error::Invalid(format!("{} is damaged", self.path.display()));
+        let damaged = || {
+            Error::Invalid(format!(
+                "'{}' is damaged, and with it what the cache directory knows; delete the whole cache directory, it is made \
+                 again from the bucket",
+                self.path.display()
+            ))
+        };
         let text = std::str::from_utf8(&data).map_err(|_| damaged())?;
         let body = text
             .strip_prefix(HEADER)
@@ -77,8 +97,10 @@ impl Journal {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::files::OsFiles;
+    use crate::files::{FaultyFiles, FileFault, FileOp, OsFiles};
 
     #[test]
     fn what_was_written_is_read_until_it_is_cleared() {
@@ -86,10 +108,30 @@ mod tests {
         let journal = Journal::new(dir.path());
         assert!(journal.read(&OsFiles).unwrap().is_empty());
         let digests = [Digest::of(b"a"), Digest::of(b"b")];
-        journal.write(&OsFiles, &digests).unwrap();
+        journal.write(&OsFiles, &digests, "1").unwrap();
         assert_eq!(journal.read(&OsFiles).unwrap(), digests);
         journal.clear(&OsFiles).unwrap();
         assert!(journal.read(&OsFiles).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_a_crash_left_of_a_write_is_not_in_the_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::new(dir.path());
+        let files = FaultyFiles::new(Arc::new(OsFiles));
+        // As if the process had ended before the rename: nothing is tidied up.
+        for op in [FileOp::Rename, FileOp::Unlink] {
+            files.add(FileFault {
+                op,
+                path: String::new(),
+                times: 1,
+                errno: nix::errno::Errno::EIO as i32,
+            });
+        }
+        assert!(journal.write(&files, &[Digest::of(b"a")], "1").is_err());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        journal.write(&files, &[Digest::of(b"b")], "2").unwrap();
+        assert_eq!(journal.read(&files).unwrap(), [Digest::of(b"b")]);
     }
 
     #[test]

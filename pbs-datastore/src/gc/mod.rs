@@ -1,6 +1,6 @@
 //! Garbage collection: mark by touching, sweep by age, beside running backups.
 //!
-//! One run, in this order; each phase takes what the one before it returned.
+//! One run, in this order
 //! 1. *Cutoff*: the atime proof, then the start, then the open writers (`cutoff.rs`).
 //! 2. *Mark*: every digest of every root is touched (`mark.rs`). Any error ends the run: nothing has been deleted.
 //! 3. *Sweep*: stored chunks are compared with marks (`sweep.rs`), in parallel ranges; candidates are deleted in
@@ -9,6 +9,12 @@
 //!    copy of the cache directory is recognised (I3).
 //! 5. *Reconcile*: belief is made to agree with the complete listing (`reconcile.rs`), missing chunks are reported.
 //! 6. Stale upload markers, using markers and temporary files go.
+//!
+//! Phases are states that are moved on. For a run: *marked* (nothing is swept without), then each range is *listed* while
+//! the batches of others are deleted already. For a batch: condemned → acknowledged → confirmed → deleted → released, see
+//! `condemn.rs`; deletes take only what was confirmed. Acknowledgement and confirmation are where several writers on one
+//! prefix would be asked and the roots read again; with one writer the local condemnation acknowledges, and the fence
+//! confirms.
 //!
 //! A run may be stopped between batches and loses nothing: what was not deleted is found again. A crash inside a batch
 //! is repaired at the next start ([`Recovery`]); no collection starts before that has ended.
@@ -36,12 +42,14 @@ use self::batches::Batches;
 pub(crate) use self::condemn::Recovery;
 use self::cutoff::{Cutoff, prove_atimes};
 use self::journal::Journal;
+use self::mark::Marked;
 pub use self::status::GcStatus;
 use self::sweep::{Counts, FOLDERS, Sweep};
 use crate::chunk_store::guard::ChunkTable;
 use crate::chunk_store::marker::Markers;
 use crate::error::About as _;
 use crate::files::Files;
+use crate::layout::{LocalLayout, Place};
 use crate::owner::Owner;
 use crate::roots::RootProvider;
 use crate::{BucketLayout, DatastoreConfig, Digest, Env, Error, JobContext, Result, Sessions};
@@ -132,9 +140,11 @@ impl Collector {
         })
     }
 
-    /// Whether a run is under way, or a chunk is being set aside.
-    pub(crate) fn is_busy(&self) -> bool {
-        self.running.try_lock().is_err() || self.batch.try_lock().is_err()
+    /// Whether a run is under way, a chunk is being set aside, or deletes may still take effect.
+    pub(crate) async fn is_busy(&self) -> bool {
+        self.running.try_lock().is_err()
+            || self.batch.try_lock().is_err()
+            || self.no_journal().await.is_err()
     }
 
     fn cache_forget(&self, digest: &Digest) {
@@ -202,7 +212,9 @@ impl Collector {
             held_back_by: cutoff.held_back_by.clone(),
             ..GcStatus::default()
         };
-        let missing = self.sweep(&cutoff, options, job, &mut status).await?;
+        let missing = self
+            .sweep(marked, &cutoff, options, job, &mut status)
+            .await?;
         status.missing_chunks = missing.len() as u64;
         self.report_missing(missing, job).await?;
         if !options.dry_run {
@@ -212,9 +224,10 @@ impl Collector {
         Ok(status)
     }
 
-    /// Phases 3 to 5; returns the missing chunks.
+    /// Phases 3 to 5; returns the missing chunks. Takes the proof that everything in use is marked.
     async fn sweep(
         self: &Arc<Self>,
+        _marked: Marked,
         cutoff: &Cutoff,
         options: GcOptions,
         job: &JobContext,
@@ -280,11 +293,15 @@ impl Collector {
             .filter(|_| !options.dry_run && !findings.is_empty())
         {
             for finding in findings {
+                job.check()?;
                 missing.extend(self.reconcile(bucket, finding, cutoff).await?);
             }
             self.sync_markers().await?;
         }
-        missing.extend(self.marked_without_chunk(cutoff).await?);
+        // Without the step above a chunk whose marker is lost would look missing, and be asked for.
+        if !options.dry_run {
+            missing.extend(self.marked_without_chunk(cutoff, job).await?);
+        }
         missing.sort_unstable();
         missing.dedup();
         Ok(missing)
@@ -293,7 +310,7 @@ impl Collector {
     /// Keeps the result for the next start and for other programs.
     pub(crate) async fn save_status(&self, root: PathBuf, status: &GcStatus) -> Result<()> {
         let text = serde_json::to_vec(status).map_err(|error| Error::Invalid(error.to_string()))?;
-        let path = root.join(".gc-status");
+        let path = root.join(LocalLayout::Cache.path(&Place::GcStatus));
         let unique = self.env.new_id();
         let write = {
             let path = path.clone();

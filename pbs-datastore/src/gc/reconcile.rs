@@ -15,6 +15,7 @@ use s3_client::Optional as _;
 
 use super::cutoff::Cutoff;
 use super::{Bucket, Collector};
+use crate::chunk_store::location::{ChunkLocation, locate};
 use crate::chunk_store::marker::{Marker, Nature};
 use crate::error::About as _;
 use crate::files::{Files, optional};
@@ -115,14 +116,8 @@ impl Collector {
         let Some(guard) = self.table.try_guard(digest) else {
             return Ok(false);
         };
-        if guard.is_condemned()
-            || bucket
-                .store
-                .head(&bucket.layout.chunk(&digest))
-                .await
-                .optional()?
-                .is_some()
-        {
+        let ChunkLocation::Object(key) = locate(&bucket.layout, &digest);
+        if guard.is_condemned() || bucket.store.head(&key).await.optional()?.is_some() {
             return Ok(false);
         }
         let (markers, start) = (self.markers.clone(), cutoff.start);
@@ -198,7 +193,11 @@ impl Collector {
 
     /// Chunks that an index names and that have neither marker nor object: their using markers are fresh and were not
     /// turned into markers by the listing.
-    pub(super) async fn marked_without_chunk(&self, cutoff: &Cutoff) -> Result<Vec<Digest>> {
+    pub(super) async fn marked_without_chunk(
+        &self,
+        cutoff: &Cutoff,
+        job: &JobContext,
+    ) -> Result<Vec<Digest>> {
         let (markers, start) = (self.markers.clone(), cutoff.start);
         let fresh = move |files: &dyn Files| -> Result<_> {
             let entries = optional(files.list(markers.using()))
@@ -213,6 +212,7 @@ impl Collector {
         };
         let mut missing = Vec::new();
         for digest in self.env.io(fresh).await? {
+            job.check()?;
             // Busy: it is being inserted.
             let Some(guard) = self.table.try_guard(digest) else {
                 continue;
@@ -224,18 +224,15 @@ impl Collector {
                 .await;
             let mut there = known.about(self.markers.path(&digest))?.is_some();
             if let Some(bucket) = self.bucket.as_ref().filter(|_| !there) {
-                there = bucket
-                    .store
-                    .head(&bucket.layout.chunk(&digest))
-                    .await
-                    .optional()?
-                    .is_some();
+                let ChunkLocation::Object(key) = locate(&bucket.layout, &digest);
+                there = bucket.store.head(&key).await.optional()?.is_some();
             }
-            drop(guard);
             if !there {
+                // Under the guard, or a session that uploads it meanwhile would be told that it is lost.
                 self.sessions.announce_lost(&digest);
                 missing.push(digest);
             }
+            drop(guard);
         }
         Ok(missing)
     }

@@ -1,34 +1,41 @@
-//! Setting a corrupt chunk aside as `<digest>.<n>.bad`, so that the next backup that carries it uploads it again.
+//! Setting a damaged chunk aside as `<digest>.<n>.bad`, so that the next backup that carries it uploads it again.
 //!
-//! The caller has read the object twice. For a bucket this is a copy and a delete, and the delete may arrive late; so
-//! it takes the condemn path of a delete batch (`condemn.rs`), with the copy between confirming and deleting:
-//! 1. condemn under the guard; 2. journal; 3. fence; copy to the first free number; 4. delete; 5. marker and LRU entry;
-//! 6. wait if an answer was lost; 7. clear the journal; 8. release.
+//! The caller has read the object, if it is corrupt twice. Meanwhile somebody may have healed it, so it is read once more
+//! under the guard: what is good stays, and what is missing only loses its marker.
+//!
+//! For a bucket setting aside is a copy and a delete, and the delete may arrive late; so it takes the condemn path of a
+//! delete batch (`condemn.rs`), with the copy between confirming and deleting:
+//! 1. read again and condemn, under the guard; 2. journal; 3. fence; copy to the first free number; 4. delete; 5. marker and
+//!    LRU entry; 6. wait if an answer was lost; 7. clear the journal; 8. release.
 //!
 //! A crash before 4 leaves a copy beside the object, which a collection removes once it has aged; the recovery of the
 //! journal drops the marker, so the object is asked for (412) and, being damaged, replaced.
 //!
-//! Open sessions that rely on the chunk are told first: they fail at `finish` unless it was inserted again.
+//! Open sessions that rely on the chunk are told under the guard: whoever was told of the chunk before fails at `finish`
+//! unless it was inserted again, and whoever wants it afterwards waits for the release.
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use s3_client::{Copy, Metadata, Optional as _, PutOutcome};
 
 use super::condemn::Condemned;
 use super::sweep::Stored;
 use super::{Bucket, Collector};
 use crate::chunk_store::guard::{Condemnation, Guard};
+use crate::chunk_store::location::{ChunkLocation, locate};
 use crate::error::About as _;
 use crate::files::{Files, optional};
-use crate::{BadNumber, Digest, Error, Place, Result};
+#[cfg(feature = "sabotage")]
+use crate::sabotage::{self, Rule};
+use crate::{BadNumber, CHUNK_ENCODED_BYTES_MAX, DataBlob, Digest, Error, Place, Result};
 
 impl Collector {
-    /// Sets a chunk aside; whether it was there. Runs to its end in a task of its own: call it through
-    /// [`Env::spawn`](crate::Env::spawn).
+    /// Sets a chunk aside that cannot be read; whether there was something to do. Runs to its end in a task of its own:
+    /// call it through [`Env::spawn`](crate::Env::spawn).
     pub(crate) async fn set_aside(self: Arc<Self>, digest: Digest) -> Result<bool> {
         let _batch = self.batch.lock().await;
-        self.sessions.announce_lost(&digest);
-        let guard = self.table.guard_for_use(digest).await;
+        let guard = self.table.guard_for_use(digest).await?;
         match self.bucket.clone() {
             Some(bucket) => self.set_object_aside(&bucket, guard).await,
             None => self.set_file_aside(guard).await,
@@ -37,32 +44,46 @@ impl Collector {
 
     async fn set_object_aside(&self, bucket: &Bucket, guard: Guard) -> Result<bool> {
         let digest = guard.digest();
-        let Some(head) = bucket
+        let ChunkLocation::Object(key) = locate(&bucket.layout, &digest);
+        let Some(size) = bucket
             .store
-            .head(&bucket.layout.chunk(&digest))
+            .head(&key)
             .await
             .optional()?
+            .map(|head| head.value.size)
         else {
-            return Ok(false);
+            return self.forget_missing(guard).await.map(|()| true);
         };
+        if size <= CHUNK_ENCODED_BYTES_MAX as u64 {
+            let Some(object) = bucket.store.get(&key, None).await.optional()? else {
+                return self.forget_missing(guard).await.map(|()| true);
+            };
+            let stored = object.value.body.into_bytes();
+            #[cfg(feature = "sabotage")]
+            let stored = if sabotage::is_off(Rule::AsideReadsAgain) {
+                Bytes::new()
+            } else {
+                stored
+            };
+            if self.env.compute(move || is_good(&digest, stored)).await {
+                return Ok(false);
+            }
+        }
         let mut condemnation = Condemnation::default();
         condemnation.add(&guard);
+        self.sessions.announce_lost(&digest);
         drop(guard);
         let chunk = Stored {
             digest,
-            size: head.value.size,
+            size,
             written: None,
         };
-        let confirmed = self
-            .confirm(
-                bucket,
-                Condemned {
-                    chunks: vec![chunk],
-                    condemnation,
-                    rescued: 0,
-                },
-            )
-            .await?;
+        let condemned = Condemned {
+            chunks: vec![chunk],
+            condemnation,
+            rescued: 0,
+        };
+        let confirmed = self.confirm(bucket, condemned.acknowledged()).await?;
         if let Err(error) = self.copy_aside(bucket, digest).await {
             // Without a copy the only copy of the data would go; damaged data may still be worth something.
             self.forget(confirmed.given_up()).await?;
@@ -73,6 +94,22 @@ impl Collector {
         Ok(true)
     }
 
+    /// Removes the marker of a chunk that is not there: nobody is to be told of it any more.
+    async fn forget_missing(&self, guard: Guard) -> Result<()> {
+        let digest = guard.digest();
+        tracing::error!(%digest, "the chunk is missing; the next backup that carries it uploads it again");
+        self.cache_forget(&digest);
+        self.sessions.announce_lost(&digest);
+        let markers = self.markers.clone();
+        let work = move |files: &dyn Files| {
+            markers
+                .remove(files, &guard)
+                .about(markers.path(&guard.digest()))?;
+            markers.sync(files).about(markers.chunks())
+        };
+        self.env.io(work).await
+    }
+
     /// Copies the object to the first free number.
     async fn copy_aside(&self, bucket: &Bucket, digest: Digest) -> Result<()> {
         for number in BadNumber::all() {
@@ -80,7 +117,7 @@ impl Collector {
             if bucket.store.head(&target).await.optional()?.is_some() {
                 continue;
             }
-            let source = bucket.layout.chunk(&digest);
+            let ChunkLocation::Object(source) = locate(&bucket.layout, &digest);
             let copy = Copy {
                 source,
                 target,
@@ -100,11 +137,17 @@ impl Collector {
     }
 
     async fn set_file_aside(&self, guard: Guard) -> Result<bool> {
-        let markers = self.markers.clone();
+        let (markers, sessions) = (self.markers.clone(), Arc::clone(&self.sessions));
         let work = move |files: &dyn Files| -> Result<bool> {
-            let path = markers.path(&guard.digest());
+            let digest = guard.digest();
+            let path = markers.path(&digest);
+            let stored = optional(files.read(&path)).about(&path)?;
+            if stored.is_some_and(|stored| is_good(&digest, stored)) {
+                return Ok(false);
+            }
+            sessions.announce_lost(&digest);
             for number in BadNumber::all() {
-                let aside = path.with_file_name(format!("{}.{}.bad", guard.digest(), number.get()));
+                let aside = path.with_file_name(format!("{digest}.{}.bad", number.get()));
                 if optional(files.stat(&aside)).about(&aside)?.is_none() {
                     return Ok(optional(files.rename(&path, &aside))
                         .about(&path)?
@@ -112,10 +155,16 @@ impl Collector {
                 }
             }
             Err(Error::Refused(format!(
-                "chunk {} was set aside ten times already",
-                guard.digest()
+                "chunk {digest} was set aside ten times already; look for failing hardware"
             )))
         };
         self.env.io(work).await
     }
+}
+
+/// Whether stored bytes are the chunk, as far as can be told without its key. Not the tag: servers that encrypt make tags
+/// that only look like sums of the contents, and a chunk that can be read is not to be moved away for that.
+fn is_good(digest: &Digest, stored: Bytes) -> bool {
+    DataBlob::parse(stored)
+        .is_ok_and(|blob| blob.verify_crc().is_ok() && blob.verify_chunk(digest, None).is_ok())
 }

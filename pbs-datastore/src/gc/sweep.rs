@@ -166,19 +166,16 @@ impl Collector {
             let ahead = page
                 .date
                 .map_or(SignedDuration::ZERO, |date| date.duration_since(now));
-            let complete = take_page(
+            let last = take_page(
                 bucket,
                 &page.value.entries,
                 ahead,
-                folders.end,
+                next..folders.end,
                 &mut pending,
             );
-            let done = complete.is_none() || !page.value.truncated;
-            let until = if done {
-                folders.end
-            } else {
-                complete.unwrap_or(next)
-            };
+            let open = last.filter(|_| page.value.truncated);
+            let done = open.is_none();
+            let until = open.unwrap_or(folders.end);
             if !done {
                 after = page
                     .value
@@ -257,15 +254,16 @@ impl Collector {
 }
 
 /// Sorts a page into folders. Returns the folder of the last entry, which may go on in the next page, or `None` once
-/// the range's end has been passed.
+/// the range's end has been passed. A page may have no chunk at all: then it is the first of `folders`, which are still
+/// to be compared.
 fn take_page(
     bucket: &Bucket,
     entries: &[ListEntry],
     ahead: SignedDuration,
-    end: u32,
+    folders: Range<u32>,
     pending: &mut BTreeMap<u32, Folder>,
 ) -> Option<u32> {
-    let mut last = 0;
+    let mut last = folders.start;
     for entry in entries {
         let (digest, bad) = match bucket.layout.parse(&entry.key) {
             Some(Place::Chunk(digest)) => (digest, false),
@@ -273,7 +271,7 @@ fn take_page(
             _ => continue,
         };
         let folder = folder_of(&digest);
-        if folder >= end {
+        if folder >= folders.end {
             return None;
         }
         last = folder;

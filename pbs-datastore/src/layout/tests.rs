@@ -5,6 +5,7 @@ use std::path::Component;
 use proptest::prelude::*;
 
 use super::*;
+use crate::BUCKET_PREFIX_BYTES_MAX;
 
 fn bucket() -> BucketLayout {
     BucketLayout::new(&"store1".parse().expect("a datastore name"))
@@ -90,8 +91,8 @@ fn a_directory_has_its_contents_at_the_root_and_a_cache_in_a_folder() {
         Path::new(".holdfast/uploads").join(digest().to_string())
     );
     assert_eq!(
-        LocalLayout::Directory.chunk(&digest()),
-        LocalLayout::Cache.chunk(&digest())
+        LocalLayout::Directory.path(&Place::Chunk(digest())),
+        LocalLayout::Cache.path(&Place::Chunk(digest()))
     );
 }
 
@@ -160,7 +161,8 @@ fn every_prefix_ends_in_a_slash() {
 
 #[test]
 fn the_longest_names_make_a_valid_key() {
-    let store = "s".repeat(32).parse().expect("a datastore name");
+    let prefix = "p".repeat(BUCKET_PREFIX_BYTES_MAX);
+    let prefix = prefix.parse().expect("a prefix");
     let part = "n".repeat(35);
     let deepest = format!("{0}/{0}/{0}/{0}/{0}/{0}/{1}", part, "n".repeat(40));
     let snapshot = format!("host/{}/2023-11-14T22:13:20Z", "i".repeat(255));
@@ -168,7 +170,7 @@ fn the_longest_names_make_a_valid_key() {
         .parse()
         .expect("an archive name");
     let place = Place::archive(&ns(&deepest), &snapshot.parse().expect("a snapshot"), &name);
-    let layout = BucketLayout::new(&store);
+    let layout = BucketLayout::new(&prefix);
     assert_eq!(deepest.len(), 256);
     assert_eq!(layout.parse(&layout.key(&place)), Some(place));
 }
@@ -208,12 +210,12 @@ fn any_place() -> impl Strategy<Value = Place> {
     ];
     let holdfast = prop_oneof![
         Just(HoldfastFile::Format),
-        Just(HoldfastFile::Epoch),
+        Just(HoldfastFile::AtimeProof),
+        Just(HoldfastFile::ContentsLog),
         Just(HoldfastFile::Owner),
         Just(HoldfastFile::GcJournal),
         any_digest().prop_map(HoldfastFile::UploadMarker),
         any_digest().prop_map(HoldfastFile::UsingMarker),
-        any::<u128>().prop_map(|id| HoldfastFile::Temporary(Uuid::from_u128(id))),
     ];
     prop_oneof![
         any_digest().prop_map(Place::Chunk),

@@ -1,9 +1,10 @@
 //! Races between a collection and everybody else.
 
-use s3_client::{Action, DeleteRequest, Effect, ErrorKind, Fault, Op};
+use s3_client::{Action, DeleteRequest, Effect, ErrorKind, Fault, Metadata, Op};
 
 use super::*;
 use crate::Error;
+use crate::files::{FileFault, FileOp};
 
 /// A life with one chunk per text that nobody uses any more.
 async fn garbage(world: &World, texts: &[&str]) -> Life {
@@ -255,6 +256,33 @@ async fn after_a_lost_cache_directory_what_is_used_is_known_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn keys_of_others_between_the_chunks_are_passed_over() {
+    let mut world = World::new();
+    world.model = std::sync::Arc::new(ModelStore::new(ModelOptions {
+        page_keys_max: 2,
+        ..ModelOptions::default()
+    }));
+    let life = garbage(&world, &["one", "two", "three", "four"]).await;
+    // Whole pages of them, in both ranges.
+    for folder in ["0000", "8000", "ffff"] {
+        for name in ["", "a", "b", "c", "d"] {
+            let key = s3_client::ObjectKey::new(format!("store/.chunks/{folder}/{name}")).unwrap();
+            world.model.insert_raw(key, "x", Metadata::new(), None);
+        }
+    }
+    assert_eq!(life.collect().await.unwrap().removed_chunks, 4);
+    assert_eq!(
+        world
+            .model
+            .objects()
+            .keys()
+            .filter(|key| key.as_str().contains(".chunks/"))
+            .count(),
+        15
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_error_in_a_listing_ends_the_collection() {
     let world = World::new();
     let life = garbage(&world, &["one", "two"]).await;
@@ -353,15 +381,17 @@ async fn a_corrupt_chunk_is_set_aside_and_healed_by_the_next_upload() {
     let session = life.sessions.open("a");
     life.insert(&session, "one").await.unwrap();
     assert!(world.model.corrupt_raw(&life.key(&digest("one")), "rotten"));
+    let copied = world.plan.stop_after(Fault::on(Op::Copy));
     let (aside, inserted) = tokio::join!(
         std::sync::Arc::clone(&life.collector).set_aside(digest("one")),
         async {
-            tokio::task::yield_now().await;
+            copied.reached().await;
             assert_eq!(
                 session.lost(1),
                 [digest("one")],
                 "who relies on the chunk is told"
             );
+            copied.release();
             life.insert(&session, "one").await
         }
     );
@@ -380,6 +410,73 @@ async fn a_corrupt_chunk_is_set_aside_and_healed_by_the_next_upload() {
     world.age().await;
     assert_eq!(life.collect().await.unwrap().removed_bad, 1);
     assert!(world.holds(&life, &digest("one")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_healed_meanwhile_is_not_set_aside() {
+    let world = World::new();
+    let life = world.start().await;
+    let session = life.sessions.open("a");
+    life.insert(&session, "one").await.unwrap();
+    // Two readers have found the chunk corrupt; between the two reports a session uploads it again.
+    world.model.corrupt_raw(&life.key(&digest("one")), "rotten");
+    let aside = || std::sync::Arc::clone(&life.collector).set_aside(digest("one"));
+    assert!(aside().await.unwrap());
+    assert_eq!(life.insert(&session, "one").await.unwrap(), Inserted::New);
+    let done = aside().await.unwrap();
+    assert!(
+        world.holds(&life, &digest("one")),
+        "a chunk that was acknowledged is gone"
+    );
+    assert!(!done && session.lost(1).is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chunk_that_a_read_misses_is_not_vouched_for() {
+    let world = World::new();
+    let life = world.start().await;
+    let session = life.sessions.open("a");
+    life.insert(&session, "one").await.unwrap();
+    world.model.remove_raw(&life.key(&digest("one")));
+    std::sync::Arc::clone(&life.collector)
+        .set_aside(digest("one"))
+        .await
+        .unwrap();
+    assert_eq!(session.lost(1), [digest("one")]);
+    assert_eq!(life.insert(&session, "one").await.unwrap(), Inserted::New);
+    assert!(session.lost(1).is_empty());
+    assert!(world.holds(&life, &digest("one")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_journal_of_a_failed_batch_is_kept() {
+    let world = World::new();
+    let life = garbage(&world, &["one"]).await;
+    // The chunk is deleted and its marker cannot be removed.
+    world.files.add(FileFault {
+        op: FileOp::Unlink,
+        path: digest("one").to_string(),
+        times: 1,
+        errno: nix::errno::Errno::EIO as i32,
+    });
+    life.collect().await.unwrap_err();
+    assert!(!world.holds(&life, &digest("one")));
+    assert!(life.marker(&digest("one")).await.is_some());
+    assert!(life.collector.is_busy().await, "this is no clean stop");
+    // Another chunk becomes garbage, and the next collection deletes it, or would.
+    let session = life.sessions.open("a");
+    life.insert(&session, "two").await.unwrap();
+    drop(session);
+    world.age().await;
+    life.collect().await.ok();
+    drop(life);
+    let life = world.start().await;
+    let session = life.sessions.open("b");
+    life.insert(&session, "one").await.unwrap();
+    assert!(
+        world.holds(&life, &digest("one")),
+        "the marker of a deleted chunk was believed"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -6,6 +6,7 @@ use futures_util::future::join_all;
 use s3_client::{Action, Effect, ErrorKind, Fault, Metadata, Op};
 
 use super::*;
+use crate::CHUNK_ENCODED_BYTES_MAX;
 use crate::Error;
 
 #[tokio::test(start_paused = true)]
@@ -204,12 +205,19 @@ async fn the_last_attempt_is_unconditional_for_what_is_verified() {
 async fn a_damaged_object_is_replaced_by_a_verified_upload() {
     let world = World::new();
     let life = world.start().await;
-    world
-        .model
-        .insert_raw(life.key(&digest("one")), "cut", Metadata::new(), None);
     let session = life.sessions.open("a");
-    life.insert(&session, "one").await.unwrap();
-    assert!(world.holds(&life, &digest("one")), "a 412 was believed");
+    let endless = vec![0; CHUNK_ENCODED_BYTES_MAX + 2];
+    for (text, body) in [
+        ("cut", b"cut".to_vec()),
+        ("empty", vec![]),
+        ("long", endless),
+    ] {
+        let digest = digest(text);
+        let key = life.key(&digest);
+        world.model.insert_raw(key, body, Metadata::new(), None);
+        life.insert(&session, text).await.unwrap();
+        assert!(world.holds(&life, &digest), "a 412 was believed: {text}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -254,6 +262,27 @@ async fn natures_do_not_mix_by_marker_or_by_412() {
         None,
     );
     let error = life.insert(&session, "three").await;
+    assert!(
+        matches!(error, Err(Error::NatureConflict { .. })),
+        "{error:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn natures_do_not_mix_by_a_412_of_the_same_size() {
+    let world = World::new();
+    let life = world.start().await;
+    let session = life.sessions.open("a");
+    let text = "forty bytes, as long as eight, encrypted";
+    let (ours, theirs) = (plain(text), forged(digest(text), "eight..."));
+    assert_eq!(ours.encoded_len(), theirs.encoded_len());
+    world.model.insert_raw(
+        life.key(&digest(text)),
+        theirs.blob_for_tests().to_body(),
+        Metadata::new(),
+        None,
+    );
+    let error = life.insert(&session, text).await;
     assert!(
         matches!(error, Err(Error::NatureConflict { .. })),
         "{error:?}"

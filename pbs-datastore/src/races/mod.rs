@@ -21,6 +21,7 @@ use crate::chunk_store::insert::{ChunkBucket, ChunkStore, InsertOptions, Verifie
 use crate::chunk_store::marker::{Marker, Markers};
 use crate::files::{FaultyFiles, Files, OsFiles};
 use crate::gc::{Bucket, Collector, CollectorParts, GcOptions, GcStatus, Recovery};
+use crate::layout::Place;
 use crate::metrics::CacheMetrics;
 use crate::owner::{Capabilities, Owner, OwnerConfig};
 use crate::{
@@ -237,7 +238,7 @@ impl World {
 
     /// Whether the bucket holds the chunk, intact.
     fn holds(&self, life: &Life, digest: &Digest) -> bool {
-        let object = self.model.object(&life.layout.chunk(digest));
+        let object = self.model.object(&life.layout.key(&Place::Chunk(*digest)));
         object.is_some_and(|object| {
             let blob = DataBlob::parse(object.body.into_bytes());
             blob.is_ok_and(|blob| {
@@ -262,7 +263,7 @@ impl World {
 
 impl Life {
     fn key(&self, digest: &Digest) -> ObjectKey {
-        self.layout.chunk(digest)
+        self.layout.key(&Place::Chunk(*digest))
     }
 
     async fn insert(&self, session: &WriterSession, text: &str) -> Result<Inserted> {

@@ -30,6 +30,29 @@ enum Committer {
     Another,
 }
 
+/// A commit under way. Dropped without its end it has panicked: nobody knows what it has sent, so the session and all
+/// who watch it are told, and the files stay for whatever seal may still arrive (I8).
+struct Committing<'a>(&'a Inner);
+
+impl Committing<'_> {
+    fn end(self, result: &Result<()>) {
+        self.0.end_session(result);
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Committing<'_> {
+    fn drop(&mut self) {
+        locked(&self.0.state).hands_off = true;
+        if let Ok(lock) = self.0.lock() {
+            lock.note_lost(Some(self.0.env().instant()));
+        }
+        self.0.end_session(&Err(Error::OutcomeUnknown {
+            what: format!("the manifest of {}", self.0.id),
+        }));
+    }
+}
+
 /// One attempt's outcome.
 enum Attempt {
     Sealed(ETag),
@@ -46,6 +69,7 @@ impl Inner {
         // 3. A failure here leaves the session as it is; it can only be given up.
         let manifest = self.check(stats).await?;
         self.session.begin_commit()?;
+        let committing = Committing(self);
         // 4. and 5.
         let result = match self.confirm_files().await {
             Ok(()) => self.seal(manifest).await,
@@ -55,7 +79,7 @@ impl Inner {
             locked(&self.state).phase = Phase::Sealed;
             self.let_go();
         }
-        self.end_session(&result);
+        committing.end(&result);
         result
     }
 
@@ -83,14 +107,21 @@ impl Inner {
             SnapshotState::Unsealed => return Err(invalid("it has no manifest".to_owned())),
         };
         self.check_names(&manifest).map_err(invalid)?;
-        if let Some(digest) = self.session.lost(1).first() {
-            return Err(Error::ChunkMissing { digest: *digest });
-        }
+        self.nothing_lost()?;
         manifest.set_chunk_upload_stats(&stats);
         let blob = manifest
             .to_blob()
             .map_err(|error| invalid(error.to_string()))?;
         Ok(blob.encoded())
+    }
+
+    /// Whether every chunk that the session was told of is still there. Asked again before whatever makes the snapshot
+    /// visible: confirming files and repeating the seal can take minutes.
+    fn nothing_lost(&self) -> Result<()> {
+        match self.session.lost(1).first() {
+            Some(digest) => Err(Error::ChunkMissing { digest: *digest }),
+            None => Ok(()),
+        }
     }
 
     /// Whether the manifest speaks of the files that are there.
@@ -185,7 +216,7 @@ impl Inner {
         manifest: &Bytes,
         put_id: &PutId,
     ) -> Attempt {
-        let lock = match self.lock() {
+        let lock = match self.nothing_lost().and_then(|()| self.lock()) {
             Ok(lock) => lock,
             Err(error) => return Attempt::Failed(error),
         };
@@ -277,6 +308,7 @@ impl Inner {
 
     async fn seal_locally(&self, manifest: Bytes) -> Result<()> {
         self.snapshots.fence().check().await?;
+        self.nothing_lost()?;
         let contents = self.snapshots.contents();
         let path = contents.path(&self.id.manifest());
         if contents.exists(&self.id.manifest()).await? {
@@ -292,7 +324,7 @@ impl Inner {
                     SyncLevel::Filesystem => files.sync_file_system(dir).about(dir)?,
                     SyncLevel::File => {
                         // The names of the folders that are new lie above.
-                        for above in dir.ancestors().take(3) {
+                        for above in dir.ancestors().take(4) {
                             files.sync_dir(above).about(above)?;
                         }
                     }

@@ -6,12 +6,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use super::{GroupRef, SnapshotRef, SnapshotState, Snapshots, locked};
 use crate::error::{About as _, Error, Result};
 use crate::files::{DirEntry, optional};
+use crate::index::Index;
 use crate::{
-    ArchiveName, AuthId, BackupGroup, BackupId, BackupTime, BackupType, CryptMode, Fingerprint,
-    Namespace, VerifyState,
+    ArchiveKind, ArchiveName, AuthId, BackupGroup, BackupId, BackupTime, BackupType, CryptMode,
+    DataBlob, Digest, Fingerprint, Namespace, VerifyState,
 };
 
 /// A file of a snapshot.
@@ -159,29 +162,31 @@ impl Snapshots {
             return Ok(Arc::new(SnapshotState::Unsealed));
         };
         let validator = (&manifest.stat).into();
-        let era = {
-            let mut summaries = locked(&self.summaries);
-            match summaries.cache.get(&folder.id) {
-                Some((known, state)) if *known == validator => return Ok(Arc::clone(state)),
-                _ => summaries.era,
-            }
+        let era = match locked(&self.summaries).get(&folder.id, validator) {
+            Ok(known) => return Ok(known),
+            Err(era) => era,
         };
         let state = Arc::new(self.read_state(&folder.id).await?);
-        let mut summaries = locked(&self.summaries);
-        if summaries.era == era {
-            let entry = (validator, Arc::clone(&state));
-            summaries.cache.put(folder.id.clone(), entry);
-        }
+        locked(&self.summaries).put(&folder.id, validator, &state, era);
         Ok(state)
     }
 
+    /// The state that the local copy of the manifest tells; a copy that cannot be read is fetched again, once.
     async fn read_state(&self, id: &SnapshotRef) -> Result<SnapshotState> {
-        let bytes = self.contents.read(&id.manifest()).await?;
-        let snapshot = id.snapshot.clone();
-        Ok(self
-            .env()
-            .compute(move || SnapshotState::of(&snapshot, bytes))
-            .await)
+        let mut again = true;
+        loop {
+            let bytes = self.contents.read(&id.manifest()).await?;
+            let snapshot = id.snapshot.clone();
+            let state = self
+                .env()
+                .compute(move || SnapshotState::of(&snapshot, bytes))
+                .await;
+            let damaged = again && matches!(state, SnapshotState::Unreadable(_));
+            again = false;
+            if !(damaged && self.contents.fetch_again(&id.manifest()).await?) {
+                return Ok(state);
+            }
+        }
     }
 
     /// Whether a snapshot counts. [`Error::NotFound`] for a folder that is hidden or not there.
@@ -258,13 +263,38 @@ impl Snapshots {
         Ok(None)
     }
 
-    /// A file of a sealed snapshot as it is stored. The caller holds the snapshot.
-    pub async fn file(&self, id: &SnapshotRef, name: &ArchiveName) -> Result<bytes::Bytes> {
-        self.state(id).await?;
-        self.contents
-            .read(&id.file(name))
-            .await?
-            .ok_or_else(|| Error::NotFound(format!("file '{name}' of snapshot {id}")))
+    /// A file of a sealed snapshot as it is stored; a local copy that is damaged is fetched again, once. The caller holds
+    /// the snapshot.
+    pub async fn file(&self, id: &SnapshotRef, name: &ArchiveName) -> Result<Bytes> {
+        let state = self.state(id).await?;
+        let csum = state
+            .manifest()
+            .and_then(|manifest| manifest.file(name)?.csum);
+        let place = id.file(name);
+        let mut again = true;
+        loop {
+            let missing = || Error::NotFound(format!("file '{name}' of snapshot {id}"));
+            let bytes = self.contents.read(&place).await?.ok_or_else(missing)?;
+            let (kind, stored) = (name.kind(), bytes.clone());
+            let damaged = again
+                && !self
+                    .env()
+                    .compute(move || is_whole(kind, stored, csum))
+                    .await;
+            again = false;
+            if !(damaged && self.contents.fetch_again(&place).await?) {
+                return Ok(bytes);
+            }
+        }
+    }
+}
+
+/// Whether stored bytes are what they claim to be, and an index that of its manifest.
+fn is_whole(kind: ArchiveKind, stored: Bytes, csum: Option<Digest>) -> bool {
+    match kind {
+        ArchiveKind::Blob => DataBlob::parse(stored).is_ok_and(|blob| blob.verify_crc().is_ok()),
+        ArchiveKind::Fixed | ArchiveKind::Dynamic => Index::parse(kind, stored)
+            .is_ok_and(|index| csum.is_none_or(|csum| csum == index.csum())),
     }
 }
 
@@ -312,7 +342,9 @@ fn info(folder: &Folder, state: Arc<SnapshotState>, owner: Option<AuthId>) -> Sn
         }
     };
     let manifest = state.manifest();
-    let size = manifest.map(|_| files.iter().filter_map(|file| file.size).sum());
+    let sizes = files.iter().filter_map(|file| file.size);
+    // A foreign manifest may say anything.
+    let size = manifest.map(|_| sizes.fold(0, u64::saturating_add));
     SnapshotInfo {
         id: folder.id.clone(),
         files,

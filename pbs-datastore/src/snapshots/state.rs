@@ -56,6 +56,15 @@ impl SnapshotState {
         }
     }
 
+    /// About how many bytes of memory it takes.
+    pub(super) fn memory_bytes(&self) -> usize {
+        match self {
+            Self::Unsealed => 0,
+            Self::Unreadable(reason) => reason.len(),
+            Self::Sealed(manifest) => size_of::<Manifest>() + manifest.memory_bytes(),
+        }
+    }
+
     /// Whether its chunks must be kept.
     pub fn is_root(&self) -> bool {
         !matches!(self, Self::Unsealed)

@@ -497,3 +497,22 @@ fn copy_manifest(from: &Path, to: &Path, id: &SnapshotRef) {
     )
     .unwrap();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_local_copy_is_fetched_again() {
+    let world = World::new();
+    let daemon = world.start("a", false).await;
+    daemon.backup(&id(A1), &["x"]).await;
+    let info = daemon.snapshots.snapshot(&id(A1)).await.unwrap();
+    let index = name(&info.files[0].name);
+    let whole = daemon.snapshots.file(&id(A1), &index).await.unwrap();
+    let contents = daemon.snapshots.contents();
+    for place in [id(A1).file(&index), id(A1).manifest()] {
+        // As after a power loss: of the right length, and nothing in it.
+        let path = contents.path(&place);
+        let len = std::fs::metadata(&path).unwrap().len();
+        std::fs::write(&path, vec![0; len as usize]).unwrap();
+    }
+    assert!(daemon.snapshots.state(&id(A1)).await.unwrap().is_root());
+    assert_eq!(daemon.snapshots.file(&id(A1), &index).await.unwrap(), whole);
+}

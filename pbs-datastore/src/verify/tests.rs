@@ -156,7 +156,7 @@ impl World {
     }
 }
 
-fn noted(outcome: VerifyOutcome) -> VerifyState {
+fn state(outcome: VerifyOutcome) -> VerifyState {
     VerifyState {
         upid: UPID.to_owned(),
         state: outcome,
@@ -169,7 +169,7 @@ async fn what_is_whole_is_ok(#[values(true, false)] bucket: bool) {
     let world = World::new(bucket, None).await;
     assert_eq!(world.state().await, None);
     assert_eq!(world.verify().await.unwrap(), VerifyOutcome::Ok);
-    assert_eq!(world.state().await, Some(noted(VerifyOutcome::Ok)));
+    assert_eq!(world.state().await, Some(state(VerifyOutcome::Ok)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -209,7 +209,7 @@ async fn what_the_bucket_has_lost_fails_although_there_is_a_local_copy(
         Harm::Replace => world.model.corrupt_raw(&key, "rubbish"),
     });
     assert_eq!(world.verify().await.unwrap(), VerifyOutcome::Failed);
-    assert_eq!(world.state().await, Some(noted(VerifyOutcome::Failed)));
+    assert_eq!(world.state().await, Some(state(VerifyOutcome::Failed)));
     let group = id().group();
     let last = world.datastore.snapshots().last_backup(&group).await;
     assert_eq!(last.unwrap(), None, "the next backup does not build on it");

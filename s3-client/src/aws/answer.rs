@@ -242,7 +242,9 @@ fn sort(told: &Told<'_>, asked: Asked<'_>) -> Failure {
         (400, "BadDigest" | "IncompleteBody" | "XAmzContentSHA256Mismatch") | (200, "") => {
             ErrorKind::Corrupt
         }
-        (502 | 504, _) if mutation => {
+        // A gateway's own words, not the server's: what it has passed on may still take effect. Also the numbers that
+        // only gateways use, and errors without a code of S3.
+        (502 | 504 | 520.., _) | (500.., "") if mutation => {
             return Failure::Lost {
                 reason: format!("a gateway lost the answer: {}", told.words()),
                 kind: ErrorKind::Timeout,
@@ -377,12 +379,17 @@ mod tests {
 
     #[test]
     fn a_gateway_that_lost_the_answer_leaves_a_write_unknown() {
-        for status in [502, 504] {
+        for (status, code) in [(502, ""), (504, ""), (524, "timeout"), (503, ""), (500, "")] {
             assert!(matches!(
-                sorted(status, "", "", Op::Put),
+                sorted(status, code, "", Op::Put),
                 Failure::Lost { .. }
             ));
         }
+        // The server's own word is the last.
+        assert_eq!(
+            kind(503, "ServiceUnavailable", "", Op::Delete),
+            (ErrorKind::Unavailable, true)
+        );
     }
 
     #[test]

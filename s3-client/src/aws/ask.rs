@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
+use aws_runtime::auth::PayloadSigningOverride;
 use aws_sdk_s3::client::customize::CustomizableOperation;
 use aws_smithy_async::time::StaticTimeSource;
 use aws_smithy_runtime_api::box_error::BoxError;
@@ -32,6 +33,7 @@ pub(super) struct Ask {
     content_md5: bool,
     verbatim: bool,
     root: Option<&'static str>,
+    payload_hash: Option<String>,
 }
 
 impl Ask {
@@ -42,7 +44,14 @@ impl Ask {
             content_md5: false,
             verbatim: false,
             root: None,
+            payload_hash: None,
         }
+    }
+
+    /// The same for a body whose SHA-256 the SDK cannot compute; `None` leaves it to the SDK.
+    pub(super) fn with_payload_hash(mut self, hash: Option<String>) -> Self {
+        self.payload_hash = hash;
+        self
     }
 
     /// The same with a `Content-MD5`, in place of the SDK's own checksum, which not every server knows.
@@ -97,8 +106,12 @@ impl Intercept for Ask {
         &self,
         context: &mut BeforeTransmitInterceptorContextMut<'_>,
         _components: &RuntimeComponents,
-        _config: &mut ConfigBag,
+        config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
+        if let Some(hash) = &self.payload_hash {
+            let hash = PayloadSigningOverride::Precomputed(hash.clone());
+            config.interceptor_state().store_put(hash);
+        }
         if !self.content_md5 {
             return Ok(());
         }

@@ -137,7 +137,7 @@ fn default_bytes_per_second_min() -> u64 {
 }
 
 fn default_answer_bytes_max() -> u64 {
-    512 << 20
+    1 << 30
 }
 
 fn default_connections_max() -> usize {

@@ -76,8 +76,16 @@ impl AwsStore {
             } else {
                 text.to_owned()
             };
+            let key = match ObjectKey::new(key) {
+                Ok(key) => key,
+                // Nobody of us has written it, and no request could name it.
+                Err(error) => {
+                    tracing::warn!("an object in the bucket is passed over: {error}");
+                    continue;
+                }
+            };
             entries.push(ListEntry {
-                key: ObjectKey::new(key).map_err(|error| corrupt(error.to_string()))?,
+                key,
                 size: length(object.size())
                     .ok_or_else(|| corrupt(format!("'{text}' has no size")))?,
                 etag: ETag::new(object.e_tag().unwrap_or_default()),

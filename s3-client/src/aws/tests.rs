@@ -252,6 +252,7 @@ async fn refusals_of_a_put_are_outcomes_and_errors() {
         ("exists", PutOutcome::Exists),
         ("conflict", PutOutcome::Conflict),
         ("gateway", PutOutcome::Unknown),
+        ("html", PutOutcome::Unknown),
     ] {
         let answer = store.put(put(name)).await.expect("an outcome");
         assert_eq!(answer.value, expected, "{name}");
@@ -262,7 +263,6 @@ async fn refusals_of_a_put_are_outcomes_and_errors() {
         ("rate", ErrorKind::Throttled, false),
         ("slow", ErrorKind::Throttled, true),
         ("broken", ErrorKind::Unavailable, true),
-        ("html", ErrorKind::Unavailable, true),
         ("denied", ErrorKind::Unauthorized, false),
         ("other", ErrorKind::Unsupported, false),
     ] {

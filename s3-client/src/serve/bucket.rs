@@ -26,7 +26,9 @@ use super::listing::{Listed, Names, Question, collect};
 use super::payload::{Bodies, Unread};
 use super::{OperationName, ServeOptions, TagForm, settings};
 use crate::decide::slice;
-use crate::store::{ByteRange, Copy, DeleteRequest, Object, ObjectStore, PAGE_KEYS_MAX, Put};
+use crate::store::{
+    BucketSettings, ByteRange, Copy, DeleteRequest, Object, ObjectStore, PAGE_KEYS_MAX, Put,
+};
 use crate::{ETag, ObjectKey, VersionId};
 
 /// The bucket and its bounds.
@@ -91,6 +93,15 @@ impl Bucket {
             answer.value.body = slice(&answer.value.body, cut.start, cut.end);
         }
         Ok(answer)
+    }
+
+    /// Answers with what `pick` makes of the bucket's settings.
+    async fn setting<T>(
+        &self,
+        pick: impl FnOnce(BucketSettings) -> S3Result<T> + Send,
+    ) -> S3Result<S3Response<T>> {
+        let answer = self.store.bucket_settings().await.map_err(error)?;
+        Ok(dated(pick(answer.value)?, answer.date))
     }
 
     async fn list(&self, question: &Question) -> S3Result<Listed> {
@@ -511,9 +522,8 @@ impl S3 for Bucket {
         req: S3Request<GetBucketVersioningInput>,
     ) -> S3Result<S3Response<GetBucketVersioningOutput>> {
         self.begin("GetBucketVersioning", &req, &req.input.bucket)?;
-        let answer = self.store.bucket_settings().await.map_err(error)?;
-        let output = settings::versioning(answer.value.versioning)?;
-        Ok(dated(output, answer.date))
+        self.setting(|known| settings::versioning(known.versioning))
+            .await
     }
 
     async fn get_bucket_lifecycle_configuration(
@@ -521,9 +531,8 @@ impl S3 for Bucket {
         req: S3Request<GetBucketLifecycleConfigurationInput>,
     ) -> S3Result<S3Response<GetBucketLifecycleConfigurationOutput>> {
         self.begin("GetBucketLifecycleConfiguration", &req, &req.input.bucket)?;
-        let answer = self.store.bucket_settings().await.map_err(error)?;
-        let output = settings::lifecycle(answer.value.lifecycle)?;
-        Ok(dated(output, answer.date))
+        self.setting(|known| settings::lifecycle(known.lifecycle))
+            .await
     }
 
     async fn get_object_lock_configuration(
@@ -531,8 +540,7 @@ impl S3 for Bucket {
         req: S3Request<GetObjectLockConfigurationInput>,
     ) -> S3Result<S3Response<GetObjectLockConfigurationOutput>> {
         self.begin("GetObjectLockConfiguration", &req, &req.input.bucket)?;
-        let answer = self.store.bucket_settings().await.map_err(error)?;
-        let output = settings::object_lock(answer.value.object_lock)?;
-        Ok(dated(output, answer.date))
+        self.setting(|known| settings::object_lock(known.object_lock))
+            .await
     }
 }

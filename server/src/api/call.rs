@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE, HeaderValue};
 use http::{Method, Response};
 use pbs_datastore::MemoryPermit;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::envelope::Reply;
 use super::error::ApiError;
@@ -45,12 +46,35 @@ pub(crate) struct Call {
     pub(crate) params: Params,
     /// The body of an upload; empty elsewhere, where the body holds parameters.
     pub(crate) body: Bytes,
-    /// The memory of that body.
-    #[expect(dead_code, reason = "held, never read")]
-    pub(crate) memory: Option<MemoryPermit>,
+    /// The place and the memory of that body.
+    pub(crate) held: Option<UploadPlace>,
+}
+
+/// What an upload holds until its call has ended.
+#[derive(Debug)]
+pub(crate) struct UploadPlace {
+    /// One of the few uploads at once.
+    pub(crate) _place: OwnedSemaphorePermit,
+    /// Memory for its body.
+    pub(crate) _memory: MemoryPermit,
 }
 
 impl Call {
+    /// A call with nothing but parameters.
+    pub(crate) fn without_body(
+        principal: Option<Principal>,
+        caller: Caller,
+        params: Params,
+    ) -> Self {
+        Self {
+            principal,
+            caller,
+            params,
+            body: Bytes::new(),
+            held: None,
+        }
+    }
+
     /// Who asks.
     pub(crate) fn who(&self) -> Result<&Principal, ApiError> {
         let who = self.principal.as_ref();
@@ -132,8 +156,8 @@ pub(crate) enum BodyKind {
     Upload(usize),
 }
 
-type Run =
-    dyn Fn(Arc<Daemon>, Call) -> Pin<Box<dyn Future<Output = CallResult> + Send>> + Send + Sync;
+type Running<T> = Pin<Box<dyn Future<Output = Result<T, ApiError>> + Send>>;
+type Run<T> = dyn Fn(Arc<Daemon>, Call) -> Running<T> + Send + Sync;
 
 /// A method on a path.
 pub(crate) struct Endpoint {
@@ -141,7 +165,9 @@ pub(crate) struct Endpoint {
     pub(crate) access: Access,
     /// How the body is read.
     pub(crate) body: BodyKind,
-    run: Box<Run>,
+    run: Box<Run<Answer>>,
+    /// Whether an upload may be sent at all; asked before anything of its body is taken.
+    admit: Option<Box<Run<()>>>,
 }
 
 impl Endpoint {
@@ -155,13 +181,28 @@ impl Endpoint {
             access,
             body: BodyKind::Params,
             run: Box::new(move |daemon, call| Box::pin(run(daemon, call))),
+            admit: None,
         }
     }
 
-    /// The same with an upload of at most `bytes_max` as its body.
-    pub(crate) fn upload(mut self, bytes_max: usize) -> Self {
+    /// The same with an upload of at most `bytes_max` as its body. Before anything of it is taken, `admit` is asked, with
+    /// the parameters and an empty body; it refuses whoever may not send it.
+    pub(crate) fn upload<F, R>(mut self, bytes_max: usize, admit: F) -> Self
+    where
+        F: Fn(Arc<Daemon>, Call) -> R + Send + Sync + 'static,
+        R: Future<Output = Result<(), ApiError>> + Send + 'static,
+    {
         self.body = BodyKind::Upload(bytes_max);
+        self.admit = Some(Box::new(move |daemon, call| Box::pin(admit(daemon, call))));
         self
+    }
+
+    /// Refuses an upload that its sender may not send.
+    pub(crate) async fn admit(&self, daemon: Arc<Daemon>, call: Call) -> Result<(), ApiError> {
+        match &self.admit {
+            Some(admit) => admit(daemon, call).await,
+            None => Ok(()),
+        }
     }
 
     /// Answers a call.

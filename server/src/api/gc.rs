@@ -15,7 +15,7 @@ use crate::shutdown::Shutdown;
 use crate::tasks::{Task, TaskStart, Upid};
 
 /// The worker type of the task.
-const KIND: &str = "garbage_collection";
+pub(super) const KIND: &str = "garbage_collection";
 
 /// `POST …/gc`: answers the task's id; the collection goes on in the background. With `dry-run` nothing is deleted.
 pub(crate) async fn start(daemon: Arc<Daemon>, mut call: Call) -> CallResult {

@@ -1,7 +1,8 @@
-//! `/admin/datastore/{store}/…` about groups: list, notes, removal.
+//! `/admin/datastore/{store}/…` about groups: list, notes, owner, removal.
 
 use std::sync::Arc;
 
+use http::StatusCode;
 use pbs_datastore::{
     BackupId, BackupTime, BackupType, DeleteOptions, DeleteStats, GroupInfo, GroupRef,
 };
@@ -10,8 +11,9 @@ use serde_json::{Value, json};
 
 use super::call::{Call, CallResult, data, done};
 use super::error::ApiError;
-use super::rule::{ANNOTATE, DELETE, LIST, Rule};
+use super::rule::{ANNOTATE, CHANGE_OWNER, DELETE, LIST, Reach, Rule};
 use super::target::{Opened, open, owner_of, take_group, take_namespace};
+use crate::auth::AuthId;
 use crate::daemon::Daemon;
 
 /// A group as clients see it.
@@ -82,6 +84,53 @@ pub(crate) async fn remove(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let options = DeleteOptions { error_on_protected };
     let snapshots = opened.store.snapshots();
     data(&statistics(&snapshots.delete_group(&id, options).await?))
+}
+
+/// `POST …/change-owner`: to anybody with Modify; otherwise between a user and the user's own tokens, of what is theirs.
+/// Also for a group whose owner cannot be read. A refusal is a 401 here, as clients know it.
+pub(crate) async fn change_owner(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let id = take_group(&mut call.params)?;
+    let new: AuthId = call.params.required("new-owner")?;
+    let who = call.who()?.clone();
+    let refused = || {
+        ApiError::unauthorized(format!(
+            "{} does not have permission to change owner of backup group '{}' to {new}",
+            who.id(),
+            id.group
+        ))
+    };
+    let opened = match open(&daemon, &mut call, CHANGE_OWNER, &id.namespace) {
+        Err(error) if error.status() == StatusCode::FORBIDDEN => return Err(refused()),
+        result => result?,
+    };
+    call.params.finish()?;
+    let own = |other: &AuthId| who.owns(other) || *other == AuthId::from(who.id().user().clone());
+    if opened.reach != Reach::All && !own(&new) {
+        return Err(refused());
+    }
+    let snapshots = opened.store.snapshots();
+    let group = snapshots.lock_group(&id).await?;
+    let owner = snapshots.owner(&id).await?;
+    if owner.is_none() && snapshots.group_info(id.clone()).await?.is_none() {
+        return Err(ApiError::bad_request(format!("group {id} does not exist")));
+    }
+    if !opened.reach.covers(owner_of(owner.as_ref()).as_ref()) {
+        return Err(refused());
+    }
+    if !daemon.authority.is_active(&new) {
+        let kind = if new.token().is_some() {
+            "token"
+        } else {
+            "user"
+        };
+        return Err(ApiError::bad_request(format!(
+            "{kind} '{new}' is inactive or non-existent"
+        )));
+    }
+    let owner = new.to_string().parse();
+    let owner = owner.map_err(|error| ApiError::bad_request(format!("'{new}': {error}")))?;
+    snapshots.set_owner(&group, &owner).await?;
+    done()
 }
 
 /// `GET …/group-notes`

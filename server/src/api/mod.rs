@@ -22,6 +22,7 @@ mod sessions;
 mod settings;
 mod snapshots;
 mod stores;
+mod strangers;
 mod table;
 mod target;
 mod tasks;
@@ -35,6 +36,8 @@ pub(crate) use self::{
     error::ApiError,
     params::{BODY_BYTES_MAX, Params},
     path::ApiPath,
+    respond::UPLOADS_AT_ONCE,
     router::Router,
+    strangers::Strangers,
     table::routes,
 };

@@ -1,4 +1,5 @@
-//! `POST /admin/datastore/{store}/prune`: removes the snapshots of one group that no rule keeps, or shows which.
+//! `POST /admin/datastore/{store}/prune`: removes the snapshots of one group that no rule keeps, or shows which. Not where
+//! the datastore forbids it, because a newer version knows of uses that this one does not.
 
 use std::sync::Arc;
 
@@ -50,9 +51,15 @@ pub(crate) async fn prune(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     opened.demand_group(&group).await?;
     let Opened { store, .. } = opened;
     let planned = plan(&store, &group, &keep).await?;
+    if planned.is_empty() && store.snapshots().owner(&group).await?.is_none() {
+        return Err(ApiError::bad_request(format!(
+            "group {group} does not exist"
+        )));
+    }
     if dry_run {
         return data(&entries(&group, &planned));
     }
+    store.snapshots().collectable()?;
     let name = store.name().as_str().to_owned();
     let work = daemon.shutdown.begin_work();
     let work = work.ok_or_else(|| ApiError::unavailable("the daemon is stopping"))?;
@@ -66,18 +73,18 @@ pub(crate) async fn prune(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
         store: Some(&name),
     })?;
     let upid = task.upid().to_string();
-    let answer = entries(&group, &planned);
+    let mut planned = planned;
     let running = daemon.env.spawn(async move {
         let _work = work;
-        let result = remove(&store, &planned, &task).await;
+        let result = remove(&store, &mut planned, &task).await;
         task.finish(result.clone()).await;
-        result
+        result.map(|()| entries(&group, &planned))
     });
     if use_task {
         return data(&upid);
     }
     match running.await {
-        Ok(Ok(())) => data(&answer),
+        Ok(Ok(answer)) => data(&answer),
         Ok(Err(fault)) => Err(ApiError::bad_request(fault)),
         Err(_) => Err(ApiError::bad_request("the prune task was cut off")),
     }
@@ -119,10 +126,15 @@ fn entries(group: &GroupRef, planned: &[Planned]) -> Value {
     planned.iter().map(entry).collect()
 }
 
-/// Removes what nothing keeps, oldest first. One that cannot be removed does not hold up the others.
-async fn remove(store: &Arc<Datastore>, planned: &[Planned], task: &Task) -> Result<(), String> {
+/// Removes what nothing keeps, oldest first. One that cannot be removed does not hold up the others. One that is in use
+/// stays until the next time, and is marked as kept: that is a warning and no failure.
+async fn remove(
+    store: &Arc<Datastore>,
+    planned: &mut [Planned],
+    task: &Task,
+) -> Result<(), String> {
     let mut failed = 0;
-    for (info, mark) in planned {
+    for (info, mark) in planned.iter_mut() {
         let what = match mark {
             PruneMark::Keep(reason) => (*reason).to_owned(),
             PruneMark::Protected => "protected".to_owned(),
@@ -133,9 +145,16 @@ async fn remove(store: &Arc<Datastore>, planned: &[Planned], task: &Task) -> Res
         if mark.keeps() {
             continue;
         }
-        if let Err(error) = store.snapshots().delete(&info.id).await {
-            failed += 1;
-            task.warn(format!("{} was not removed: {error}", info.id));
+        match store.snapshots().delete(&info.id).await {
+            Ok(()) => {}
+            Err(error @ pbs_datastore::Error::Busy(_)) => {
+                task.warn(format!("{} is kept this time: {error}", info.id));
+                *mark = PruneMark::Keep("in use");
+            }
+            Err(error) => {
+                failed += 1;
+                task.warn(format!("{} was not removed: {error}", info.id));
+            }
         }
     }
     match failed {

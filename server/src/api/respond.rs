@@ -1,19 +1,22 @@
-//! From an HTTP request to an answer: route, credentials, parameters, endpoint, audit line.
+//! From an HTTP request to an answer: route, credentials, parameters, rights to an upload, its body, endpoint, audit line.
+//!
+//! A body that is content is read only when its sender may send it, under a claim for its announced length, and only
+//! [`UPLOADS_AT_ONCE`] at a time, so that slow senders never hold more than a small part of the memory.
 //!
 //! A request that changes something runs to its end even if its sender goes away, and a stop of the daemon waits for
 //! it. One that only reads ends with its connection.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response};
 use http_body::Body;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use pbs_datastore::MemoryPermit;
 use serde_json::json;
 
-use super::call::{Access, BodyKind, Call, CallResult, Caller, Endpoint, data};
+use super::call::{Access, BodyKind, Call, CallResult, Caller, Endpoint, UploadPlace, data};
 use super::error::ApiError;
 use super::params::Params;
 use super::path::{ApiPath, not_found};
@@ -25,10 +28,12 @@ use crate::daemon::Daemon;
 const HIDDEN: &[&str] = &["password", "secret-key", "access-key", "notes"];
 /// Largest body of a caller who need not be known, in bytes.
 const ANYONE_BYTES_MAX: usize = 16 << 10;
-/// How long an upload waits for memory.
-const MEMORY_WAIT_MAX: std::time::Duration = std::time::Duration::from_mins(1);
+/// How many uploads are read at once. Logs of clients are small, and senders do not wait for each other for long.
+pub(crate) const UPLOADS_AT_ONCE: usize = 2;
+/// How long an upload waits for its turn, and then for memory.
+const UPLOAD_WAIT_MAX: Duration = Duration::from_mins(1);
 /// How long an upload may take.
-const UPLOAD_TIME_MAX: std::time::Duration = std::time::Duration::from_mins(5);
+const UPLOAD_TIME_MAX: Duration = Duration::from_secs(30);
 
 impl Daemon {
     /// Answers a request below `/api2/json`, however it came. Refusals are held back as long as their kind asks for.
@@ -49,15 +54,23 @@ impl Daemon {
         }
     }
 
-    /// Who sent a request, proven.
+    /// Who sent a request, proven. Failures with credentials are written down; without any it is no attempt.
     pub(crate) fn identify(&self, head: &Parts, caller: Caller) -> Result<Principal, ApiError> {
-        if caller == Caller::Owner {
+        let Caller::Network(address) = caller else {
             return Ok(Principal::daemon());
-        }
+        };
         let credentials = Credentials::of(&head.headers);
-        Ok(self
+        let who = self
             .authority
-            .authenticate(&head.method, credentials.as_ref())?)
+            .authenticate(&head.method, credentials.as_ref());
+        if who.is_err()
+            && let Some(credentials) = &credentials
+        {
+            let claimed = credentials.claimed();
+            self.strangers
+                .refused(address, &claimed, self.clock.unix_seconds());
+        }
+        Ok(who?)
     }
 
     async fn answer<B>(self: &Arc<Self>, head: &Parts, body: B, caller: Caller) -> CallResult
@@ -83,82 +96,97 @@ impl Daemon {
             Access::Anyone => None,
             Access::Known => Some(self.identify(head, caller)?),
         };
-        let (params, body, memory) = self.gather(endpoint, variables, head, body).await?;
-        let call = Call {
-            principal,
-            caller,
-            params,
-            body,
-            memory,
+        let params = match (endpoint.body, endpoint.access) {
+            (BodyKind::Upload(bytes_max), _) => {
+                let params = Params::gather(variables, head.uri.query(), None, &[])?;
+                let call = Call::without_body(principal, caller, params);
+                return self
+                    .take_upload(endpoint, head, call, body, bytes_max)
+                    .await;
+            }
+            (BodyKind::Params, Access::Known) => Params::of_request(variables, head, body).await?,
+            (BodyKind::Params, Access::Anyone) => {
+                let short = Limited::new(body, ANYONE_BYTES_MAX);
+                Params::of_request(variables, head, short).await?
+            }
         };
+        let call = Call::without_body(principal, caller, params);
         if head.method == Method::GET {
             return endpoint.run(self.clone(), call).await;
         }
-        self.change(head, &path, call).await
+        self.change(head, call).await
     }
 
-    /// The parameters of a request, and its body if that is an upload.
-    async fn gather<B>(
-        &self,
+    /// Reads the body of a call and runs it, if the caller may send it.
+    async fn take_upload<B>(
+        self: &Arc<Self>,
         endpoint: &Endpoint,
-        variables: Vec<(&str, String)>,
         head: &Parts,
+        mut call: Call,
         body: B,
-    ) -> Result<(Params, Bytes, Option<MemoryPermit>), ApiError>
+        bytes_max: usize,
+    ) -> CallResult
     where
         B: Body + Send,
         B::Data: Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let bytes_max = match (endpoint.body, endpoint.access) {
-            (BodyKind::Upload(bytes_max), _) => bytes_max,
-            (BodyKind::Params, Access::Known) => {
-                let params = Params::of_request(variables, head, body).await?;
-                return Ok((params, Bytes::new(), None));
+        let record = Record::of(head, &call);
+        let asked = Call::without_body(call.principal.clone(), call.caller, call.params.clone());
+        let read = async {
+            endpoint.admit(self.clone(), asked).await?;
+            let bytes = body.size_hint().upper().unwrap_or(bytes_max as u64);
+            if bytes > bytes_max as u64 {
+                return Err(too_large(bytes_max));
             }
-            (BodyKind::Params, Access::Anyone) => {
-                let short = Limited::new(body, ANYONE_BYTES_MAX);
-                let params = Params::of_request(variables, head, short).await?;
-                return Ok((params, Bytes::new(), None));
-            }
+            let place = self.upload_place(bytes).await;
+            let place = place
+                .ok_or_else(|| ApiError::unavailable("too much is going on, try again later"))?;
+            Ok((read_upload(body, bytes_max).await?, place))
         };
-        let params = Params::gather(variables, head.uri.query(), None, &[])?;
-        let memory = self.budget.take(bytes_max as u64, MEMORY_WAIT_MAX).await;
-        let memory =
-            memory.ok_or_else(|| ApiError::unavailable("too much is going on, try again later"))?;
-        let body = read_upload(body, bytes_max).await?;
-        Ok((params, body, Some(memory)))
+        match read.await {
+            Ok((content, place)) => {
+                call.body = content;
+                call.held = Some(place);
+                self.change(head, call).await
+            }
+            Err(error) => {
+                record.refused(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// A turn and memory for an upload of `bytes`; `None` if that takes too long.
+    async fn upload_place(&self, bytes: u64) -> Option<UploadPlace> {
+        let turn = self.uploads.clone().acquire_owned();
+        let turn = tokio::time::timeout(UPLOAD_WAIT_MAX, turn)
+            .await
+            .ok()?
+            .ok()?;
+        Some(UploadPlace {
+            _memory: self.budget.take(bytes, UPLOAD_WAIT_MAX).await?,
+            _place: turn,
+        })
     }
 
     /// Runs a call that changes something, and writes down who asked for what and how it ended.
-    async fn change(self: &Arc<Self>, head: &Parts, path: &ApiPath, call: Call) -> CallResult {
+    async fn change(self: &Arc<Self>, head: &Parts, call: Call) -> CallResult {
         let work = self.shutdown.begin_work();
         let work = work.ok_or_else(|| ApiError::unavailable("the daemon is stopping"))?;
-        let who = call
-            .principal
-            .as_ref()
-            .map_or_else(|| "-".to_owned(), |who| who.id().to_string());
-        let (from, asked) = (call.caller, call.params.summary(HIDDEN));
-        let (method, segments) = (head.method.clone(), path.segments().to_vec());
+        let record = Record::of(head, &call);
+        let method = head.method.clone();
+        let segments = ApiPath::of(&head.uri)?.segments().to_vec();
         let daemon = self.clone();
         let running = self.env.spawn(async move {
             let _work = work;
-            let place = segments.join("/");
             let result = match daemon.routes.clone().find(&method, &segments) {
                 Route::Endpoint { endpoint, .. } => endpoint.run(daemon, call).await,
-                _ => Err(ApiError::not_found(format!("path '{place}' not found"))),
+                _ => Err(ApiError::not_found("no such path")),
             };
             match &result {
-                Ok(_) => {
-                    tracing::info!(target: "audit", %who, %from, call = %format_args!("{method} {place}"), asked, "done");
-                }
-                Err(error) => {
-                    let status = error.status().as_u16();
-                    tracing::warn!(
-                        target: "audit", %who, %from, call = %format_args!("{method} {place}"), asked, status,
-                        %error, "refused"
-                    );
-                }
+                Ok(_) => record.done(),
+                Err(error) => record.refused(error),
             }
             result
         });
@@ -168,6 +196,48 @@ impl Daemon {
                 "the call failed; the daemon's log says why",
             ))
         })
+    }
+}
+
+/// What the audit line of a call says. The path stands there as it was sent: decoded it could hold line breaks, and pass
+/// for a line of its own.
+struct Record {
+    who: String,
+    from: Caller,
+    call: String,
+    asked: String,
+}
+
+impl Record {
+    fn of(head: &Parts, call: &Call) -> Self {
+        let who = call.principal.as_ref();
+        Self {
+            who: who.map_or_else(|| "-".to_owned(), |who| who.id().to_string()),
+            from: call.caller,
+            call: format!("{} {}", head.method, head.uri.path()),
+            asked: call.params.summary(HIDDEN),
+        }
+    }
+
+    fn done(&self) {
+        let Self {
+            who,
+            from,
+            call,
+            asked,
+        } = self;
+        tracing::info!(target: "audit", %who, %from, %call, asked, "done");
+    }
+
+    fn refused(&self, error: &ApiError) {
+        let Self {
+            who,
+            from,
+            call,
+            asked,
+        } = self;
+        let status = error.status().as_u16();
+        tracing::warn!(target: "audit", %who, %from, %call, asked, status, %error, "refused");
     }
 }
 
@@ -187,6 +257,10 @@ fn elsewhere(route: &Route<'_, Endpoint>, head: &Parts) -> CallResult {
     }
 }
 
+fn too_large(bytes_max: usize) -> ApiError {
+    ApiError::bad_request(format!("the upload is larger than {bytes_max} bytes"))
+}
+
 async fn read_upload<B>(body: B, bytes_max: usize) -> Result<Bytes, ApiError>
 where
     B: Body + Send,
@@ -195,10 +269,7 @@ where
     let limited = Limited::new(body, bytes_max);
     match tokio::time::timeout(UPLOAD_TIME_MAX, limited.collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::new(
-            StatusCode::BAD_REQUEST,
-            format!("the upload is larger than {bytes_max} bytes"),
-        )),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large(bytes_max)),
         Ok(Err(error)) => Err(ApiError::bad_request(format!(
             "the upload could not be read: {error}"
         ))),
@@ -216,5 +287,25 @@ pub(crate) async fn blocking<T: Send + 'static>(
             tracing::error!(%error, "a change of the configuration failed");
             Err(ApiError::internal("the configuration could not be changed"))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_writes_a_line_of_the_audit_log() {
+        let request = Request::delete("/api2/json/access/users/x%0AINFO%20audit:%20done")
+            .body(())
+            .expect("a request");
+        let (head, ()) = request.into_parts();
+        let path = ApiPath::of(&head.uri).expect("a path");
+        assert!(path.segments()[2].contains('\n'), "calls see it decoded");
+        let params = Params::gather([], Some("a=b%0Ac"), None, &[]).expect("parameters");
+        let record = Record::of(&head, &Call::without_body(None, Caller::Owner, params));
+        let Record { call, asked, .. } = record;
+        assert!(!call.contains(char::is_control), "{call}");
+        assert!(!asked.contains(char::is_control), "{asked}");
     }
 }

@@ -63,6 +63,8 @@ pub(crate) const LIST_FILES: Rule = rule(
 );
 /// Change notes and protection.
 pub(crate) const ANNOTATE: Rule = rule(&[P::DatastoreModify], &[P::DatastoreBackup]);
+/// Give a group another owner; what is own, only within the own user.
+pub(crate) const CHANGE_OWNER: Rule = rule(&[P::DatastoreModify], &[P::DatastoreBackup]);
 /// Delete snapshots and groups.
 pub(crate) const DELETE: Rule = rule(&[P::DatastoreModify], &[P::DatastorePrune]);
 /// Backup sessions, and logs added to a backup: only into own groups, whatever else the caller may do.

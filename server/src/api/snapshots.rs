@@ -13,6 +13,7 @@ use super::error::ApiError;
 use super::rule::{ANNOTATE, BACKUP, DELETE, LIST, LIST_FILES, Rule};
 use super::target::{Opened, open, owner_of, take_namespace, take_snapshot};
 use crate::daemon::Daemon;
+use crate::tasks::Upid;
 
 /// Largest log of a client that is taken, in bytes, as for every other blob.
 pub(crate) const CLIENT_LOG_BYTES_MAX: usize = CHUNK_ENCODED_BYTES_MAX;
@@ -59,6 +60,13 @@ struct SnapshotEntry<'a> {
     protected: bool,
 }
 
+/// Whether clients can read the result of a verification. It stands where whoever made the backup can write, and clients
+/// give up the whole list over one task id in another shape than the usual.
+fn is_shown(state: &VerifyState) -> bool {
+    let upid = state.upid.parse::<Upid>();
+    upid.is_ok_and(|upid| upid.to_string() == state.upid)
+}
+
 impl<'a> From<&'a SnapshotInfo> for SnapshotEntry<'a> {
     fn from(info: &'a SnapshotInfo) -> Self {
         let snapshot = &info.id.snapshot;
@@ -67,7 +75,7 @@ impl<'a> From<&'a SnapshotInfo> for SnapshotEntry<'a> {
             backup_id: &snapshot.group.id,
             backup_time: snapshot.time,
             comment: info.notes.lines().next().filter(|line| !line.is_empty()),
-            verification: info.verification.as_ref(),
+            verification: info.verification.as_ref().filter(|state| is_shown(state)),
             fingerprint: info.fingerprint.as_ref().map(ToString::to_string),
             files: info.files.iter().map(FileEntry::from).collect(),
             size: info.size,
@@ -156,10 +164,40 @@ pub(crate) async fn remove(daemon: Arc<Daemon>, call: Call) -> CallResult {
     done()
 }
 
+/// Whether the caller may send a log for the snapshot that is named.
+pub(crate) async fn admit_log(daemon: Arc<Daemon>, call: Call) -> Result<(), ApiError> {
+    open_at(&daemon, call, BACKUP).await.map(drop)
+}
+
 /// `POST …/upload-backup-log`: the body is a blob; a second log is refused.
 pub(crate) async fn upload_log(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let blob = std::mem::take(&mut call.body);
     let (opened, id) = open_at(&daemon, call, BACKUP).await?;
     opened.store.snapshots().add_client_log(&id, blob).await?;
     done()
+}
+
+#[cfg(test)]
+mod tests {
+    use pbs_datastore::VerifyOutcome;
+    use rstest::rstest;
+
+    use super::*;
+
+    const HEAD: &str = "UPID:pbs:000056A2:000BF53F:0000003B:6B00594F:verify";
+
+    #[rstest]
+    #[case("store1\\x3ahost-a:tester@pbs:", true)]
+    #[case(":tester@pbs:", true)]
+    #[case("store1:tester@pbs", false)]
+    #[case("a b:tester@pbs:", false)]
+    #[case("a:b:tester@pbs:", false)]
+    fn a_verification_is_shown_only_with_a_task_id(#[case] rest: &str, #[case] shown: bool) {
+        let state = |upid: String| VerifyState {
+            upid,
+            state: VerifyOutcome::Ok,
+        };
+        assert_eq!(is_shown(&state(format!("{HEAD}:{rest}"))), shown);
+        assert!(!is_shown(&state("x".to_owned())));
+    }
 }

@@ -10,12 +10,15 @@ use super::call::{Call, CallResult, data, done};
 use super::datastore::describe_state;
 use super::envelope::Reply;
 use super::error::ApiError;
+use super::gc;
 use super::respond::blocking;
 use super::rule::require;
 use super::settings::{Settings, take_name};
-use crate::auth::{AclPath, Privilege};
+use crate::auth::{AclEntry, AclPath, Privilege};
 use crate::config::{self, Backend, ConfigError, ConfigStore, Datastore, SyncLevel};
 use crate::daemon::Daemon;
+use crate::jobs::JobGuard;
+use crate::protocol::SessionKind;
 use crate::stores::TakeOver;
 
 const TEXTS: [&str; 8] = [
@@ -137,8 +140,9 @@ pub(crate) async fn create(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     if let Err(fault) = daemon.stores.open_now(&name, take_over).await {
         // One that is not closed by now closes by itself.
         drop(daemon.stores.close(&name).await);
-        let (store, path) = (daemon.config.clone(), AclPath::datastore(&name));
-        blocking(move || remove_section(&store, None, &name, &path)).await?;
+        let store = daemon.config.clone();
+        // Rights on it may have been there before.
+        blocking(move || remove_section(&store, None, &name, None)).await?;
         return Err(fault);
     }
     done()
@@ -156,16 +160,11 @@ pub(crate) async fn remove(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     if !daemon.config.read().datastores.contains_key(&name) {
         return Err(none(&name));
     }
-    if let Ok(store) = daemon.stores.get(&name)
-        && !store.sessions().list().is_empty()
-    {
-        return Err(ApiError::bad_request(format!(
-            "backups into datastore '{name}' are running; wait for them, or end them"
-        )));
-    }
+    let _no_collection = refuse_in_use(&daemon, &name)?;
     daemon.stores.close(&name).await?;
     let (store, id) = (daemon.config.clone(), name.clone());
-    let removed = blocking(move || remove_section(&store, digest.as_deref(), &id, &path)).await;
+    let removed =
+        blocking(move || remove_section(&store, digest.as_deref(), &id, Some(&path))).await;
     if let Err(error) = removed {
         daemon.reopen();
         return Err(error);
@@ -175,19 +174,49 @@ pub(crate) async fn remove(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     done()
 }
 
+/// Refuses to remove a datastore that somebody works with; keeps garbage collection from starting meanwhile.
+fn refuse_in_use(daemon: &Daemon, name: &str) -> Result<JobGuard, ApiError> {
+    let refuse = |what: &str| ApiError::bad_request(format!("{what}; wait for the end, or end it"));
+    let writers = daemon
+        .stores
+        .get(name)
+        .is_ok_and(|store| !store.sessions().list().is_empty());
+    let sessions = daemon.sessions.list();
+    let here = || {
+        sessions
+            .iter()
+            .filter(|session| session.subject.store.as_str() == name)
+    };
+    if writers || here().any(|session| session.subject.kind != SessionKind::Reader) {
+        return Err(refuse(&format!(
+            "a backup into datastore '{name}' is running"
+        )));
+    }
+    if here().next().is_some() {
+        return Err(refuse(&format!("a client reads from datastore '{name}'")));
+    }
+    let guard = daemon.jobs.begin(gc::KIND, name);
+    guard.ok_or_else(|| {
+        refuse(&format!(
+            "garbage collection of datastore '{name}' is running"
+        ))
+    })
+}
+
+/// Removes a datastore from the configuration, and the rights at and below `rights`.
 fn remove_section(
     store: &ConfigStore,
     seen: Option<&str>,
     name: &str,
-    path: &AclPath,
+    rights: Option<&AclPath>,
 ) -> Result<(), ConfigError> {
     let known = store.read();
     store.edit(seen, |document| {
         if !config::remove(document, "datastore", name) {
             return Err(format!("no such datastore '{name}'"));
         }
-        let rights = known.acl_entries.iter();
-        for entry in rights.filter(|entry| entry.path.is_within(path)) {
+        let gone = |entry: &&AclEntry| rights.is_some_and(|path| entry.path.is_within(path));
+        for entry in known.acl_entries.iter().filter(gone) {
             config::remove_acl(document, entry)?;
         }
         Ok(())

@@ -55,6 +55,7 @@ fn contents() -> Vec<RouteEntry> {
         known!(GET "admin/datastore/{store}/groups" => groups::list),
         known!(DELETE "admin/datastore/{store}/groups" => groups::remove),
         known!(POST "admin/datastore/{store}/prune" => prune::prune),
+        known!(POST "admin/datastore/{store}/change-owner" => groups::change_owner),
         known!(GET "admin/datastore/{store}/group-notes" => groups::notes),
         known!(PUT "admin/datastore/{store}/group-notes" => groups::set_notes),
         known!(GET "admin/datastore/{store}/snapshots" => snapshots::list),
@@ -67,7 +68,7 @@ fn contents() -> Vec<RouteEntry> {
         (
             Method::POST,
             "admin/datastore/{store}/upload-backup-log",
-            upload_log.upload(snapshots::CLIENT_LOG_BYTES_MAX),
+            upload_log.upload(snapshots::CLIENT_LOG_BYTES_MAX, snapshots::admit_log),
         ),
         known!(GET "admin/datastore/{store}/namespace" => namespaces::list),
         known!(POST "admin/datastore/{store}/namespace" => namespaces::create),

@@ -25,7 +25,7 @@ fn sees(daemon: &Daemon, who: &Principal, task: &TaskInfo) -> bool {
         return true;
     }
     let starter = match task.upid.kind() {
-        "garbage_collection" => Privilege::DatastoreModify,
+        "garbage_collection" | "prune" => Privilege::DatastoreModify,
         "verify" | "verify_group" | "verify_snapshot" => Privilege::DatastoreVerify,
         _ => return false,
     };

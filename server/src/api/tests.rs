@@ -6,21 +6,23 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use pbs_datastore::Env;
+use pbs_datastore::{BackupGroup, BackupTime, Env, Manifest, Namespace, Snapshot};
 use rstest::rstest;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{Caller, Delays};
+use crate::auth::AclPath;
 use crate::config::{ConfigStore, Secrets, SecretsStore};
 use crate::daemon::{Daemon, DirectoryLock};
+use crate::protocol::{SessionKind, SessionSubject};
 
 const PEER: Caller = Caller::Network(IpAddr::V4(Ipv4Addr::LOCALHOST));
 
 /// A daemon without network, with one datastore that is open, and users with a password each.
 struct Fixture {
     daemon: Arc<Daemon>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Fixture {
@@ -47,7 +49,7 @@ impl Fixture {
         one.await.expect("opened");
         let two = daemon.stores.open_now("two", crate::stores::TakeOver::No);
         two.await.expect_err("there is no such place");
-        Self { daemon, _dir: dir }
+        Self { daemon, dir }
     }
 
     async fn send(&self, request: Request<Full<Bytes>>, caller: Caller) -> Response<Bytes> {
@@ -58,6 +60,21 @@ impl Fixture {
     async fn own(&self, method: Method, path: &str, body: Value) -> (StatusCode, Value) {
         let request = json_request(method, path, &body);
         answer(&self.send(request, Caller::Owner).await)
+    }
+
+    /// Puts a finished backup of `host/a` without files into the datastore, as root's.
+    fn add_snapshot(&self, seconds: i64) -> Snapshot {
+        let time = BackupTime::new(seconds).expect("a time");
+        let group: BackupGroup = "host/a".parse().expect("a group");
+        let snapshot = Snapshot { group, time };
+        let dir = self.dir.path().join("store/host/a");
+        let place = dir.join(time.to_string());
+        std::fs::create_dir_all(&place).expect("a directory");
+        std::fs::write(dir.join("owner"), "root@pam\n").expect("written");
+        let manifest = Manifest::new(snapshot.clone(), Vec::new()).expect("a manifest");
+        let blob = manifest.to_blob().expect("a blob").encoded();
+        std::fs::write(place.join("index.json.blob"), blob).expect("written");
+        snapshot
     }
 
     /// A new API token of a user.
@@ -251,4 +268,248 @@ async fn garbage_collection_is_a_task_that_can_be_followed() {
     let (_, gc) = call(Method::GET, "admin/datastore/one/gc").await;
     assert_eq!(gc["data"]["last-run-state"], "OK");
     assert_eq!(gc["data"]["store"], "one");
+}
+
+/// A request to add a log to a snapshot that does not exist, by `token`.
+fn log_request<B>(token: &str, store: &str, body: B) -> Request<B> {
+    let place = "backup-type=host&backup-id=a&backup-time=1700000000";
+    Request::post(format!(
+        "/api2/json/admin/datastore/{store}/upload-backup-log?{place}"
+    ))
+    .header("authorization", token)
+    .body(body)
+    .expect("a request")
+}
+
+#[tokio::test]
+async fn nothing_of_an_upload_is_awaited_from_who_may_not_send_it() {
+    let fixture = Fixture::new().await;
+    let token = fixture.token("backup@pbs").await;
+    for store in ["one", "two"] {
+        type Frames =
+            futures_util::stream::Pending<Result<http_body::Frame<Bytes>, std::io::Error>>;
+        let never: Frames = futures_util::stream::pending();
+        let request = log_request(&token, store, http_body_util::StreamBody::new(never));
+        let answer = fixture.daemon.respond(request, PEER);
+        let limit = std::time::Duration::from_secs(20);
+        let response = tokio::time::timeout(limit, answer).await.expect("at once");
+        assert_eq!(response.status(), StatusCode::FORBIDDEN, "{store}");
+    }
+    let budget = &fixture.daemon.budget;
+    assert_eq!(budget.bytes_free(), budget.bytes_max());
+}
+
+#[tokio::test]
+async fn a_short_upload_needs_little_memory() {
+    let fixture = Fixture::new().await;
+    let store = fixture.daemon.stores.get("one").expect("open");
+    let group = pbs_datastore::GroupRef::new(Namespace::root(), "host/a".parse().expect("a group"));
+    let held = store.snapshots().lock_group(&group).await.expect("free");
+    let owner = "backup@pbs".parse().expect("an id");
+    let set = store.snapshots().set_owner(&held, &owner).await;
+    set.expect("owned");
+    drop(held);
+    let password = json!({ "userid": "backup@pbs", "password": "correct horse" });
+    fixture.own(Method::PUT, "access/password", password).await;
+    let login =
+        fixture
+            .daemon
+            .authority
+            .login("backup@pbs", "correct horse", Ipv4Addr::LOCALHOST.into());
+    let login = login.await.expect("in");
+    let budget = &fixture.daemon.budget;
+    let rest = budget.bytes_free() - 4096;
+    let busy = budget.take(rest, std::time::Duration::ZERO).await;
+    assert!(busy.is_some());
+    let mut request = log_request("", "one", Full::from("no blob at all"));
+    let headers = request.headers_mut();
+    headers.remove("authorization");
+    let cookie = format!("PBSAuthCookie={}", login.ticket);
+    headers.insert("cookie", cookie.parse().expect("a header"));
+    let csrf = login.csrf_token.parse().expect("a header");
+    headers.insert("CSRFPreventionToken", csrf);
+    let limit = std::time::Duration::from_secs(20);
+    let answer = tokio::time::timeout(limit, fixture.send(request, PEER)).await;
+    let status = answer.expect("does not wait for memory").status();
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn a_snapshot_in_use_does_not_fail_a_prune() {
+    let fixture = Fixture::new().await;
+    let times = [1_700_000_000, 1_700_000_100, 1_700_000_200];
+    let snapshots = times.map(|time| fixture.add_snapshot(time));
+    let store = fixture.daemon.stores.get("one").expect("open");
+    let root = Namespace::root();
+    let reader = store.begin_read(&root, &snapshots[0], None);
+    let reader = reader.await.expect("open");
+    let prune = async || {
+        let path = "admin/datastore/one/prune";
+        let group = json!({ "backup-type": "host", "backup-id": "a", "keep-last": 1 });
+        fixture.own(Method::POST, path, group).await
+    };
+    let keeps = |answer: &Value| -> Vec<bool> {
+        let list = answer["data"].as_array().expect("a list");
+        list.iter().map(|entry| entry["keep"] == true).collect()
+    };
+    let (status, body) = prune().await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    assert_eq!(keeps(&body), [true, false, true]);
+    let (_, tasks) = fixture
+        .own(Method::GET, "nodes/localhost/tasks", json!({}))
+        .await;
+    assert_eq!(tasks["data"][0]["status"], "WARNINGS: 1", "{tasks}");
+    drop(reader);
+    let (_, body) = prune().await;
+    assert_eq!(keeps(&body), [false, true]);
+    for group in ["none", "a&ns=none"] {
+        let path = format!(
+            "admin/datastore/one/prune?backup-type=host&dry-run=1&keep-last=1&backup-id={group}"
+        );
+        let request = Request::post(format!("/api2/json/{path}"))
+            .body(Full::default())
+            .expect("a request");
+        let (status, body) = answer(&fixture.send(request, Caller::Owner).await);
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{body}");
+        let text = body.as_str().expect("a sentence");
+        assert!(text.contains("does not exist"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn who_may_prune_sees_the_tasks_of_it() {
+    let fixture = Fixture::new().await;
+    fixture.add_snapshot(1_700_000_000);
+    let path = "admin/datastore/one/prune";
+    let group = json!({ "backup-type": "host", "backup-id": "a", "keep-last": 1 });
+    let (status, _) = fixture.own(Method::POST, path, group).await;
+    assert_eq!(status, StatusCode::OK);
+    let token = fixture.token("backup@pbs").await;
+    let seen = async || {
+        let tasks = fixture.with_token(&token, Method::GET, "nodes/localhost/tasks");
+        tasks.await.1["data"].as_array().map(Vec::len)
+    };
+    assert_eq!(seen().await, Some(0));
+    let id = token.trim_start_matches("PBSAPIToken=");
+    let id = id.rsplit_once(':').expect("a secret").0;
+    for id in [id, "backup@pbs"] {
+        let path = "/datastore/one";
+        let right = json!({ "path": path, "auth-id": id, "role": "DatastoreAdmin" });
+        fixture.own(Method::PUT, "access/acl", right).await;
+    }
+    assert_eq!(seen().await, Some(1));
+}
+
+#[tokio::test]
+async fn a_datastore_that_cannot_be_opened_leaves_the_rights_alone() {
+    let fixture = Fixture::new().await;
+    let right =
+        json!({ "path": "/datastore/three", "auth-id": "backup@pbs", "role": "DatastoreBackup" });
+    fixture.own(Method::PUT, "access/acl", right).await;
+    let rights = || fixture.daemon.config.read().acl_entries.clone();
+    let before = rights();
+    assert!(
+        before
+            .iter()
+            .any(|entry| entry.path == AclPath::datastore("three"))
+    );
+    let place = json!({ "name": "three", "backend": "filesystem", "path": "/proc/nothing/three" });
+    let (status, body) = fixture.own(Method::POST, "config/datastore", place).await;
+    assert_ne!(status, StatusCode::OK, "{body}");
+    assert_eq!(rights(), before);
+    assert!(
+        !fixture
+            .daemon
+            .config
+            .read()
+            .datastores
+            .contains_key("three")
+    );
+}
+
+#[tokio::test]
+async fn a_datastore_in_use_is_not_removed() {
+    let fixture = Fixture::new().await;
+    let remove = async || {
+        let path = "config/datastore/one";
+        fixture.own(Method::DELETE, path, json!({})).await
+    };
+    let refused = async |why: &str| {
+        let (status, text) = remove().await;
+        assert_eq!(status, StatusCode::BAD_REQUEST);
+        assert!(
+            text.as_str().is_some_and(|text| text.contains(why)),
+            "{text}"
+        );
+        assert!(fixture.daemon.stores.get("one").is_ok());
+    };
+    let collection = fixture.daemon.jobs.begin("garbage_collection", "one");
+    refused("garbage collection").await;
+    drop(collection);
+    let reader = fixture.daemon.sessions.open(
+        SessionSubject {
+            kind: SessionKind::Reader,
+            store: "one".parse().expect("a name"),
+            namespace: Namespace::root(),
+            snapshot: "host/a/2023-11-14T22:13:20Z".parse().expect("a snapshot"),
+            author: "backup@pbs".parse().expect("an id"),
+            peer: ([127, 0, 0, 1], 1).into(),
+            started: fixture.daemon.clock.now(),
+        },
+        1,
+    );
+    refused("reads from").await;
+    drop(reader);
+    let (status, body) = remove().await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+}
+
+#[tokio::test]
+async fn a_group_changes_hands_within_a_user_or_by_modify() {
+    let fixture = Fixture::new().await;
+    fixture.add_snapshot(1_700_000_000);
+    let owner_file = fixture.dir.path().join("store/host/a/owner");
+    let owner = || std::fs::read_to_string(&owner_file).expect("an owner");
+    let path = "admin/datastore/one/change-owner";
+    let to =
+        |id: &str, new: &str| json!({ "backup-type": "host", "backup-id": id, "new-owner": new });
+    let token = fixture.token("backup@pbs").await;
+    let name = token.trim_start_matches("PBSAPIToken=");
+    let name = name.rsplit_once(':').expect("a secret").0;
+    let by_token = async |new: &str| {
+        let mut request = json_request(Method::POST, path, &to("a", new));
+        let value = token.parse().expect("a header");
+        request.headers_mut().insert("authorization", value);
+        fixture.send(request, PEER).await.status().as_u16()
+    };
+    let by_root = async |id: &str, new: &str| {
+        let answer = fixture.own(Method::POST, path, to(id, new)).await;
+        answer.0.as_u16()
+    };
+    assert_eq!(by_token(name).await, 401, "of somebody else");
+    assert_eq!(by_root("a", "nobody@pbs").await, 400);
+    assert_eq!(by_root("a", "off@pbs").await, 400, "not enabled");
+    assert_eq!(by_root("none", "backup@pbs").await, 400);
+    assert_eq!(owner(), "root@pam\n");
+    assert_eq!(by_root("a", name).await, 200);
+    assert_eq!(by_token("admin@pbs").await, 401, "to somebody else");
+    assert_eq!(owner(), format!("{name}\n"));
+    assert_eq!(
+        by_token("backup@pbs").await,
+        200,
+        "to the user of the token"
+    );
+    assert_eq!(owner(), "backup@pbs\n");
+    assert_eq!(
+        by_token(name).await,
+        401,
+        "a token does not own what is the user's"
+    );
+    std::fs::write(&owner_file, "?").expect("written");
+    assert_eq!(
+        by_root("a", "backup@pbs").await,
+        200,
+        "it mends an owner file"
+    );
+    assert_eq!(owner(), "backup@pbs\n");
 }

@@ -51,6 +51,16 @@ impl Credentials {
     }
 }
 
+impl Credentials {
+    /// Who they say it is, for the log: the token's name, as nothing of a ticket is true before it is checked.
+    pub(crate) fn claimed(&self) -> String {
+        match self {
+            Self::Token { id, .. } => id.to_string(),
+            Self::Ticket { .. } => "a ticket".to_owned(),
+        }
+    }
+}
+
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

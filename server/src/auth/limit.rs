@@ -1,20 +1,28 @@
 //! How often passwords may be tried, by user and by address, asked *before* a hash is computed.
 //!
-//! Each user and each address has a bucket of attempts. An attempt takes one from both and a success gives them back, so
-//! whoever knows the password is never slowed down, however often a script logs in. Of IPv6 addresses the first
-//! 64 bits count. The table is bounded: a full one forgets full buckets first, then the fullest.
+//! Each user and each address has a bucket of failures; a wrong password takes one from both. Attempts under way could all
+//! turn out wrong, so there are never more of them than failures left: further ones wait, in order, in one bounded queue,
+//! until one has ended. Whoever knows the password waits a little at most, however many log in at once; whoever does not
+//! gets no more tries by asking for many together. Of IPv6 addresses the first 64 bits count. The table is bounded: a full
+//! one forgets full buckets first, then the fullest; buckets with attempts under way stay.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::oneshot;
+
+use super::AuthError;
 use super::id::UserId;
+use super::password::PasswordError;
 use crate::clock::Clock;
 
-/// Attempts a bucket holds.
+/// Failures a bucket holds.
 const ATTEMPTS_MAX: i64 = 20;
-/// Seconds until a bucket gets one attempt back.
+/// Seconds until a bucket gets one failure back.
 const REFILL_SECONDS: i64 = 6;
+/// Attempts that may wait for others to end.
+const WAITING_MAX: usize = 512;
 /// Buckets kept; two are touched by each attempt.
 const BUCKETS_MAX: usize = 4096;
 
@@ -24,11 +32,12 @@ enum Key {
     Address(IpAddr),
 }
 
-/// Attempts left, counted in seconds of refill.
+/// Failures left, counted in seconds of refill, and attempts under way.
 #[derive(Debug, Clone, Copy)]
 struct Bucket {
     seconds_left: i64,
     at: i64,
+    open: i64,
 }
 
 const FULL: i64 = ATTEMPTS_MAX * REFILL_SECONDS;
@@ -39,6 +48,7 @@ impl Bucket {
         Self {
             seconds_left: (self.seconds_left + passed).min(FULL),
             at: now.max(self.at),
+            open: self.open,
         }
     }
 }
@@ -53,11 +63,33 @@ pub(crate) struct TooManyAttempts {
     pub(crate) retry_seconds: i64,
 }
 
+/// What an attempt is counted by.
+type Keys = [Key; 2];
+
+#[derive(Debug, Default)]
+struct State {
+    buckets: BTreeMap<Key, Bucket>,
+    waiting: VecDeque<Waiter>,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    keys: Keys,
+    answer: oneshot::Sender<Result<LoginAttempt, TooManyAttempts>>,
+}
+
+/// What may become of an attempt now.
+enum Turn {
+    Now,
+    Wait,
+    Never(TooManyAttempts),
+}
+
 /// The attempts of all users and addresses.
 #[derive(Debug, Clone)]
 pub(crate) struct LoginLimit {
     clock: Clock,
-    buckets: Arc<Mutex<BTreeMap<Key, Bucket>>>,
+    state: Arc<Mutex<State>>,
 }
 
 impl LoginLimit {
@@ -65,49 +97,128 @@ impl LoginLimit {
     pub(crate) fn new(clock: Clock) -> Self {
         Self {
             clock,
-            buckets: Arc::default(),
+            state: Arc::default(),
         }
     }
 
-    /// Takes an attempt of `user` from `address`, known users or not.
-    pub(crate) fn admit(
+    /// Lets `user`, known or not, try a password from `address`; waits while as many attempts are under way as may fail.
+    pub(crate) async fn admit(
         &self,
         user: &UserId,
         address: IpAddr,
-    ) -> Result<LoginAttempt, TooManyAttempts> {
-        let now = self.clock.unix_seconds();
+    ) -> Result<LoginAttempt, AuthError> {
         let keys = [Key::User(user.clone()), Key::Address(network_of(address))];
-        let mut buckets = self.lock();
-        let mut missing = 0;
-        for key in &keys {
-            let left = buckets
-                .get(key)
-                .map_or(FULL, |bucket| bucket.refilled(now).seconds_left);
-            missing = missing.max(REFILL_SECONDS - left);
-        }
-        if missing > 0 {
-            return Err(TooManyAttempts {
-                retry_seconds: missing,
+        let answer = {
+            let now = self.clock.unix_seconds();
+            let mut state = self.lock();
+            match state.turn(&keys, now) {
+                Turn::Now => {
+                    state.begin(&keys, now);
+                    return Ok(self.attempt(keys));
+                }
+                Turn::Never(error) => return Err(error.into()),
+                Turn::Wait => {}
+            }
+            if state.waiting.len() >= WAITING_MAX {
+                return Err(PasswordError::Busy.into());
+            }
+            let (sender, answer) = oneshot::channel();
+            state.waiting.push_back(Waiter {
+                keys,
+                answer: sender,
             });
+            answer
+        };
+        match answer.await {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(PasswordError::Busy.into()),
         }
-        for key in &keys {
-            make_room(&mut buckets, key, now);
-            let bucket = buckets.entry(key.clone()).or_insert(Bucket {
-                seconds_left: FULL,
-                at: now,
-            });
-            *bucket = bucket.refilled(now);
-            bucket.seconds_left -= REFILL_SECONDS;
-        }
-        drop(buckets);
-        Ok(LoginAttempt {
-            limit: self.clone(),
-            keys,
-        })
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Key, Bucket>> {
-        self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
+    fn attempt(&self, keys: Keys) -> LoginAttempt {
+        LoginAttempt {
+            limit: self.clone(),
+            keys,
+            failed: true,
+        }
+    }
+
+    /// An attempt has ended; those that waited for it are answered, without the lock.
+    fn end(&self, keys: &Keys, failed: bool) {
+        let now = self.clock.unix_seconds();
+        let mut answered = Vec::new();
+        {
+            let mut state = self.lock();
+            state.end(keys, failed, now);
+            for waiter in std::mem::take(&mut state.waiting) {
+                if waiter.answer.is_closed() {
+                    continue;
+                }
+                match state.turn(&waiter.keys, now) {
+                    Turn::Now => {
+                        state.begin(&waiter.keys, now);
+                        answered.push((waiter.answer, Ok(self.attempt(waiter.keys))));
+                    }
+                    Turn::Never(error) => answered.push((waiter.answer, Err(error))),
+                    Turn::Wait => state.waiting.push_back(waiter),
+                }
+            }
+        }
+        for (waiter, answer) in answered {
+            if let Err(Ok(attempt)) = waiter.send(answer) {
+                attempt.forgive();
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn turn(&self, keys: &Keys, now: i64) -> Turn {
+        let (mut missing, mut free) = (0, true);
+        for key in keys {
+            let Some(bucket) = self.buckets.get(key).map(|bucket| bucket.refilled(now)) else {
+                continue;
+            };
+            missing = missing.max(REFILL_SECONDS - bucket.seconds_left);
+            free &= bucket.seconds_left >= (bucket.open + 1) * REFILL_SECONDS;
+        }
+        match (missing, free) {
+            (1.., _) => Turn::Never(TooManyAttempts {
+                retry_seconds: missing,
+            }),
+            (_, true) => Turn::Now,
+            (_, false) => Turn::Wait,
+        }
+    }
+
+    fn begin(&mut self, keys: &Keys, now: i64) {
+        for key in keys {
+            make_room(&mut self.buckets, key, now);
+            let bucket = self.buckets.entry(key.clone()).or_insert(Bucket {
+                seconds_left: FULL,
+                at: now,
+                open: 0,
+            });
+            *bucket = bucket.refilled(now);
+            bucket.open += 1;
+        }
+    }
+
+    fn end(&mut self, keys: &Keys, failed: bool, now: i64) {
+        for key in keys {
+            let Some(bucket) = self.buckets.get_mut(key) else {
+                continue;
+            };
+            *bucket = bucket.refilled(now);
+            bucket.open -= 1;
+            if failed {
+                bucket.seconds_left -= REFILL_SECONDS;
+            }
+        }
     }
 }
 
@@ -115,10 +226,11 @@ fn make_room(buckets: &mut BTreeMap<Key, Bucket>, key: &Key, now: i64) {
     if buckets.len() < BUCKETS_MAX || buckets.contains_key(key) {
         return;
     }
-    buckets.retain(|_, bucket| bucket.refilled(now).seconds_left < FULL);
+    buckets.retain(|_, bucket| bucket.open > 0 || bucket.refilled(now).seconds_left < FULL);
     if buckets.len() >= BUCKETS_MAX {
         let fullest = buckets
             .iter()
+            .filter(|(_, bucket)| bucket.open == 0)
             .max_by_key(|(_, bucket)| bucket.refilled(now).seconds_left)
             .map(|(key, _)| key.clone());
         if let Some(fullest) = fullest {
@@ -138,30 +250,34 @@ fn network_of(address: IpAddr) -> IpAddr {
     }
 }
 
-/// An admitted attempt; counted unless it succeeds.
+/// An admitted attempt; counted as a failure when it is dropped without being forgiven.
 #[derive(Debug)]
-#[must_use = "an attempt that is not reported as succeeded counts as failed"]
+#[must_use = "an attempt that is not forgiven counts as failed"]
 pub(crate) struct LoginAttempt {
     limit: LoginLimit,
-    keys: [Key; 2],
+    keys: Keys,
+    failed: bool,
 }
 
 impl LoginAttempt {
-    /// The password was right: the attempt is given back.
-    pub(crate) fn succeeded(self) {
-        let now = self.limit.clock.unix_seconds();
-        let mut buckets = self.limit.lock();
-        for key in &self.keys {
-            if let Some(bucket) = buckets.get_mut(key) {
-                *bucket = bucket.refilled(now);
-                bucket.seconds_left = (bucket.seconds_left + REFILL_SECONDS).min(FULL);
-            }
-        }
+    /// The password was right, or was not looked at: nothing is counted.
+    pub(crate) fn forgive(mut self) {
+        self.failed = false;
+    }
+}
+
+impl Drop for LoginAttempt {
+    fn drop(&mut self) {
+        self.limit.end(&self.keys, self.failed);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::task::Poll;
+
+    use futures_util::FutureExt as _;
+
     use super::*;
     use crate::clock::TestClock;
 
@@ -173,8 +289,10 @@ mod tests {
         IpAddr::from([192, 0, 2, last])
     }
 
+    /// Whether one more failure was let through. Never waits.
     fn fail(limit: &LoginLimit, name: &str, address: IpAddr) -> bool {
-        limit.admit(&user(name), address).is_ok()
+        let admitted = limit.admit(&user(name), address).now_or_never();
+        admitted.expect("nothing is under way").is_ok()
     }
 
     #[test]
@@ -189,8 +307,14 @@ mod tests {
             assert!(fail(&limit, &format!("b{i}"), v4(100)));
         }
         assert!(!fail(&limit, "c", v4(100)), "the address is used up");
-        let error = limit.admit(&user("a"), v4(200)).expect_err("used up");
-        assert_eq!(error.retry_seconds, REFILL_SECONDS);
+        let refused = limit.admit(&user("a"), v4(200)).now_or_never();
+        let expected = TooManyAttempts {
+            retry_seconds: REFILL_SECONDS,
+        };
+        assert_eq!(
+            refused.expect("at once").map(drop),
+            Err(AuthError::TooMany(expected))
+        );
         time.advance(REFILL_SECONDS - 1);
         assert!(!fail(&limit, "a", v4(200)));
         time.advance(1);
@@ -203,15 +327,66 @@ mod tests {
         );
     }
 
-    #[test]
-    fn successes_cost_nothing() {
+    #[tokio::test]
+    async fn successes_cost_nothing_however_many_are_under_way() {
         let limit = LoginLimit::new(TestClock::at(1000).clock());
+        let name = user("a");
+        let mut logins: Vec<_> = (0..10 * ATTEMPTS_MAX)
+            .map(|_| Box::pin(limit.admit(&name, v4(1))))
+            .collect();
+        let mut admitted = Vec::new();
         for _ in 0..10 * ATTEMPTS_MAX {
-            limit
-                .admit(&user("a"), v4(1))
-                .expect("admitted")
-                .succeeded();
+            // All of them ask, and those that are not admitted wait.
+            let mut waiting = Vec::new();
+            for mut login in logins {
+                match futures_util::poll!(&mut login) {
+                    Poll::Ready(result) => admitted.push(result.expect("never refused")),
+                    Poll::Pending => waiting.push(login),
+                }
+            }
+            logins = waiting;
+            assert!(admitted.len() as i64 <= ATTEMPTS_MAX, "all could fail");
+            admitted.remove(0).forgive();
+            tokio::task::yield_now().await;
         }
+        assert!(logins.is_empty() && admitted.is_empty());
+        assert!(limit.lock().waiting.is_empty());
+    }
+
+    #[tokio::test]
+    async fn asking_for_many_at_once_gives_no_more_tries() {
+        let limit = LoginLimit::new(TestClock::at(1000).clock());
+        let mut under_way = Vec::new();
+        for i in 0..ATTEMPTS_MAX {
+            under_way.push(limit.admit(&user("a"), v4(i as u8)).await.expect("first"));
+        }
+        let victim = user("a");
+        let mut late = Box::pin(limit.admit(&victim, v4(100)));
+        assert!(futures_util::poll!(&mut late).is_pending());
+        let mut gone = Box::pin(limit.admit(&victim, v4(101)));
+        assert!(futures_util::poll!(&mut gone).is_pending());
+        drop(gone);
+        drop(under_way);
+        assert!(matches!(late.await, Err(AuthError::TooMany(_))));
+        assert!(fail(&limit, "b", v4(101)), "who left is not counted");
+    }
+
+    #[tokio::test]
+    async fn the_queue_is_bounded() {
+        let limit = LoginLimit::new(TestClock::at(1000).clock());
+        let name = user("a");
+        let mut logins = Vec::new();
+        for _ in 0..ATTEMPTS_MAX as usize + WAITING_MAX {
+            let mut login = Box::pin(limit.admit(&name, v4(1)));
+            let attempt = match futures_util::poll!(&mut login) {
+                Poll::Ready(result) => Some(result.expect("admitted")),
+                Poll::Pending => None,
+            };
+            logins.push((login, attempt));
+        }
+        let one_more = limit.admit(&name, v4(1)).await;
+        let busy = AuthError::Password(PasswordError::Busy);
+        assert_eq!(one_more.map(drop), Err(busy));
     }
 
     #[test]
@@ -239,7 +414,7 @@ mod tests {
             let address = IpAddr::from((0x0a00_0000 + i).to_be_bytes());
             assert!(fail(&limit, &format!("u{i}"), address));
         }
-        assert!(limit.lock().len() <= BUCKETS_MAX);
+        assert!(limit.lock().buckets.len() <= BUCKETS_MAX);
         assert!(!fail(&limit, "victim", v4(2)), "still remembered");
     }
 }

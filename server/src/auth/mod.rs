@@ -145,13 +145,17 @@ impl Authority {
         {
             return self.issue(user);
         }
-        let attempt = self.limit.admit(&user, address)?;
+        let attempt = self.limit.admit(&user, address).await?;
         let secrets = self.secrets.read();
         let stored = secrets.passwords.get(&user).map(String::as_str);
-        if !self.passwords.verify(password, stored).await? {
-            return Err(AuthError::WrongPassword);
+        match self.passwords.verify(password, stored).await {
+            Ok(true) => attempt.forgive(),
+            Ok(false) => return Err(AuthError::WrongPassword),
+            Err(error) => {
+                attempt.forgive();
+                return Err(error.into());
+            }
         }
-        attempt.succeeded();
         if !is_active(&self.config.read(), &user.clone().into(), self.now()) {
             return Err(AuthError::WrongPassword);
         }
@@ -210,6 +214,11 @@ impl Authority {
         let mark = |user: &UserId| secrets.passwords.get(user).cloned();
         let user = secrets.keys.verify(ticket, self.now(), mark).ok()?;
         is_active(&self.config.read(), &user.clone().into(), self.now()).then_some(user)
+    }
+
+    /// Whether the account, and for a token its user too, is there, enabled and not expired.
+    pub(crate) fn is_active(&self, id: &AuthId) -> bool {
+        is_active(&self.config.read(), id, self.now())
     }
 
     /// What `who` may do on `path`: all of it for the superuser; for a token what both it and its user may; nothing for

@@ -14,8 +14,8 @@ use crate::entropy::random_bytes;
 
 /// Each hash takes 19 MiB and a core for tens of milliseconds; more at once would starve the backups.
 const HASHES_AT_ONCE: usize = 2;
-/// How many checks may wait for their turn; beyond it a check is refused.
-const WAITING_MAX: usize = 64;
+/// How many checks may wait for their turn, some ten seconds' worth; beyond it a check is refused.
+const WAITING_MAX: usize = 512;
 /// Longest password that is looked at, in bytes.
 pub(crate) const PASSWORD_BYTES_MAX: usize = 1024;
 /// Shortest password that can be set, in bytes.

@@ -1,5 +1,6 @@
 //! Reading one snapshot: the reader session as its client sees it. Nothing is handed on unchecked: files against the
-//! manifest, the manifest against its signature if there is a key, chunks against CRC and digest.
+//! manifest, the manifest against its signature if there is a key (none there is a warning), chunks against CRC and
+//! digest.
 //!
 //! Chunks are fetched side by side, at most [`CHUNKS_IN_FLIGHT_MAX`] and [`BYTES_IN_FLIGHT_MAX`], and delivered in order.
 
@@ -20,6 +21,7 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use super::http::{H2, Parts, query};
+use super::progress::Progress;
 use super::session::{Session, Upgrade};
 
 /// Chunks asked for and not delivered yet.
@@ -35,15 +37,18 @@ pub(crate) struct BackupReader {
 }
 
 impl BackupReader {
-    /// Opens the session and reads the manifest.
+    /// Opens the session and reads the manifest. With a key its signature is checked; a manifest that neither has one nor
+    /// claims to be protected is told to `progress` as a warning, since a server could have put it in the place of another.
     ///
     /// # Errors
-    /// The server's refusal; a manifest that is damaged, of another snapshot, or not signed by the given key.
+    /// The server's refusal; a manifest that is damaged or of another snapshot; one that was made with another key, has a
+    /// wrong signature, or none although it lists files as protected.
     pub(crate) async fn begin(
         session: Session,
         namespace: &Namespace,
         snapshot: &Snapshot,
         key: Option<Arc<CryptKey>>,
+        progress: &Progress,
     ) -> anyhow::Result<Self> {
         let h2 = session
             .upgrade(Upgrade::Reader, namespace, snapshot)
@@ -52,32 +57,7 @@ impl BackupReader {
         let manifest = Manifest::parse(&DataBlob::parse(encoded)?)?;
         manifest.check_snapshot(snapshot)?;
         if let Some(key) = &key {
-            if let Some(theirs) = manifest
-                .key_fingerprint()
-                .filter(|theirs| *theirs != key.fingerprint())
-            {
-                bail!(
-                    "{snapshot} was made with the key {theirs}, the given one is {}",
-                    key.fingerprint()
-                );
-            }
-            let protected = manifest
-                .files()
-                .iter()
-                .any(|file| file.crypt_mode != CryptMode::None);
-            match manifest.verify_signature(key) {
-                SignatureCheck::Invalid => {
-                    bail!(
-                        "the signature of {snapshot} is wrong: its manifest was changed after it was made"
-                    )
-                }
-                SignatureCheck::Absent if protected => {
-                    bail!(
-                        "the signature of {snapshot} is missing: its manifest was changed after it was made"
-                    )
-                }
-                SignatureCheck::Absent | SignatureCheck::Valid => {}
-            }
+            check_signature(&manifest, key, progress)?;
         }
         Ok(Self { h2, manifest, key })
     }
@@ -204,6 +184,30 @@ impl BackupReader {
     }
 }
 
+fn check_signature(manifest: &Manifest, key: &CryptKey, progress: &Progress) -> anyhow::Result<()> {
+    let (snapshot, ours) = (manifest.snapshot(), key.fingerprint());
+    if let Some(theirs) = manifest.key_fingerprint().filter(|theirs| *theirs != ours) {
+        bail!("{snapshot} was made with the key {theirs}, the given one is {ours}");
+    }
+    let protected = manifest
+        .files()
+        .iter()
+        .any(|file| file.crypt_mode != CryptMode::None);
+    match manifest.verify_signature(key) {
+        SignatureCheck::Valid => {}
+        SignatureCheck::Invalid => {
+            bail!("the signature of {snapshot} is wrong: its manifest was changed after it was made")
+        }
+        SignatureCheck::Absent if protected => {
+            bail!("the signature of {snapshot} is missing: its manifest was changed after it was made")
+        }
+        SignatureCheck::Absent => progress.warn(&format!(
+            "{snapshot} is neither encrypted nor signed, so the given key proves nothing: if it was made with a key, it is not what was backed up"
+        )),
+    }
+    Ok(())
+}
+
 fn not_as_listed(file: &ManifestFile) -> String {
     format!(
         "{} is not what the manifest lists: it is damaged or was replaced",
@@ -239,4 +243,40 @@ fn decode(encoded: Bytes, chunk: &IndexChunk, key: Option<&CryptKey>) -> anyhow:
         "it is shorter than the index says"
     );
     Ok(content.slice(..chunk.len() as usize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest(crypt_mode: CryptMode) -> Manifest {
+        let file = ManifestFile {
+            name: "root.tar.didx".parse().expect("a name"),
+            crypt_mode,
+            size: 0,
+            csum: Some(Digest::of(b"")),
+        };
+        let snapshot = "host/a/2023-11-14T22:13:20Z".parse().expect("a snapshot");
+        Manifest::new(snapshot, vec![file]).expect("a manifest")
+    }
+
+    #[test]
+    fn a_key_proves_nothing_without_a_signature() {
+        let key = CryptKey::new([7; 32]);
+        let check = |manifest: &Manifest| {
+            let progress = Progress::silent();
+            let result = check_signature(manifest, &key, &progress);
+            (result.is_ok(), progress.warnings())
+        };
+        assert_eq!(check(&manifest(CryptMode::None)), (true, 1));
+        assert_eq!(check(&manifest(CryptMode::Encrypt)), (false, 0));
+        for mode in [CryptMode::None, CryptMode::SignOnly, CryptMode::Encrypt] {
+            let mut signed = manifest(mode);
+            signed.sign(&key);
+            assert_eq!(check(&signed), (true, 0));
+            let mut other = manifest(mode);
+            other.sign(&CryptKey::new([8; 32]));
+            assert_eq!(check(&other), (false, 0));
+        }
+    }
 }

@@ -122,7 +122,8 @@ impl Http1 {
         };
         let (config, verifier) =
             trust::client_config(access.fingerprint).map_err(RequestError::Untrusted)?;
-        let name = ServerName::try_from(repository.host.clone())
+        let name = repository.certified_host().to_owned();
+        let name = ServerName::try_from(name)
             .map_err(|_| failed(format!("'{}' is no host name", repository.host)))?;
         let connect = async {
             let address = (repository.host.as_str(), repository.port);

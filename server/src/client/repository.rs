@@ -115,6 +115,14 @@ impl fmt::Display for Repository {
 }
 
 impl Repository {
+    /// The host as certificates name it: an IPv6 address without the zone, which means something on this machine only.
+    pub(crate) fn certified_host(&self) -> &str {
+        match self.host.split_once('%') {
+            Some((address, _)) if address.contains(':') => address,
+            _ => &self.host,
+        }
+    }
+
     /// The host as it stands in addresses: IPv6 in brackets.
     pub(crate) fn shown_host(&self) -> String {
         if self.host.contains(':') {
@@ -232,6 +240,19 @@ mod tests {
                 (auth_id.into(), host.into(), port, "store".into()),
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn certificates_name_no_zone() {
+        for (text, host) in [
+            ("[fe80::1%eth0]:store", "fe80::1"),
+            ("[::1]:store", "::1"),
+            ("backup.lan:store", "backup.lan"),
+        ] {
+            let repository: Repository = text.parse().expect("a repository");
+            assert_eq!(repository.certified_host(), host);
+            rustls_pki_types::ServerName::try_from(host).expect("a name for TLS");
         }
     }
 

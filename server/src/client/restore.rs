@@ -108,8 +108,14 @@ pub(crate) async fn run(
         .snapshot
         .resolve(&mut session, &options.namespace)
         .await?;
-    let reader =
-        BackupReader::begin(session, &options.namespace, &snapshot, options.key.clone()).await?;
+    let reader = BackupReader::begin(
+        session,
+        &options.namespace,
+        &snapshot,
+        options.key.clone(),
+        progress,
+    )
+    .await?;
     let file = reader.find(&options.archive)?;
     let destination = Destination::open(file, &options.target, options.overwrite)?;
     let mut chunks = 0;

@@ -60,7 +60,8 @@ pub(crate) struct Server {
     pub(crate) backup_sessions_max: u64,
     /// Reader sessions at once, 1 to 4096. Default: 128.
     pub(crate) reader_sessions_max: u64,
-    /// How long a session may be silent before it is ended and its locks are freed, 60 to 86400 s. Default: 3600.
+    /// How long a backup may be silent before it is ended and its locks are freed, 60 to 86400 s. Readers may be silent
+    /// as long as they answer pings. Default: 3600.
     pub(crate) session_idle_seconds: u64,
 }
 

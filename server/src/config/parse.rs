@@ -11,6 +11,8 @@ use super::model::{
     Account, Backend, Config, CredentialsKind, Datastore, S3Backend, S3Endpoint, Server, SyncLevel,
 };
 use super::size::ByteCount;
+use pbs_datastore::{BUCKET_PREFIX_BYTES_MAX, BucketPrefix};
+
 use crate::auth::{Acl, AclEntry, AuthId, UserId, is_safe_id};
 
 /// Length of datastore names and endpoint ids.
@@ -251,11 +253,13 @@ fn read_backend(
         }
     }
     let prefix = raw.prefix.unwrap_or_else(|| name.to_owned());
-    if prefix.len() > 256 || !prefix.split('/').all(is_safe_id) {
+    if prefix.parse::<BucketPrefix>().is_err() {
         section.fault(
             faults,
             "prefix",
-            "must be names joined by '/', without '/' at the ends, at most 256 characters",
+            format!(
+                "must be names joined by '/', without '/' at the ends, at most {BUCKET_PREFIX_BYTES_MAX} characters"
+            ),
         );
     }
     Some(Backend::S3(S3Backend {

@@ -395,7 +395,8 @@ impl Protocol {
         } = admitted;
         let server = &self.config.read().server;
         let bounds = Bounds {
-            idle_max: Duration::from_secs(server.session_idle_seconds),
+            idle_max: matches!(work, Work::Backup(..))
+                .then(|| Duration::from_secs(server.session_idle_seconds)),
             shutdown_max: Duration::from_secs(server.shutdown_seconds) / 2,
         };
         let (progress, log) = (session.progress().clone(), task.logger());

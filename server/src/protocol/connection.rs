@@ -45,7 +45,7 @@ pub(crate) enum ConnectionEnd {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
     /// How long nothing may happen.
-    pub(crate) idle_max: Duration,
+    pub(crate) idle_max: Option<Duration>,
     /// How long requests under way may take once the daemon stops.
     pub(crate) shutdown_max: Duration,
 }

@@ -20,5 +20,5 @@ mod tests;
 pub(crate) use self::{
     admission::{Access, Protocol, ProtocolName},
     memory::{ProtocolMemory, WINDOWS_BYTES_SET_ASIDE},
-    session::{SessionReport, SessionSubject, SessionTable},
+    session::{SessionKind, SessionReport, SessionSubject, SessionTable},
 };

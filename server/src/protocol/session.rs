@@ -1,9 +1,10 @@
 //! The sessions that are open: how many, whose, how lively, and how to end one from outside.
 //!
-//! A session ends for want of life in three ways. No request within [`FIRST_REQUEST_MAX`] of the admission. Nothing at
-//! all for the configured time while no request is being worked on. And, while somebody waits for the *client* (a body
-//! that has begun, an answer that is not taken), nothing for [`STALL_MAX`]: such a session holds memory that others wait
-//! for.
+//! A session ends for want of life in three ways. No request within [`FIRST_REQUEST_MAX`] of the admission. If it writes:
+//! nothing at all for the configured time while no request is being worked on, since others cannot write to its group
+//! meanwhile. A reader may be silent as long as its connection answers pings: snapshots stay mounted for days. And, while
+//! somebody waits for the *client* (a body that has begun, an answer that is not taken), nothing for [`STALL_MAX`]: such
+//! a session holds memory that others wait for.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -295,8 +296,8 @@ impl Progress {
         PeerWait(self.clone())
     }
 
-    /// Why the session is to be ended for want of life, if it is.
-    pub(crate) fn lifeless(&self, idle_max: Duration) -> Option<String> {
+    /// Why the session is to be ended for want of life, if it is. Without `idle_max` it may be silent between requests.
+    pub(crate) fn lifeless(&self, idle_max: Option<Duration>) -> Option<String> {
         let state = &self.0;
         let idle = self.idle();
         if state.requests.load(Ordering::Relaxed) == 0 && idle >= FIRST_REQUEST_MAX {
@@ -309,6 +310,7 @@ impl Progress {
                 "the client neither sent nor took anything for {seconds} s"
             ));
         }
+        let idle_max = idle_max?;
         let seconds = idle_max.as_secs();
         (state.requests_open.load(Ordering::Relaxed) == 0 && idle >= idle_max)
             .then(|| format!("the session was idle for {seconds} s (session-idle-seconds)"))
@@ -381,7 +383,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn want_of_life_has_three_reasons() {
-        let idle_max = Duration::from_hours(1);
+        let hour = Duration::from_hours(1);
+        let idle_max = Some(hour);
         let progress = Progress::new();
         tokio::time::advance(FIRST_REQUEST_MAX).await;
         assert!(
@@ -390,7 +393,7 @@ mod tests {
                 .is_some_and(|why| why.contains("no request"))
         );
         let request = progress.request();
-        tokio::time::advance(idle_max * 2).await;
+        tokio::time::advance(hour * 2).await;
         assert_eq!(progress.lifeless(idle_max), None, "it is being worked on");
         let wait = progress.wait_for_peer();
         tokio::time::advance(STALL_MAX / 2).await;
@@ -410,11 +413,12 @@ mod tests {
         drop(wait);
         assert_eq!(progress.lifeless(idle_max), None, "nobody waits any more");
         drop(request);
-        tokio::time::advance(idle_max).await;
+        tokio::time::advance(hour).await;
         assert!(
             progress
                 .lifeless(idle_max)
                 .is_some_and(|why| why.contains("idle"))
         );
+        assert_eq!(progress.lifeless(None), None, "a reader may be silent");
     }
 }

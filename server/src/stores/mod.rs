@@ -377,12 +377,10 @@ impl Stores {
     async fn close_opened(&self, name: &str, datastore: &Datastore, by: Instant) {
         let left = by.saturating_duration_since(self.0.env.instant());
         let left = left.saturating_sub(COUNTERS_TIME);
-        match tokio::time::timeout(left, datastore.close()).await {
-            Ok(Ok(true)) => tracing::info!(datastore = name, "closed"),
-            Ok(Ok(false)) | Err(_) => {
-                tracing::warn!(datastore = name, "was not closed cleanly: {UNCLEAN}");
-            }
-            Ok(Err(error)) => {
+        match datastore.close(left).await {
+            Ok(true) => tracing::info!(datastore = name, "closed"),
+            Ok(false) => tracing::warn!(datastore = name, "was not closed cleanly: {UNCLEAN}"),
+            Err(error) => {
                 tracing::warn!(datastore = name, %error, "was not closed cleanly: {UNCLEAN}");
             }
         }

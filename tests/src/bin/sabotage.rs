@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context as _, Result, ensure};
 
 /// Each rule with the test that catches its absence.
-const TESTS: [(&str, &str); 15] = [
+const TESTS: [(&str, &str); 17] = [
     (
         "MarkerBeforeUpload",
         "races::insert::the_upload_marker_is_there_before_the_first_byte",
@@ -70,6 +70,14 @@ const TESTS: [(&str, &str); 15] = [
     (
         "ListingErrorAborts",
         "races::collect::an_error_in_a_listing_ends_the_collection",
+    ),
+    (
+        "JournalKept",
+        "races::collect::the_journal_of_a_failed_batch_is_kept",
+    ),
+    (
+        "AsideReadsAgain",
+        "races::collect::what_was_healed_meanwhile_is_not_set_aside",
     ),
 ];
 

@@ -1,5 +1,6 @@
 //! Tests of reads.
 
+use std::path::Path;
 use std::sync::Mutex;
 
 use nix::errno::Errno;
@@ -8,7 +9,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::cache::fixture::{Bounds, Fixture, at, chunk, until};
-use crate::files::{FILE_MODE, FileOp, Files as _, OsFiles};
+use crate::files::{FILE_MODE, FileOp, Files, OsFiles};
 use crate::index::FixedIndex;
 
 const LEN: usize = 1000;
@@ -45,6 +46,34 @@ async fn a_damaged_cached_chunk_is_dropped_and_fetched() {
     assert_eq!(fixture.marker(&digest).unwrap(), before);
     fixture.reader.read(&digest, None).await.unwrap();
     assert_eq!(fixture.gets(), 1, "it is cached again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whatever_becomes_of_a_cached_file_the_chunk_is_fetched_and_cached_again() {
+    type Change = fn(&dyn Files, &Path) -> io::Result<()>;
+    let changes: [(&str, Change); 5] = [
+        ("emptied", |files, path| files.set_len(path, 0)),
+        ("half a header", |files, path| files.set_len(path, 7)),
+        ("cut short", |files, path| files.set_len(path, 600)),
+        ("longer", |files, path| files.set_len(path, 2000)),
+        ("removed", |files, path| files.unlink(path)),
+    ];
+    for (what, change) in changes {
+        let fixture = Fixture::new(Bounds::default()).await;
+        let digest = fixture.insert(1, LEN, at(1)).await;
+        let bytes = fixture.cache.bytes_used();
+        fixture.in_bucket(&digest, &chunk(1, LEN).1);
+        change(&*fixture.watched, &fixture.markers.path(&digest)).unwrap();
+        let read = fixture.reader.read(&digest, None).await.unwrap();
+        read.verify_chunk(&digest, Some(LEN as u64)).expect(what);
+        assert_eq!(fixture.counts().cached_corrupt, 1, "{what}");
+        until(|| fixture.cache.contains(&digest)).await;
+        fixture.quiet().await;
+        assert_eq!(fixture.cache.bytes_used(), bytes, "{what}");
+        let read = fixture.reader.read(&digest, None).await.unwrap();
+        read.verify_chunk(&digest, Some(LEN as u64)).expect(what);
+        assert_eq!((fixture.gets(), fixture.counts().hits), (1, 1), "{what}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

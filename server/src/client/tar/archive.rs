@@ -5,6 +5,9 @@
 //! with zeros to the size its header announced, one that grows is cut there; both are warnings, as is whatever cannot be
 //! read. Only a failing output ends the walk.
 //!
+//! A further name of a file is written as a link only while the file has several names and is as it was at the first of
+//! them; otherwise it is written as a file of its own.
+//!
 //! Memory: the names of the directories from the root to the current one, and one entry for each file with several
 //! names until all of them have been seen. Descriptors: at most [`OPEN_DIRECTORIES_MAX`] and one file.
 
@@ -99,6 +102,26 @@ struct Link {
     first: Vec<u8>,
     /// Names not seen yet.
     left: u64,
+    state: LinkState,
+}
+
+/// What tells whether a file is still the one whose first name was written: inodes are used again, and a file may be
+/// written to between two of its names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct LinkState {
+    size: i64,
+    mtime: (i64, i64),
+    ctime: (i64, i64),
+}
+
+impl LinkState {
+    fn of(stat: &FileStat) -> Self {
+        Self {
+            size: stat.st_size,
+            mtime: (stat.st_mtime, stat.st_mtime_nsec),
+            ctime: (stat.st_ctime, stat.st_ctime_nsec),
+        }
+    }
 }
 
 impl Walk<'_> {
@@ -209,18 +232,24 @@ impl Walk<'_> {
                 Link {
                     first: path,
                     left: names_of(&stat) - 1,
+                    state: LinkState::of(&stat),
                 },
             );
         }
         Ok(())
     }
 
-    /// Writes a link entry when another name of the file was written before.
+    /// Writes a link entry when another name of the same file, unchanged since, was written before. What only looks
+    /// like one is left to be archived as a file of its own.
     fn put_link(&mut self, path: &[u8], stat: &FileStat) -> io::Result<bool> {
         let identity = (stat.st_dev, stat.st_ino);
         let Some(link) = self.links.get_mut(&identity) else {
             return Ok(false);
         };
+        if names_of(stat) < 2 || link.state != LinkState::of(stat) {
+            self.links.remove(&identity);
+            return Ok(false);
+        }
         let first = link.first.clone();
         link.left -= 1;
         if link.left == 0 {

@@ -207,21 +207,36 @@ impl Target {
             // Set-id bits would now lend the rights of somebody else.
             mode &= 0o1777;
         }
+        // Those of users are refused where the mode lets nobody write, so they come before it. Access lists are a part of the
+        // mode, and capabilities go with a change of owner, so the others come after both.
+        let set = |name: &[u8], value: &[u8]| {
+            let name = std::ffi::OsStr::from_bytes(name);
+            let result = xattr::set_deref(path, name, value);
+            result.err().map(|error| {
+                let name = name.to_string_lossy();
+                format!("its extended attribute {name} cannot be set: {error}")
+            })
+        };
+        let (of_users, of_system): (Vec<_>, Vec<_>) = member
+            .xattrs
+            .iter()
+            .partition(|(name, _)| name.starts_with(b"user."));
+        faults.extend(
+            of_users
+                .into_iter()
+                .filter_map(|(name, value)| set(name, value)),
+        );
         // Links have no mode of their own.
         if !is_link
             && let Err(error) = std::fs::set_permissions(path, PermissionsExt::from_mode(mode))
         {
             faults.push(format!("its mode {mode:o} cannot be set: {error}"));
         }
-        for (name, value) in &member.xattrs {
-            let name = std::ffi::OsStr::from_bytes(name);
-            if let Err(error) = xattr::set_deref(path, name, value) {
-                faults.push(format!(
-                    "its extended attribute {} cannot be set: {error}",
-                    name.to_string_lossy()
-                ));
-            }
-        }
+        faults.extend(
+            of_system
+                .into_iter()
+                .filter_map(|(name, value)| set(name, value)),
+        );
         let time = TimeSpec::new(member.mtime.seconds, i64::from(member.mtime.nanos));
         let follow = UtimensatFlags::FollowSymlink;
         if let Err(error) = utimensat(AT_FDCWD, path, &TimeSpec::UTIME_OMIT, &time, follow) {
@@ -289,5 +304,60 @@ impl Target {
             directory = opened?;
         }
         Ok(directory)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::unistd::{chown, geteuid, setfsuid};
+
+    use super::super::Mtime;
+    use super::*;
+
+    #[test]
+    fn attributes_of_users_survive_a_mode_without_write() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("file");
+        std::fs::write(&path, "x").expect("written");
+        let user = if geteuid().is_root() {
+            Uid::from_raw(65_534)
+        } else {
+            geteuid()
+        };
+        chown(&path, Some(user), None).expect("given away");
+        let target = Target {
+            owners: false,
+            ..Target::open(dir.path()).expect("opened")
+        };
+        let member = Member {
+            path: b"file".to_vec(),
+            kind: Kind::File {
+                size: 1,
+                extents: None,
+            },
+            mode: 0o444,
+            uid: 0,
+            gid: 0,
+            mtime: Mtime {
+                seconds: 1,
+                nanos: 0,
+            },
+            xattrs: vec![(b"user.a".to_vec(), b"b".to_vec())],
+        };
+        let fd = File::open(&path).expect("opened").into();
+        let apply = || {
+            // For this thread only; it has no rights to every file any more.
+            setfsuid(user);
+            target.apply_to(&fd, &member)
+        };
+        let faults = std::thread::scope(|scope| scope.spawn(apply).join().expect("ran"));
+        assert_eq!(faults, Vec::<String>::new());
+        let value = xattr::get(&path, "user.a").expect("readable");
+        assert_eq!(value.as_deref(), Some(&b"b"[..]));
+        let mode = std::fs::metadata(&path)
+            .expect("there")
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o7777, 0o444);
     }
 }

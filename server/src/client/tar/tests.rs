@@ -512,3 +512,44 @@ fn a_failing_output_ends_the_walk() {
 }
 
 mod hostile;
+
+/// What becomes of the names `a` and `z` of one file, with `act` between the two.
+fn names_of_one_file(act: &dyn Fn(&Path)) -> (Vec<u8>, Vec<u8>) {
+    let dir = tempfile::tempdir().unwrap();
+    let source = dir.path().join("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("a"), "before").unwrap();
+    fs::write(source.join("m"), "halfway").unwrap();
+    fs::hard_link(source.join("a"), source.join("z")).unwrap();
+    set_time(&source.join("a"), 1_000_000_000, 0);
+    let (stream, progress) = archived(&source, &ArchiveOptions::default());
+    let mut output = Tampering {
+        stream: Vec::new(),
+        after: stream
+            .windows(7)
+            .position(|part| part == b"halfway")
+            .unwrap(),
+        hook: Some(|| act(&source)),
+    };
+    archive(&source, &ArchiveOptions::default(), &mut output, &progress).expect("an archive");
+    let target = dir.path().join("target");
+    fs::create_dir(&target).unwrap();
+    extracted(&output.stream, &target);
+    let content = |name: &str| fs::read(target.join(name)).unwrap();
+    (content("a"), content("z"))
+}
+
+#[test]
+fn a_name_is_a_link_only_to_what_was_archived() {
+    let both = |text: &str| (b"before".to_vec(), text.as_bytes().to_vec());
+    assert_eq!(names_of_one_file(&|_| {}), both("before"));
+    let rewritten = names_of_one_file(&|source| fs::write(source.join("z"), "behind").unwrap());
+    assert_eq!(rewritten, both("behind"));
+    // Another file in its place, with one name and maybe the same inode: nothing of it may be taken for the first.
+    let replaced = names_of_one_file(&|source| {
+        fs::remove_file(source.join("a")).unwrap();
+        fs::write(source.join("z"), "behind").unwrap();
+        set_time(&source.join("z"), 1_000_000_000, 0);
+    });
+    assert_eq!(replaced, both("behind"));
+}

@@ -138,6 +138,18 @@ async fn an_image_is_continued_from_its_predecessor() {
     session.finish(&snapshot("vm", 1)).await;
     drop(session);
     fixture.settle().await;
+
+    // One chunk is missing: the index is not open, and the client backs up in full.
+    let name = last.to_string();
+    let chunk = fixture.dir.path().join("store1/.chunks").join(&name[..4]);
+    std::fs::remove_file(chunk.join(&name)).expect("it was there");
+    let session = fixture.backup(&snapshot("vm", 2)).await;
+    assert_eq!(session.post(&open).await.status, 400);
+    assert_eq!(session.put_blob("x.conf.blob", b"text").await.status, 200);
+    session.finish(&snapshot("vm", 2)).await;
+    assert!(fixture.has(&snapshot("vm", 2)).await);
+    drop(session);
+    fixture.settle().await;
 }
 
 #[tokio::test]

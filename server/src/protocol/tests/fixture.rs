@@ -63,7 +63,7 @@ role = "DatastoreAudit"
 pub(super) const SOON: Duration = Duration::from_mins(1);
 
 pub(super) struct Fixture {
-    _dir: TempDir,
+    pub(super) dir: TempDir,
     pub(super) env: Env,
     pub(super) address: SocketAddr,
     pub(super) datastore: Arc<Datastore>,
@@ -153,7 +153,7 @@ impl Fixture {
         listeners.spawn(async move { app.listen(listener, server_tls).await });
         let tls = client_tls(&tls);
         Self {
-            _dir: dir,
+            dir,
             env,
             address,
             datastore,
