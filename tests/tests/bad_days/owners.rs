@@ -165,7 +165,12 @@ fn a_prefix_is_taken_over_only_explicitly_and_the_first_owner_then_changes_nothi
 
         ensure!(snapshots(&second)? == 2, "the first has sealed nothing");
         let (image_three, source_three) = image(&second, 3, 3)?;
-        backup(&second, &source_three, "three")?.success()?;
+        // A backup of the very second of the take-over is refused.
+        let made = wait_for(COMMAND_TIME_MAX, || {
+            let output = backup(&second, &source_three, "three").ok()?;
+            (output.code == Some(0)).then_some(())
+        });
+        made.context("the second never takes a backup")?;
         comes_back(&second, "three", &image_three)?;
         collect(&second)?.0.success()?;
         comes_back(&second, "one", &image_one)?;
