@@ -144,15 +144,13 @@ impl BackupSession {
         }
         let name = archive_name(&name)?;
         let turn = Arc::clone(&self.downloads).acquire_owned().await;
+        let claim = self.claims.file(self.backup.previous_bytes(&name).await?);
+        let claim = claim.await.ok_or_else(no_memory)?;
         let bytes = self
             .backup
             .previous(&name)
             .await
             .map_err(|error| absent(&name, error))?;
-        let claim = self
-            .claims
-            .take(bytes.len().min(CHUNK_ENCODED_BYTES_MAX) as u64)
-            .await;
         self.log
             .log(format_args!("download '{name}' of the previous snapshot"));
         Ok(raw([bytes], false, (turn, claim), &self.progress))
@@ -322,6 +320,14 @@ fn index_name(text: &str, kind: ArchiveKind) -> Result<ArchiveName, Refusal> {
         .ok()
         .filter(|name| name.kind() == kind);
     name.ok_or_else(|| ApiError::bad_request(format!("wrong archive extension: '{text}'")).into())
+}
+
+/// There is no memory to answer with a file.
+pub(super) fn no_memory() -> Refusal {
+    ApiError::unavailable(
+        "there is no memory for the file; raise memory-budget-bytes or run fewer sessions at once",
+    )
+    .into()
 }
 
 /// A blob that is not there is a 404, which clients know; everything else a 400.
