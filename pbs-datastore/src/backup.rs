@@ -3,7 +3,7 @@
 //! [`Backup`] joins a [`WriterSession`], which chunks are inserted for, with the [`SnapshotWriter`] that has claimed the
 //! snapshot. The order matters: the session is opened first, so that its start lies before everything it is told (I2).
 
-use std::collections::HashSet;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -21,6 +21,12 @@ use crate::{
 
 /// How long the end of a session waits for its cleanup.
 const GIVE_UP_MAX: Duration = Duration::from_secs(10);
+
+/// Known chunks that are registered in one go, so that those of a large index need no memory beside it.
+const ADOPT_BATCH: usize = 4096;
+
+/// What is kept of the digest of a chunk that may be read: enough that nobody finds another chunk with the same.
+type Allowed = [u8; 16];
 
 /// Which kind of index a writer makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +63,12 @@ pub struct BackupRequest {
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn kept(digest: &Digest) -> Allowed {
+    let mut start = Allowed::default();
+    start.copy_from_slice(&digest.as_bytes()[..size_of::<Allowed>()]);
+    start
 }
 
 /// A running backup. All calls may come at the same time.
@@ -134,6 +146,14 @@ impl Backup {
         self.base_time
     }
 
+    /// How many bytes [`Self::previous`] would answer; 0 if it would fail.
+    pub async fn previous_bytes(&self, name: &ArchiveName) -> Result<u64> {
+        match self.writer.base() {
+            Some(base) => self.datastore.snapshots().file_bytes(&base, name).await,
+            None => Ok(0),
+        }
+    }
+
     /// A file of the backup it builds on. The chunks of an index are registered as known, each touched under its guard;
     /// if one is missing the request fails, and the client backs up in full. [`Error::NotFound`] only for blobs.
     pub async fn previous(&self, name: &ArchiveName) -> Result<Bytes> {
@@ -160,11 +180,16 @@ impl Backup {
 
     async fn adopt(&self, index: &Index) -> Result<()> {
         let size = |start: u64, end: u64| u32::try_from(end - start).unwrap_or(u32::MAX);
-        let chunks: Vec<_> = index
+        let mut chunks = index
             .chunks()
-            .map(|chunk| (chunk.digest, size(chunk.start, chunk.end)))
-            .collect();
-        self.datastore.chunks().adopt(&self.session, &chunks).await
+            .map(|chunk| (chunk.digest, size(chunk.start, chunk.end)));
+        loop {
+            let batch: Vec<_> = chunks.by_ref().take(ADOPT_BATCH).collect();
+            if batch.is_empty() {
+                return Ok(());
+            }
+            self.datastore.chunks().adopt(&self.session, &batch).await?;
+        }
     }
 
     /// Opens a dynamic index; answers its id.
@@ -282,7 +307,8 @@ pub struct SnapshotReader {
     id: SnapshotRef,
     _held: Lock,
     ahead: ReadAhead,
-    allowed: Mutex<HashSet<Digest>>,
+    /// The chunks of the indexes that were opened, sorted.
+    allowed: Mutex<BTreeMap<ArchiveName, Vec<Allowed>>>,
 }
 
 impl SnapshotReader {
@@ -321,6 +347,11 @@ impl SnapshotReader {
         &self.id
     }
 
+    /// How many bytes [`Self::download`] would answer; 0 if it would fail.
+    pub async fn file_bytes(&self, name: &ArchiveName) -> Result<u64> {
+        self.datastore.snapshots().file_bytes(&self.id, name).await
+    }
+
     /// A file of the snapshot. The chunks of an index may be read from now on. [`Error::NotFound`] only for blobs.
     pub async fn download(&self, name: &ArchiveName) -> Result<Bytes> {
         let bytes = match self.datastore.snapshots().file(&self.id, name).await {
@@ -335,20 +366,27 @@ impl SnapshotReader {
         let (kind, data) = (name.kind(), bytes.clone());
         let parse = move || {
             let index = Index::parse(kind, data)?;
-            let digests: Vec<_> = index.chunks().map(|chunk| chunk.digest).collect();
+            let mut digests: Vec<_> = index.chunks().map(|chunk| kept(&chunk.digest)).collect();
+            digests.sort_unstable();
+            digests.dedup();
+            digests.shrink_to_fit();
             Ok::<_, crate::IndexError>((index, digests))
         };
         let parsed = self.datastore.env().compute(parse).await;
         let (index, digests) =
             parsed.map_err(|error| Error::Invalid(format!("'{name}': {error}")))?;
-        locked(&self.allowed).extend(digests);
+        locked(&self.allowed).insert(name.clone(), digests);
         self.ahead.open(index).await;
         Ok(bytes)
     }
 
     /// A chunk; `None` if no index that was opened here names it.
     pub async fn chunk(&self, digest: &Digest) -> Result<Option<Arc<Chunk>>> {
-        if !locked(&self.allowed).contains(digest) {
+        let wanted = kept(digest);
+        let allowed = locked(&self.allowed)
+            .values()
+            .any(|known| known.binary_search(&wanted).is_ok());
+        if !allowed {
             return Ok(None);
         }
         self.ahead.read(digest).await.map(Some)

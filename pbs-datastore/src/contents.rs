@@ -148,6 +148,18 @@ impl Contents {
             .await
     }
 
+    /// How many bytes a file has; `None` if there is none.
+    pub(crate) async fn bytes_of(&self, place: &Place) -> Result<Option<u64>> {
+        let path = self.path(place);
+        self.env
+            .io(move |files| {
+                Ok(optional(files.stat(&path))
+                    .about(&path)?
+                    .map(|stat| stat.size))
+            })
+            .await
+    }
+
     /// The entries of a folder, `None` if there is none.
     pub(crate) async fn list(&self, folder: &Folder) -> Result<Option<Vec<DirEntry>>> {
         let path = self.folder(folder);

@@ -263,6 +263,12 @@ impl Snapshots {
         Ok(None)
     }
 
+    /// How many bytes [`Self::file`] would read; 0 if there is no such file.
+    pub async fn file_bytes(&self, id: &SnapshotRef, name: &ArchiveName) -> Result<u64> {
+        let bytes = self.contents.bytes_of(&id.file(name)).await?;
+        Ok(bytes.unwrap_or(0))
+    }
+
     /// A file of a sealed snapshot as it is stored; a local copy that is damaged is fetched again, once. The caller holds
     /// the snapshot.
     pub async fn file(&self, id: &SnapshotRef, name: &ArchiveName) -> Result<Bytes> {

@@ -130,15 +130,13 @@ impl BackupSession {
         }
         let name = archive_name(&name)?;
         let turn = Arc::clone(&self.downloads).acquire_owned().await;
+        let claim = self.claims.file(self.backup.previous_bytes(&name).await?);
+        let claim = claim.await.ok_or_else(no_memory)?;
         let bytes = self
             .backup
             .previous(&name)
             .await
             .map_err(|error| absent(&name, error))?;
-        let claim = self
-            .claims
-            .take(bytes.len().min(CHUNK_ENCODED_BYTES_MAX) as u64)
-            .await;
         self.log
             .log(format_args!("download '{name}' of the previous snapshot"));
         Ok(raw([bytes], false, (turn, claim), &self.progress))

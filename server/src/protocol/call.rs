@@ -91,10 +91,10 @@ impl Call {
     }
 }
 
-/// A body that got no memory for a long time.
+/// A body, or a file to answer with, that got no memory for a long time.
 pub(super) fn no_memory() -> ApiError {
     ApiError::unavailable(
-        "there is no memory for the body; raise memory-budget-bytes or run fewer backups at once",
+        "there is no memory for it; raise memory-budget-bytes or run fewer sessions at once",
     )
 }
 

@@ -10,7 +10,8 @@
 //!    session are granted in order of arrival, and no session holds more than its share, so that a slow client with
 //!    many bodies under way does not keep others from writing. Who holds a claim asks for no second one. Bodies of calls
 //!    that are no uploads are claimed in the same way; the tiny ones of a reader session are covered by its window.
-//! 3. Chunks on their way out were granted their memory by the datastore. Here they count against the session's share
+//! 3. Files on their way out are read under a claim, of at most that of the longest body: long indexes are beside it.
+//! 4. Chunks on their way out were granted their memory by the datastore. Here they count against the session's share
 //!    only, so that a slow reader with many chunks under way does not keep others from their turn.
 
 use std::collections::VecDeque;
@@ -257,6 +258,12 @@ impl Claims {
 }
 
 impl Claims {
+    /// Memory for a file on its way out, to be taken before the file is read. For a longer one than the longest body it
+    /// is that of a body: more may never be free at once, and who waits for it would hold up all others.
+    pub(crate) async fn file(&self, bytes: u64) -> Option<Claim> {
+        self.take(bytes.min(CHUNK_ENCODED_BYTES_MAX as u64)).await
+    }
+
     /// The session's leave for a chunk that the datastore answers with memory of its own.
     pub(crate) async fn answer(&self) -> Option<Grant> {
         self.0.enter(ANSWER_BYTES_LIKELY).await

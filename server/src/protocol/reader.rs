@@ -9,12 +9,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
-use pbs_datastore::{CHUNK_ENCODED_BYTES_MAX, Digest, SnapshotReader};
+use pbs_datastore::{Digest, SnapshotReader};
 use tokio::sync::Semaphore;
 
 use super::answer::{AnswerBody, Refusal, json, raw};
 use super::backup::absent;
-use super::call::{Call, archive_name, directory, take, take_file_name};
+use super::call::{Call, archive_name, directory, no_memory, take, take_file_name};
 use super::flow::READER_BODY_BYTES_MAX;
 use super::memory::{Claims, ReaderMemory};
 use super::session::Progress;
@@ -82,6 +82,8 @@ impl ReaderSession {
         let name = take(params, |params| take_file_name(params, "file-name"))?;
         let name = archive_name(&name)?;
         let turn = Arc::clone(&self.downloads).acquire_owned().await;
+        let claim = self.claims.file(self.reader.file_bytes(&name).await?);
+        let claim = claim.await.ok_or_else(no_memory)?;
         let bytes = self
             .reader
             .download(&name)
@@ -89,8 +91,6 @@ impl ReaderSession {
             .map_err(|error| absent(&name, error))?;
         self.log
             .log(format_args!("download '{name}' ({} bytes)", bytes.len()));
-        let charged = bytes.len().min(CHUNK_ENCODED_BYTES_MAX) as u64;
-        let claim = self.claims.take(charged).await;
         Ok(raw([bytes], false, (turn, claim), &self.progress))
     }
 
