@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -49,6 +49,8 @@ pub struct FaultyFiles {
     faults: Mutex<Vec<FileFault>>,
     lose_atimes: AtomicBool,
     crashed: AtomicBool,
+    /// Changes left before the crash that was asked for.
+    changes_left: AtomicU64,
 }
 
 impl FaultyFiles {
@@ -59,6 +61,7 @@ impl FaultyFiles {
             faults: Mutex::new(Vec::new()),
             lose_atimes: AtomicBool::new(false),
             crashed: AtomicBool::new(false),
+            changes_left: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -88,9 +91,37 @@ impl FaultyFiles {
         self.crashed.store(true, Ordering::Release);
     }
 
+    /// Crashes after so many more changes.
+    pub fn crash_after(&self, changes: u64) {
+        self.changes_left.store(changes, Ordering::Release);
+    }
+
+    /// Whether it has crashed.
+    pub fn has_crashed(&self) -> bool {
+        self.crashed.load(Ordering::Acquire)
+    }
+
+    /// The next life of the process begins: no crash is under way or asked for.
+    pub fn restart(&self) {
+        self.crash_after(u64::MAX);
+        self.crashed.store(false, Ordering::Release);
+    }
+
     fn check(&self, op: FileOp, path: &Path) -> io::Result<()> {
         let changes = !matches!(op, FileOp::Read | FileOp::Stat);
-        if changes && self.crashed.load(Ordering::Acquire) {
+        let one_less = |left: u64| match left {
+            u64::MAX => Some(left),
+            left => left.checked_sub(1),
+        };
+        if changes
+            && self
+                .changes_left
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, one_less)
+                .is_err()
+        {
+            self.crash();
+        }
+        if changes && self.has_crashed() {
             return Err(io::Error::other("the process has crashed"));
         }
         let text = path.to_string_lossy();

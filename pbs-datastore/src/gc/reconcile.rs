@@ -244,7 +244,13 @@ impl Collector {
             let mut stale = Vec::new();
             for dir in [markers.uploads(), markers.using(), markers.temporary()] {
                 for entry in optional(files.list(dir)).about(dir)?.unwrap_or_default() {
-                    if !entry.stat.is_dir && entry.stat.atime.max(entry.stat.mtime) < time {
+                    // A temporary file may carry the times of the marker it is about to replace; a marker's atime says all.
+                    let used = if dir == markers.temporary() {
+                        entry.stat.atime.max(entry.stat.mtime)
+                    } else {
+                        entry.stat.atime
+                    };
+                    if !entry.stat.is_dir && used < time {
                         stale.push(dir.join(&entry.name));
                     }
                 }
@@ -252,8 +258,7 @@ impl Collector {
             Ok(stale)
         };
         for path in self.env.io(stale).await? {
-            // Whoever works with a digest's files holds its guard; a temporary file may carry the times of the marker
-            // it is about to replace.
+            // Whoever works with a digest's files holds its guard.
             let name = path
                 .file_name()
                 .and_then(|name| name.to_str())

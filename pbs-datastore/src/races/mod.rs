@@ -4,6 +4,7 @@
 //! `tests/src/bin/sabotage.rs` fails for each rule.
 
 mod collect;
+mod crash;
 mod insert;
 
 use std::collections::BTreeMap;

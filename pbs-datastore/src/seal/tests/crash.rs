@@ -1,5 +1,7 @@
 //! Crashes and panics before and during the seal.
 
+use rstest::rstest;
+
 use super::*;
 
 fn is_archive_there(world: &World) -> bool {
@@ -55,6 +57,58 @@ async fn a_crash_with_the_seal_under_way_is_decided_by_the_bucket() {
     let stats = cleaning.await.unwrap().unwrap();
     assert_eq!(stats.removed, 0);
     assert_eq!(daemon.listed().await, [A1]);
+}
+
+/// A life that ends with its nth PUT not yet sent, or without the answer to it; whether there were so many.
+async fn cut_off(world: &World, nth: u64, sent: bool) -> bool {
+    let daemon = world.start("a", false).await;
+    let puts = Fault::on(Op::Put).containing("vm/100").nth(nth);
+    let gate = if sent {
+        world.plan.stop_after(puts)
+    } else {
+        world.plan.stop_before(puts)
+    };
+    let backup = async {
+        let writer = daemon.write(&id(A1), &["x"]).await;
+        writer.finish(STATS).await.unwrap();
+    };
+    tokio::select! {
+        biased;
+        () = backup => false,
+        () = gate.reached() => true,
+    }
+}
+
+#[rstest]
+#[tokio::test(start_paused = true)]
+async fn a_crash_at_each_put_leaves_a_whole_snapshot_or_none(#[values(false, true)] sent: bool) {
+    for nth in 1..20 {
+        let world = World::new();
+        let cut = cut_off(&world, nth, sent).await;
+        world.plan.calm();
+        let daemon = world.start("a", false).await;
+        let removed = daemon.snapshots.remove_unsealed().await.unwrap().removed;
+        let sealed = world.has(&id(A1).manifest());
+        assert!(sealed || cut, "a finished backup is gone");
+        assert_eq!(
+            daemon.listed().await,
+            if sealed { vec![A1] } else { vec![] }
+        );
+        assert_eq!(
+            is_archive_there(&world),
+            sealed,
+            "put {nth}, removed {removed}"
+        );
+        if sealed {
+            let index = daemon.snapshots.file(&id(A1), &name("a.didx")).await;
+            index.unwrap();
+        }
+        if !cut {
+            assert!(nth > 2, "these are no steps");
+            return;
+        }
+    }
+    panic!("the backup never ends");
 }
 
 #[tokio::test(start_paused = true)]
