@@ -10,8 +10,6 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use pbs_datastore::Env;
 use serde_json::json;
 use toml_edit::{Array, DocumentMut, value};
@@ -106,7 +104,8 @@ impl SetupArgs {
         let checked = Config::check(&text).map_err(|faults| anyhow::anyhow!(faults))?;
 
         // 1. Secrets.
-        let password = URL_SAFE_NO_PAD.encode(random_bytes::<18>());
+        // Hex: nothing to quote in a shell, and nothing that looks like an option.
+        let password = hex::encode(random_bytes::<16>());
         let hash = Passwords::new()
             .hash_blocking(&password)
             .context("the administrator's password")?;
