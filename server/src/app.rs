@@ -2,8 +2,9 @@
 //!
 //! A connection is TLS with HTTP/1.1 inside; two endpoints upgrade it ([`crate::protocol`]), the rest is REST. What is
 //! bounded before anybody is known: connections, and those that have not sent a request yet, in all and per address; the time
-//! for the handshake, for a request's head, and without a byte in either direction. What exceeds a number is closed at
-//! once: clients notice and try again, where a full backlog would only make them wait.
+//! for the handshake, for a request's head, and without a byte in either direction. Connections beyond their number are
+//! closed at once: clients notice and try again. One that only finds no place among those without a request waits for it:
+//! sixty clients behind one address may well begin at the same moment.
 //!
 //! Plain HTTP on the port is answered with a redirect to `https`.
 
@@ -12,7 +13,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use pbs_datastore::Env;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
@@ -50,8 +51,10 @@ const HALF_OPEN_PART: usize = 4;
 /// Which part of the connections may come from one address.
 const ADDRESS_PART: usize = 2;
 /// Once half of the places without a request are taken, which part of them one address may have. Until then it may have
-/// more: many clients behind one address start together.
+/// more.
 const ADDRESS_HALF_OPEN_PART: usize = 8;
+/// How long a connection waits for a place among those without a request.
+const PLACE_WAIT_MAX: Duration = Duration::from_mins(1);
 /// Pause after the system refused to accept a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// First byte of a TLS handshake.
@@ -102,6 +105,8 @@ struct Places {
     all: Arc<Semaphore>,
     half_open: Arc<Semaphore>,
     half_open_max: usize,
+    /// A place without a request was given back.
+    freed: Notify,
     address_max: usize,
     by_address: Mutex<HashMap<IpAddr, Held>>,
 }
@@ -130,13 +135,15 @@ impl Drop for Place {
 struct HalfOpen {
     places: Arc<Places>,
     address: IpAddr,
-    _permit: OwnedSemaphorePermit,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Drop for HalfOpen {
     fn drop(&mut self) {
         self.places
             .give_back(self.address, |held| held.half_open -= 1);
+        drop(self.permit.take());
+        self.places.freed.notify_waiters();
     }
 }
 
@@ -150,44 +157,65 @@ impl Places {
             all: Arc::new(Semaphore::new(all)),
             half_open: Arc::new(Semaphore::new(half_open_max)),
             half_open_max,
+            freed: Notify::new(),
             address_max: (all / ADDRESS_PART).max(1),
             by_address: Mutex::default(),
         }
     }
 
-    fn take(self: &Arc<Self>, address: IpAddr) -> Option<(Place, HalfOpen)> {
+    /// The place of a connection; `None` if there are too many.
+    fn take(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
         let all = Arc::clone(&self.all).try_acquire_owned().ok()?;
-        let half_open = Arc::clone(&self.half_open).try_acquire_owned().ok()?;
         let address = address.to_canonical();
         let mut by_address = self.lock();
+        let open = by_address.get(&address).map_or(0, |held| held.open);
+        if open >= self.address_max {
+            return None;
+        }
+        by_address.entry(address).or_default().open += 1;
+        drop(by_address);
+        Some(Place {
+            places: Arc::clone(self),
+            address,
+            _all: all,
+        })
+    }
+
+    /// A place without a request, for the connection of `place`; `None` if its address has its part of them.
+    fn try_half_open(self: &Arc<Self>, place: &Place) -> Option<HalfOpen> {
+        // Under the lock, so that nobody misses a permit that another takes and gives back.
+        let mut by_address = self.lock();
+        let permit = Arc::clone(&self.half_open).try_acquire_owned().ok()?;
         let scarce = self.half_open.available_permits() < self.half_open_max / 2;
-        let half_open_max = if scarce {
+        let part = if scarce {
             (self.half_open_max / ADDRESS_HALF_OPEN_PART).max(1)
         } else {
             self.half_open_max
         };
-        let (open, waiting) = by_address
-            .get(&address)
-            .map_or((0, 0), |held| (held.open, held.half_open));
-        if open >= self.address_max || waiting >= half_open_max {
+        let held = by_address.entry(place.address).or_default();
+        if held.half_open >= part {
             return None;
         }
-        let held = by_address.entry(address).or_default();
-        held.open += 1;
         held.half_open += 1;
         drop(by_address);
-        Some((
-            Place {
-                places: Arc::clone(self),
-                address,
-                _all: all,
-            },
-            HalfOpen {
-                places: Arc::clone(self),
-                address,
-                _permit: half_open,
-            },
-        ))
+        Some(HalfOpen {
+            places: Arc::clone(self),
+            address: place.address,
+            permit: Some(permit),
+        })
+    }
+
+    /// Waits for a place without a request.
+    async fn half_open(self: &Arc<Self>, place: &Place) -> HalfOpen {
+        loop {
+            let mut freed = pin!(self.freed.notified());
+            // From here on no return is missed.
+            freed.as_mut().enable();
+            if let Some(half_open) = self.try_half_open(place) {
+                return half_open;
+            }
+            freed.await;
+        }
     }
 
     fn give_back(&self, address: IpAddr, change: impl FnOnce(&mut Held)) {
@@ -245,7 +273,7 @@ impl App {
     }
 
     fn admit(&self, stream: TcpStream, peer: SocketAddr, acceptor: &TlsAcceptor) {
-        let Some((place, half_open)) = self.places.take(peer.ip()) else {
+        let Some(place) = self.places.take(peer.ip()) else {
             tracing::warn!(%peer, "connection closed: too many are open (connections-max)");
             return;
         };
@@ -254,7 +282,15 @@ impl App {
         };
         let (app, acceptor) = (self.clone(), acceptor.clone());
         drop(self.env.spawn(async move {
-            let _held = (work, place);
+            let _work = work;
+            let waited = tokio::select! {
+                waited = timeout(PLACE_WAIT_MAX, app.places.half_open(&place)) => waited,
+                () = app.shutdown.requested() => return,
+            };
+            let Ok(half_open) = waited else {
+                tracing::warn!(%peer, "connection closed: too many of its address have sent no request yet");
+                return;
+            };
             if let Err(error) = app.serve(stream, peer, acceptor, half_open).await {
                 tracing::debug!(%peer, %error, "connection ended");
             }
@@ -476,44 +512,62 @@ mod tests {
     fn places_are_bounded_in_all_by_address_and_half_open() {
         let places = Arc::new(Places::new(16));
         let address = |last: u8| IpAddr::from([192, 0, 2, last]);
-        let mut open = Vec::new();
-        for _ in 0..8 {
-            let (place, half_open) = places.take(address(1)).expect("room");
-            drop(half_open);
-            open.push(place);
-        }
+        let mut open: Vec<_> = (0..8)
+            .map(|_| places.take(address(1)).expect("room"))
+            .collect();
         assert!(
             places.take(address(1)).is_none(),
             "half of all from one address"
         );
-        let half_open: Vec<_> = (2..6)
-            .map(|last| places.take(address(last)).expect("room"))
+        open.extend((2..10).map(|last| places.take(address(last)).expect("room")));
+        assert!(places.take(address(99)).is_none(), "no more in all");
+        let half_open: Vec<_> = open[8..12]
+            .iter()
+            .map(|place| places.try_half_open(place).expect("room"))
             .collect();
         assert!(
-            places.take(address(9)).is_none(),
+            places.try_half_open(&open[15]).is_none(),
             "a quarter without a request"
         );
         drop(half_open);
-        assert!(places.take(address(9)).is_some());
+        assert!(places.try_half_open(&open[15]).is_some());
         open.clear();
         assert!(places.lock().is_empty());
         assert_eq!(places.all.available_permits(), 16);
     }
 
-    #[test]
-    fn one_address_leaves_places_for_others() {
+    #[tokio::test]
+    async fn one_address_leaves_places_for_others_and_its_further_ones_wait() {
         let places = Arc::new(Places::new(512));
         let address = |last: u8| IpAddr::from([192, 0, 2, last]);
-        let take = |last: u8| places.take(address(last));
-        let silent: Vec<_> = std::iter::from_fn(|| take(1)).collect();
-        assert_eq!(silent.len(), 64, "half of them while nobody else needs any");
-        let others: Vec<_> = (2..6)
-            .flat_map(|last| [last; 20])
-            .filter_map(take)
+        let open = |last: u8, count: usize| {
+            let places = Arc::clone(&places);
+            std::iter::repeat_with(move || places.take(address(last)).expect("room"))
+                .take(count)
+                .collect::<Vec<_>>()
+        };
+        let first = open(1, 100);
+        let mut silent: Vec<_> = first
+            .iter()
+            .filter_map(|place| places.try_half_open(place))
             .collect();
-        assert_eq!(others.len(), 4 * 16, "then an eighth for each");
-        assert!(take(9).is_none());
-        drop((silent, others));
+        assert_eq!(silent.len(), 64, "half of them while nobody else needs any");
+        let others: Vec<_> = (2..6).flat_map(|last| open(last, 20)).collect();
+        let others_silent: Vec<_> = others
+            .iter()
+            .filter_map(|place| places.try_half_open(place))
+            .collect();
+        assert_eq!(others_silent.len(), 4 * 16, "then an eighth for each");
+        let late = others.last().expect("there are some");
+        assert!(places.try_half_open(late).is_none());
+        drop(others_silent);
+        let mut waiting = Box::pin(places.half_open(&first[99]));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(waiting.as_mut().poll(&mut context).is_pending());
+        silent.truncate(10);
+        drop(waiting.as_mut().await);
+        drop(waiting);
+        drop((silent, first, others));
         assert!(places.lock().is_empty());
     }
 }
