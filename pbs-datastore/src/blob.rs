@@ -65,6 +65,13 @@ impl BlobKind {
         }
     }
 
+    /// The kind of a blob that starts like this; `None` if no blob does.
+    pub fn of(start: &[u8]) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|kind| start.starts_with(&kind.magic()))
+    }
+
     /// Whether the contents can be read with the key only.
     pub fn is_encrypted(self) -> bool {
         matches!(self, Self::Encrypted | Self::EncryptedZstd)
@@ -162,13 +169,10 @@ impl DataBlob {
         if encoded.len() > CHUNK_ENCODED_BYTES_MAX {
             return Err(BlobError::TooLong(encoded.len()));
         }
-        let magic = encoded
-            .first_chunk::<8>()
-            .ok_or(BlobError::TooShort(encoded.len()))?;
-        let kind = BlobKind::ALL
-            .into_iter()
-            .find(|kind| kind.magic() == *magic);
-        let kind = kind.ok_or(BlobError::UnknownMagic)?;
+        if encoded.len() < 8 {
+            return Err(BlobError::TooShort(encoded.len()));
+        }
+        let kind = BlobKind::of(&encoded).ok_or(BlobError::UnknownMagic)?;
         if encoded.len() < kind.header_len() {
             return Err(BlobError::TooShort(encoded.len()));
         }
@@ -178,6 +182,14 @@ impl DataBlob {
             payload: encoded.slice(kind.header_len()..),
             whole: Some(encoded),
         })
+    }
+
+    /// Recognises the stored chunk `digest`; copies nothing. Checks all that can be checked without its key (I7).
+    pub fn parse_chunk(encoded: Bytes, digest: &Digest) -> Result<Self, BlobError> {
+        let blob = Self::parse(encoded)?;
+        blob.verify_crc()?;
+        blob.verify_chunk(digest, None)?;
+        Ok(blob)
     }
 
     /// Encodes without compression or encryption; `data` is not copied and at most [`CHUNK_BYTES_MAX`] long.

@@ -296,6 +296,24 @@ impl Contents {
         }
     }
 
+    /// What `judge` makes of a file, and whether that looks right. If it does not, the local copy is fetched again, once,
+    /// and judged anew.
+    pub(crate) async fn read_as<T: Send + 'static>(
+        &self,
+        place: &Place,
+        judge: impl Fn(Option<Bytes>) -> (T, bool) + Clone + Send + 'static,
+    ) -> Result<T> {
+        let mut again = true;
+        loop {
+            let (bytes, judge) = (self.read(place).await?, judge.clone());
+            let (value, right) = self.env.compute(move || judge(bytes)).await;
+            if right || !again || !self.fetch_again(place).await? {
+                return Ok(value);
+            }
+            again = false;
+        }
+    }
+
     /// Fetches a file again whose local copy looks wrong; `false` if there is nothing to fetch it from.
     pub(crate) async fn fetch_again(&self, place: &Place) -> Result<bool> {
         match &self.backing {

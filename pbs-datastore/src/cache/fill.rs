@@ -423,10 +423,8 @@ impl Inner {
         read: Read,
         last: bool,
     ) -> std::result::Result<DataBlob, String> {
-        let blob = DataBlob::parse(read.body.clone()).map_err(|error| error.to_string())?;
-        blob.verify_crc()
-            .and_then(|()| blob.verify_chunk(digest, None))
-            .map_err(|error| error.to_string())?;
+        let blob =
+            DataBlob::parse_chunk(read.body.clone(), digest).map_err(|error| error.to_string())?;
         if !self.tags.agree(&blob, &read.body, &read.etag) {
             let words = "its contents are not those that its tag was made for";
             if !last {

@@ -173,10 +173,7 @@ impl Upload<'_> {
 /// same too, this is all that is asked: a plain chunk that is intact has the content of its digest. Without it, a forged
 /// encrypted blob of the right length would make the true chunk a duplicate (I11).
 pub(super) fn same_nature(start: &[u8], ours: BlobKind) -> bool {
-    BlobKind::ALL
-        .iter()
-        .find(|kind| start.starts_with(&kind.magic()))
-        .is_some_and(|theirs| theirs.is_encrypted() == ours.is_encrypted())
+    BlobKind::of(start).is_some_and(|theirs| theirs.is_encrypted() == ours.is_encrypted())
 }
 
 /// What to do about a stored object of another size or nature than ours.

@@ -240,12 +240,7 @@ impl World {
     /// Whether the bucket holds the chunk, intact.
     fn holds(&self, life: &Life, digest: &Digest) -> bool {
         let object = self.model.object(&life.layout.key(&Place::Chunk(*digest)));
-        object.is_some_and(|object| {
-            let blob = DataBlob::parse(object.body.into_bytes());
-            blob.is_ok_and(|blob| {
-                blob.verify_crc().is_ok() && blob.verify_chunk(digest, None).is_ok()
-            })
-        })
+        object.is_some_and(|object| DataBlob::parse_chunk(object.body.into_bytes(), digest).is_ok())
     }
 
     /// Makes all marks of now older than the next collection's cutoff.

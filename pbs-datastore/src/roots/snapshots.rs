@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::{MarkSink, MarkStats, Needer, RootProvider};
@@ -127,39 +128,25 @@ impl SnapshotRoots {
         let expected = state
             .manifest()
             .and_then(|manifest| manifest.file(name)?.csum);
-        let mut again = true;
-        loop {
-            let bytes = match contents.read(&place).await? {
-                Some(bytes) => bytes,
-                None if again && contents.fetch_again(&place).await? => {
-                    again = false;
-                    continue;
+        let kind = name.kind();
+        let judge = move |bytes: Option<Bytes>| {
+            let parsed = bytes.map(|bytes| Index::parse(kind, bytes));
+            let right = matches!(&parsed, Some(Ok(index)) if expected.is_none_or(|csum| csum == index.csum()));
+            ((parsed, right), right)
+        };
+        let (parsed, right) = contents.read_as(&place, judge).await?;
+        match parsed {
+            None => Ok(None),
+            Some(Ok(index)) => {
+                if !right {
+                    tracing::warn!(snapshot = %id, "the index '{name}' is not the one its manifest describes");
                 }
-                None => return Ok(None),
-            };
-            let kind = name.kind();
-            let parsed = contents
-                .env()
-                .compute(move || Index::parse(kind, bytes))
-                .await;
-            let good = match &parsed {
-                Ok(index) => expected.is_none_or(|csum| csum == index.csum()),
-                Err(_) => false,
-            };
-            if !good && again && contents.fetch_again(&place).await? {
-                again = false;
-                continue;
+                Ok(Some(index))
             }
-            if parsed.is_ok() && !good {
-                tracing::warn!(snapshot = %id, "the index '{name}' is not the one its manifest describes");
-            }
-            return match parsed {
-                Ok(index) => Ok(Some(index)),
-                Err(error) => Err(Error::Invalid(format!(
-                    "the index '{name}' of snapshot {id} cannot be read ({error}); nothing is collected before it is \
-                     restored or its snapshot removed"
-                ))),
-            };
+            Some(Err(error)) => Err(Error::Invalid(format!(
+                "the index '{name}' of snapshot {id} cannot be read ({error}); nothing is collected before it is \
+                 restored or its snapshot removed"
+            ))),
         }
     }
 }

@@ -171,22 +171,15 @@ impl Snapshots {
         Ok(state)
     }
 
-    /// The state that the local copy of the manifest tells; a copy that cannot be read is fetched again, once.
+    /// The state that the manifest tells.
     async fn read_state(&self, id: &SnapshotRef) -> Result<SnapshotState> {
-        let mut again = true;
-        loop {
-            let bytes = self.contents.read(&id.manifest()).await?;
-            let snapshot = id.snapshot.clone();
-            let state = self
-                .env()
-                .compute(move || SnapshotState::of(&snapshot, bytes))
-                .await;
-            let damaged = again && matches!(state, SnapshotState::Unreadable(_));
-            again = false;
-            if !(damaged && self.contents.fetch_again(&id.manifest()).await?) {
-                return Ok(state);
-            }
-        }
+        let snapshot = id.snapshot.clone();
+        let judge = move |bytes| {
+            let state = SnapshotState::of(&snapshot, bytes);
+            let right = !matches!(state, SnapshotState::Unreadable(_));
+            (state, right)
+        };
+        self.contents.read_as(&id.manifest(), judge).await
     }
 
     /// Whether a snapshot counts. [`Error::NotFound`] for a folder that is hidden or not there.
@@ -269,29 +262,22 @@ impl Snapshots {
         Ok(bytes.unwrap_or(0))
     }
 
-    /// A file of a sealed snapshot as it is stored; a local copy that is damaged is fetched again, once. The caller holds
-    /// the snapshot.
+    /// A file of a sealed snapshot as it is stored. The caller holds the snapshot.
     pub async fn file(&self, id: &SnapshotRef, name: &ArchiveName) -> Result<Bytes> {
         let state = self.state(id).await?;
         let csum = state
             .manifest()
             .and_then(|manifest| manifest.file(name)?.csum);
-        let place = id.file(name);
-        let mut again = true;
-        loop {
-            let missing = || Error::NotFound(format!("file '{name}' of snapshot {id}"));
-            let bytes = self.contents.read(&place).await?.ok_or_else(missing)?;
-            let (kind, stored) = (name.kind(), bytes.clone());
-            let damaged = again
-                && !self
-                    .env()
-                    .compute(move || is_whole(kind, stored, csum))
-                    .await;
-            again = false;
-            if !(damaged && self.contents.fetch_again(&place).await?) {
-                return Ok(bytes);
-            }
-        }
+        let kind = name.kind();
+        // Clients ask for files that not every snapshot has: what is not here is not looked for in the bucket.
+        let judge = move |bytes: Option<Bytes>| {
+            let right = bytes
+                .clone()
+                .is_none_or(|stored| is_whole(kind, stored, csum));
+            (bytes, right)
+        };
+        let bytes = self.contents.read_as(&id.file(name), judge).await?;
+        bytes.ok_or_else(|| Error::NotFound(format!("file '{name}' of snapshot {id}")))
     }
 }
 

@@ -1,3 +1,5 @@
+//! Tests of verification.
+
 use std::sync::Arc;
 use std::time::Duration;
 
