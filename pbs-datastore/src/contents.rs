@@ -20,6 +20,7 @@ use crate::files::{DirEntry, optional, replace};
 use crate::layout::{BucketLayout, Folder, HoldfastFile, LocalLayout, Place};
 use crate::mirror::{Content, Mirror, MirrorEntry, RefreshStats, remove_empty_above};
 use crate::snapshots::Lock;
+use crate::step::Step;
 use crate::{Capabilities, Env, FencePass, SyncLevel};
 
 /// The bucket's side of a tree.
@@ -259,6 +260,7 @@ impl Contents {
                         if optional(files.unlink(&path)).about(&path)?.is_some() {
                             let dir = path.parent().unwrap_or(&namespace);
                             files.sync_dir(dir).about(dir)?;
+                            Step::DeleteFile.passed();
                         }
                         remove_empty_above(files, &path, &namespace);
                     }
@@ -418,6 +420,7 @@ impl BucketContents {
             let error = match outcome {
                 DeleteOutcome::Deleted | DeleteOutcome::NotFound => {
                     self.forget(place).await?;
+                    Step::DeleteFile.passed();
                     continue;
                 }
                 DeleteOutcome::Unknown => Error::OutcomeUnknown {

@@ -15,6 +15,8 @@ use nix::fcntl::{AT_FDCWD, Flock, FlockArg, OFlag};
 use nix::sys::stat::{UtimensatFlags, utimensat};
 use nix::sys::time::TimeSpec;
 
+use crate::step::Step;
+
 mod faulty;
 pub use faulty::{FaultyFiles, FileFault, FileOp};
 
@@ -133,9 +135,11 @@ pub fn replace(files: &dyn Files, path: &Path, parts: &[Bytes], unique: &str) ->
         .unwrap_or("file");
     let temporary = dir.join(format!(".{name}.{unique}.tmp"));
     files.create(&temporary, FILE_MODE, parts, true)?;
+    Step::ReplaceWritten.passed();
     files.rename(&temporary, path).inspect_err(|_| {
         files.unlink(&temporary).ok();
     })?;
+    Step::ReplaceRenamed.passed();
     files.sync_dir(dir)
 }
 

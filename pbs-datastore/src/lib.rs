@@ -38,6 +38,7 @@ mod seal;
 mod session;
 mod snapshot;
 mod snapshots;
+pub mod step;
 mod verify;
 mod zstd_frame;
 

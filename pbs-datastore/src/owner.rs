@@ -44,6 +44,7 @@ use crate::Env;
 use crate::error::{About as _, Error, Result};
 use crate::files::{FileLock, optional, replace};
 use crate::layout::{BucketLayout, HoldfastFile, LocalLayout, Place};
+use crate::step::Step;
 
 use fence::Held;
 pub use fence::{Fence, FencePass};
@@ -237,9 +238,12 @@ impl Owner {
         let mut record = bucket.next(&self.env, &written);
         record.epoch += 1;
         self.write(bucket, &mut written, record).await?;
+        Step::GcEpochInBucket.passed();
         bucket
             .write_local(&self.env, &written, &written.record)
-            .await
+            .await?;
+        Step::GcEpochLocal.passed();
+        Ok(())
     }
 
     /// Step 5 for a directory that did not agree: its markers have been removed. Makes that durable first, for a marker
@@ -256,7 +260,9 @@ impl Owner {
         written.directory_agrees = true;
         bucket
             .write_local(&self.env, &written, &written.record)
-            .await
+            .await?;
+        Step::MarkersDropped.passed();
+        Ok(())
     }
 
     /// Records that no request is open or unknown, which only the caller can know; the process is the owner no more.
@@ -271,7 +277,9 @@ impl Owner {
         record.clean_stop = true;
         record.stop = Some(self.env.new_id());
         bucket.write_local(&self.env, &written, &record).await?;
+        Step::StopNoted.passed();
         self.write(bucket, &mut written, record).await?;
+        Step::StopRecorded.passed();
         self.give_up();
         Ok(())
     }

@@ -50,6 +50,7 @@ use tokio::sync::RwLock;
 
 use crate::error::{About as _, Error, Result};
 use crate::snapshots::{GroupLock, Lock, SnapshotRef, Snapshots};
+use crate::step::Step;
 use crate::{ArchiveName, AuthId, ChunkUploadStats, DataBlob, Env, SessionState, WriterSession};
 
 use files::Stored;
@@ -199,6 +200,7 @@ impl Snapshots {
             ("holdfast-session".to_owned(), session.id().to_string()),
         ]);
         self.set_running(id, true);
+        Step::SealClaimed.passed();
         Ok(SnapshotWriter(Arc::new(Inner {
             snapshots: Arc::clone(self),
             id: id.clone(),

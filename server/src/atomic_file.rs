@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use pbs_datastore::step::Step;
 
 /// How often a taken lock is asked for before the attempt is given up, and the pause between: 10 s in all.
 const LOCK_ATTEMPTS: u32 = 400;
@@ -28,7 +29,9 @@ pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> 
     let directory = parent(path)?;
     let staged = beside(path, "new")?;
     stage(path, directory, &staged, content, mode)?;
+    Step::ReplaceWritten.passed();
     fs::rename(&staged, path)?;
+    Step::ReplaceRenamed.passed();
     sync_directory(directory)
 }
 

@@ -21,6 +21,7 @@ use crate::chunk_store::marker::Marker;
 use crate::metrics::count;
 #[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
+use crate::step::Step;
 
 /// Busy chunks met in a row before the evictor lets the others work …
 const BUSY_MAX: usize = 64;
@@ -101,7 +102,10 @@ impl Inner {
         let inner = Arc::clone(self);
         let emptied = self.env.io(move |files| inner.empty(files, &guard));
         match emptied.await {
-            Ok(_) => Outcome::Evicted,
+            Ok(_) => {
+                Step::Evicted.passed();
+                Outcome::Evicted
+            }
             Err(error) => Outcome::Failed(error),
         }
     }

@@ -32,6 +32,7 @@ use crate::chunk_store::guard::{ChunkTable, FillTicket};
 use crate::chunk_store::location::{ChunkLocation, locate};
 use crate::chunk_store::marker::Nature;
 use crate::metrics::{CacheMetrics, count};
+use crate::step::Step;
 use crate::{
     BucketLayout, CHUNK_ENCODED_BYTES_MAX, DataBlob, Digest, Env, Error, MemoryBudget,
     MemoryPermit, Result,
@@ -330,9 +331,11 @@ impl Inner {
         };
         let inserting = self.inserting.load(Ordering::Acquire);
         let ticket = inserting.then(|| self.table.register_fill(digest));
+        Step::FillRegistered.passed();
         let asked = self.env.now();
         match self.fetch(digest).await {
             Ok(blob) => {
+                Step::FillFetched.passed();
                 count(&self.metrics.fills);
                 permit.fit_to(&self.budget, blob.encoded_len() as u64);
                 let chunk = Arc::new(Chunk::new(blob, Some(permit)));
@@ -465,6 +468,8 @@ impl Inner {
         let (_guard, kept) = self.cache.insert_read(guard, &parts, nature, asked).await;
         if let Err(error) = kept {
             tracing::debug!(%digest, "the chunk was read and not cached: {error}");
+        } else {
+            Step::FillInserted.passed();
         }
     }
 

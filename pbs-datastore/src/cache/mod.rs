@@ -29,6 +29,7 @@ use crate::chunk_store::marker::{Marker, Markers, Nature};
 use crate::error::About as _;
 use crate::files::{Files, optional};
 use crate::metrics::{CacheMetrics, count};
+use crate::step::Step;
 use crate::{Digest, Env, Result};
 
 mod account;
@@ -276,6 +277,7 @@ impl Cache {
             .io(move |files| {
                 let digest = guard.digest();
                 if let Some(room) = room {
+                    Step::CacheReserved.passed();
                     match put(&inner, files, &guard, &parts) {
                         Ok(_) => {
                             inner.lru.commit(room, digest);

@@ -41,6 +41,7 @@ use crate::files::Files;
 #[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
 use crate::session::SessionHandle;
+use crate::step::Step;
 use crate::{
     BucketLayout, CHUNK_BYTES_MAX, DataBlob, DatastoreConfig, Digest, Env, Error, Result,
     SyncLevel, WriterSession,
@@ -170,12 +171,14 @@ impl ChunkStore {
         let waited =
             sabotage::is_off(Rule::JoinerTouches) && self.table.try_guard(chunk.digest).is_none();
         let guard = self.table.guard_for_use(chunk.digest).await?;
+        Step::InsertGuarded.passed();
         #[cfg(feature = "sabotage")]
         if waited && self.marker(chunk.digest).await?.is_some() {
             handle.tell(chunk.digest, chunk.size)?;
             return Ok(Inserted::Duplicate);
         }
         if self.bucket.is_some() && self.touch(&guard, chunk.nature()).await? {
+            Step::InsertTouched.passed();
             handle.tell(chunk.digest, chunk.size)?;
             return Ok(Inserted::Duplicate);
         }
@@ -245,6 +248,7 @@ impl ChunkStore {
         } else {
             guard
         };
+        Step::InsertMarked.passed();
         // 4.
         let upload = Upload {
             store: self,
@@ -252,6 +256,7 @@ impl ChunkStore {
             chunk: &chunk,
         };
         let inserted = upload.run().await?;
+        Step::InsertPut.passed();
         // 5. Of a duplicate the backend has accepted other bytes than ours, so only its existence is recorded.
         let now = self.env.now();
         let (header, payload) = chunk.blob.parts();
@@ -265,6 +270,7 @@ impl ChunkStore {
             .insert(guard, content, chunk.nature(), now, now)
             .await;
         kept?;
+        Step::InsertCached.passed();
         // 6.
         let (markers, digest) = (self.markers.clone(), chunk.digest);
         let removed = self
@@ -276,6 +282,7 @@ impl ChunkStore {
             tracing::debug!(%digest, %error, "upload marker not removed");
         }
         session.tell(digest, chunk.size)?;
+        Step::InsertTold.passed();
         drop(guard);
         Ok(inserted)
     }
@@ -305,6 +312,7 @@ impl ChunkStore {
             inserted.map(|inserted| (inserted, guard))
         };
         let (inserted, guard) = self.env.io(work).await?;
+        Step::InsertFile.passed();
         session.tell(digest, size)?;
         drop(guard);
         Ok(inserted)
@@ -370,6 +378,7 @@ impl ChunkStore {
                         return Err(Error::ChunkMissing { digest });
                     }
                     session.tell(digest, size)?;
+                    Step::Adopted.passed();
                 }
                 Ok(())
             })

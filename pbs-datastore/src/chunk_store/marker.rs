@@ -26,6 +26,7 @@ use super::guard::Guard;
 use crate::Digest;
 use crate::files::{Files, optional};
 use crate::layout::{Folder, LocalLayout};
+use crate::step::Step;
 
 /// Whether a chunk is encrypted, as far as known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -262,13 +263,16 @@ impl Markers {
         creating_dir(files, &temporary, || {
             files.create(&temporary, marker.nature.mode(), parts, sync)
         })?;
+        Step::CacheWritten.passed();
         let target = self.path(&digest);
         files
             .set_times(&temporary, marker.used, marker.born)
             .and_then(|()| creating_dir(files, &target, || files.rename(&temporary, &target)))
             .inspect_err(|_| {
                 files.unlink(&temporary).ok();
-            })
+            })?;
+        Step::CacheRenamed.passed();
+        Ok(())
     }
 
     /// Gives the marker that is there other content (none evicts it), keeping its times and, unless it was not known, its

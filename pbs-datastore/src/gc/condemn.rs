@@ -42,6 +42,7 @@ use crate::files::{Files, optional};
 use crate::owner::FencePass;
 #[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
+use crate::step::Step;
 use crate::{Digest, Error, Result};
 
 /// What became of one batch.
@@ -135,6 +136,7 @@ impl Collector {
     ) -> Result<BatchResult> {
         let _batch = self.batch.lock().await;
         let condemned = self.condemn(batch, cutoff.time).await?;
+        Step::BatchCondemned.passed();
         let rescued = condemned.rescued;
         if condemned.chunks.is_empty() {
             return Ok(BatchResult {
@@ -225,16 +227,20 @@ impl Collector {
             .io(move |files: &dyn Files| journal.write(files, &digests, &unique))
             .await
             .about(&self.ours);
+        Step::BatchJournalled.passed();
         let pass = match written {
             Ok(()) => bucket.owner.fence().check().await,
             Err(error) => Err(error),
         };
         match pass {
-            Ok(pass) => Ok(Confirmed {
-                chunks,
-                condemnation,
-                pass,
-            }),
+            Ok(pass) => {
+                Step::BatchConfirmed.passed();
+                Ok(Confirmed {
+                    chunks,
+                    condemnation,
+                    pass,
+                })
+            }
             Err(error) => {
                 let journal = self.journal.clone();
                 // A journal that cannot be cleared keeps its digests condemned after the next start: safe.
@@ -319,6 +325,7 @@ impl Collector {
                 error.lost_at
             }
         };
+        Step::BatchDeleted.passed();
         (
             Deleted {
                 condemnation,
@@ -349,17 +356,21 @@ impl Collector {
         #[cfg(not(feature = "sabotage"))]
         drop(refused);
         remove_markers(self, digests).await?;
+        Step::BatchForgotten.passed();
         #[cfg(feature = "sabotage")]
         let lost_at = lost_at.filter(|_| !sabotage::is_off(Rule::UnknownDeleteWaits));
         if let Some(lost_at) = lost_at {
             tokio::time::sleep_until(lost_at + self.config.late_request_max).await;
+            Step::BatchWaited.passed();
         }
         let journal = self.journal.clone();
         self.env
             .io(move |files: &dyn Files| journal.clear(files))
             .await
             .about(&self.ours)?;
+        Step::BatchCleared.passed();
         condemnation.release();
+        Step::BatchReleased.passed();
         Ok(())
     }
 
@@ -379,6 +390,7 @@ impl Collector {
             for chunk in chunks {
                 let path = markers.path(&chunk.digest);
                 optional(files.unlink(&path)).about(&path)?;
+                Step::BatchUnlinked.passed();
                 result.removed_chunks += 1;
                 result.removed_bytes += chunk.size;
             }
@@ -449,7 +461,11 @@ impl Recovery {
         for digest in &digests {
             condemnation.add(&collector.table.guard(*digest).await);
         }
+        let found = !digests.is_empty();
         remove_markers(collector, digests).await?;
+        if found {
+            Step::RecoveryBegun.passed();
+        }
         Ok(Self { condemnation })
     }
 
@@ -466,6 +482,7 @@ impl Recovery {
             .io(move |files: &dyn Files| journal.clear(files))
             .await
             .about(&collector.ours)?;
+        Step::RecoveryCleared.passed();
         self.condemnation.release();
         Ok(())
     }

@@ -52,6 +52,7 @@ use crate::files::Files;
 use crate::layout::{LocalLayout, Place};
 use crate::owner::Owner;
 use crate::roots::RootProvider;
+use crate::step::Step;
 use crate::{BucketLayout, DatastoreConfig, Digest, Env, Error, JobContext, Result, Sessions};
 
 /// Findings and candidates on their way from the ranges to the batches; bounds memory.
@@ -194,6 +195,7 @@ impl Collector {
             self.config.gc_atime_cutoff,
             granularity,
         );
+        Step::GcCutoff.passed();
         job.log(format!(
             "starting garbage collection; unused chunks older than {} are removed",
             cutoff.time
@@ -202,6 +204,7 @@ impl Collector {
             job.log(format!("the running session {label} holds that time back"));
         }
         let marked = self.mark(job).await?;
+        Step::GcMarked.passed();
         job.log(format!(
             "marked the chunks of {} indexes",
             marked.stats.index_files
@@ -219,6 +222,7 @@ impl Collector {
         self.report_missing(missing, job).await?;
         if !options.dry_run {
             self.tidy(&cutoff).await?;
+            Step::GcTidied.passed();
         }
         job.log(summary(&status));
         Ok(status)

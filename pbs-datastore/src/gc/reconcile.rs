@@ -20,6 +20,7 @@ use crate::chunk_store::marker::{Marker, Nature};
 use crate::error::About as _;
 use crate::files::{Files, optional};
 use crate::roots::{MarkSink, Needer};
+use crate::step::Step;
 use crate::{Digest, JobContext, Result};
 
 /// A smaller object cannot be a chunk: header of an empty blob.
@@ -62,6 +63,17 @@ impl MarkSink for Needers<'_> {
 impl Collector {
     /// Acts on one finding; returns the digest if a root needs it and it is missing.
     pub(super) async fn reconcile(
+        &self,
+        bucket: &Bucket,
+        finding: Finding,
+        cutoff: &Cutoff,
+    ) -> Result<Option<Digest>> {
+        let missing = self.act_on(bucket, finding, cutoff).await?;
+        Step::GcReconciled.passed();
+        Ok(missing)
+    }
+
+    async fn act_on(
         &self,
         bucket: &Bucket,
         finding: Finding,

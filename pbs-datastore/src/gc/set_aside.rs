@@ -28,6 +28,7 @@ use crate::error::About as _;
 use crate::files::{Files, optional};
 #[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
+use crate::step::Step;
 use crate::{BadNumber, CHUNK_ENCODED_BYTES_MAX, DataBlob, Digest, Error, Place, Result};
 
 impl Collector {
@@ -89,6 +90,7 @@ impl Collector {
             self.forget(confirmed.given_up()).await?;
             return Err(error);
         }
+        Step::AsideCopied.passed();
         let (deleted, _) = self.delete(bucket, confirmed).await;
         self.forget(deleted).await?;
         Ok(true)

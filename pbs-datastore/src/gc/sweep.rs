@@ -25,6 +25,7 @@ use crate::error::About as _;
 use crate::files::{Files, optional};
 #[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
+use crate::step::Step;
 use crate::{Digest, Error, JobContext, Place, Result};
 
 /// Number of chunk folders.
@@ -186,6 +187,7 @@ impl Collector {
             let rest = pending.split_off(&until);
             let ready = std::mem::replace(&mut pending, rest);
             self.compare(next..until, ready, sweep, &mut counts).await?;
+            Step::GcListed.passed();
             next = until;
         }
         Ok(counts)

@@ -17,6 +17,7 @@ use super::{
 use crate::Env;
 use crate::error::{Error, Result};
 use crate::layout::{HoldfastFile, Place};
+use crate::step::Step;
 
 /// A start after its reading and before its first write.
 pub(super) struct Start {
@@ -140,6 +141,7 @@ impl Start {
             (local.start, local.starting) = (None, None);
         }
         write_local(&self.env, &self.config.cache_dir, &local).await?;
+        Step::StartNoted.passed();
 
         // 4. The bucket.
         let mut record = self.next_record(&local, &instance, &start, started);
@@ -168,11 +170,13 @@ impl Start {
         {
             let mut written = bucket.written.lock().await;
             bucket.replace(&self.env, &mut written, record).await?;
+            Step::StartTaken.passed();
 
             // 5. The cache directory, if it agreed.
             bucket
                 .write_local(&self.env, &written, &written.record)
                 .await?;
+            Step::StartRecorded.passed();
         }
 
         // 6. The format object.

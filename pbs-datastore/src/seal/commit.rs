@@ -11,6 +11,7 @@ use crate::error::{About as _, Error, Result};
 use crate::files::replace;
 use crate::mirror::Content;
 use crate::snapshots::SnapshotState;
+use crate::step::Step;
 use crate::{ChunkUploadStats, Manifest, SyncLevel};
 
 /// How often the manifest is put.
@@ -68,11 +69,15 @@ impl Inner {
         let _quiet = self.arriving.write().await;
         // 3. A failure here leaves the session as it is; it can only be given up.
         let manifest = self.check(stats).await?;
+        Step::SealChecked.passed();
         self.session.begin_commit()?;
         let committing = Committing(self);
         // 4. and 5.
         let result = match self.confirm_files().await {
-            Ok(()) => self.seal(manifest).await,
+            Ok(()) => {
+                Step::SealConfirmed.passed();
+                self.seal(manifest).await
+            }
             Err(error) => Err(error),
         };
         if result.is_ok() {
@@ -150,6 +155,7 @@ impl Inner {
             return self.seal_locally(manifest).await;
         };
         let etag = self.seal_object(bucket, &manifest).await?;
+        Step::SealPut.passed();
         let (place, size) = (self.id.manifest(), manifest.len() as u64);
         if let Err(error) = bucket
             .keep(&place, Content::Bytes(manifest), etag, size)
@@ -159,6 +165,7 @@ impl Inner {
             tracing::error!(snapshot = %self.id, "the finished snapshot is not yet visible here: {error}");
         }
         self.snapshots.changed(&self.id);
+        Step::SealVisible.passed();
         Ok(())
     }
 
@@ -237,6 +244,7 @@ impl Inner {
             }
             Err(error) => return Attempt::Failed(error),
         };
+        Step::SealFenced.passed();
         let mut put = Put::new(key.clone(), manifest.clone());
         if conditional {
             put = put.when(Precondition::Absent);
@@ -332,7 +340,9 @@ impl Inner {
                 replace(files, &path, &[manifest], &unique).about(&path)
             })
             .await?;
+        Step::SealPut.passed();
         self.snapshots.changed(&self.id);
+        Step::SealVisible.passed();
         Ok(())
     }
 

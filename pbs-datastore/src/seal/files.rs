@@ -18,6 +18,7 @@ use crate::error::{About as _, Error, Result};
 use crate::layout::Place;
 use crate::mirror::Content;
 use crate::snapshots::Lock;
+use crate::step::Step;
 use crate::{ArchiveName, Digest, SyncLevel};
 
 /// Questions about unacknowledged files at the same time.
@@ -83,6 +84,7 @@ impl Inner {
         let place = self.id.file(name);
         let Some(bucket) = self.snapshots.contents().bucket() else {
             self.store_locally(&place, path).await?;
+            Step::SealStored.passed();
             let stored = Stored {
                 bytes,
                 size,
@@ -127,6 +129,7 @@ impl Inner {
             before
         };
         self.put_object(bucket, name, &stored, body, before).await?;
+        Step::SealStored.passed();
         locked(&self.state).count += 1;
         Ok(())
     }

@@ -4,6 +4,7 @@ use super::{GroupRef, SnapshotRef, Snapshots};
 use crate::FencePass;
 use crate::error::{Error, Result};
 use crate::layout::{Folder, Place};
+use crate::step::Step;
 
 /// What to do with what cannot go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +60,10 @@ impl Snapshots {
         let result = self.contents.remove(&lock, &pass, &[id.manifest()]).await;
         self.changed(id);
         result?;
-        self.remove_rest(&lock, &pass, id).await
+        Step::DeleteManifest.passed();
+        self.remove_rest(&lock, &pass, id).await?;
+        Step::DeleteDone.passed();
+        Ok(())
     }
 
     /// Removes what is left of a snapshot without manifest: what is known locally and what the bucket has.
