@@ -12,17 +12,18 @@
 //! jobs that found no permit are started in the order they came. Every datastore has its own permits for file work
 //! ([`Env::with_own_io`]): a disk that does not answer holds up nobody else's.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
-use tokio::task::{JoinError, JoinHandle};
+use tokio::task::{AbortHandle, JoinError, JoinHandle};
 use tokio::time::Instant;
 
 use crate::files::{Files, OsFiles};
@@ -38,8 +39,16 @@ const IO_JOBS_MIN: usize = 8;
 enum Blocking {
     /// On the runtime's blocking pool.
     Pool,
-    /// At once, on the calling thread: simulation.
-    Inline,
+    /// On the calling thread, as a task: simulation. It starts after up to so long, drawn anew for each job.
+    Inline(Duration),
+}
+
+/// The tasks of a simulated world, which can end like a process: all at once.
+#[derive(Debug, Default)]
+struct Tasks {
+    killed: bool,
+    serial: u64,
+    running: BTreeMap<u64, AbortHandle>,
 }
 
 struct Inner {
@@ -53,6 +62,8 @@ struct Inner {
     computing: Arc<Semaphore>,
     tasks: AtomicUsize,
     idle: Notify,
+    /// In a simulation only.
+    mortal: Option<Mutex<Tasks>>,
 }
 
 impl Inner {
@@ -100,9 +111,36 @@ impl Env {
     /// A simulated world: starts at `start`, draws from `seed`, runs file work inline on `files`. Under a paused tokio
     /// clock it is deterministic.
     pub fn simulated(start: Timestamp, seed: u64, files: Arc<dyn Files>) -> Self {
+        Self::simulated_with_pauses(start, seed, files, Duration::ZERO)
+    }
+
+    /// As [`Env::simulated`], with a pause of up to `pause_max` before each piece of blocking work: what else is ready
+    /// comes first, in an order that the seed decides.
+    pub fn simulated_with_pauses(
+        start: Timestamp,
+        seed: u64,
+        files: Arc<dyn Files>,
+        pause_max: Duration,
+    ) -> Self {
         let mut bytes = [0; 32];
         bytes[..8].copy_from_slice(&seed.to_le_bytes());
-        Self::new(start, bytes, files, Blocking::Inline)
+        Self::new(start, bytes, files, Blocking::Inline(pause_max))
+    }
+
+    /// Ends a simulated world as a crash ends a process: no task of it runs any further, and none is started. What they
+    /// had in memory goes when they are dropped, which [`Env::drain`] waits for. Nothing in the real world.
+    pub fn kill(&self) {
+        let Some(mortal) = &self.inner.mortal else {
+            return;
+        };
+        let running = {
+            let mut tasks = mortal.lock().unwrap_or_else(PoisonError::into_inner);
+            tasks.killed = true;
+            std::mem::take(&mut tasks.running)
+        };
+        for task in running.values() {
+            task.abort();
+        }
     }
 
     fn new(
@@ -120,6 +158,7 @@ impl Env {
                 files,
                 blocking,
                 computing: Arc::new(Semaphore::new(cores())),
+                mortal: matches!(blocking, Blocking::Inline(_)).then(Mutex::default),
                 tasks: AtomicUsize::new(0),
                 idle: Notify::new(),
             }),
@@ -165,8 +204,22 @@ impl Env {
         self.inner
             .rng
             .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .unwrap_or_else(PoisonError::into_inner)
             .random()
+    }
+
+    /// A pause of up to `longest`, in microseconds; none half of the time.
+    fn pause(&self, longest: Duration) -> Duration {
+        if longest.is_zero() {
+            return longest;
+        }
+        let drawn = self.seed();
+        let longest = u64::try_from(longest.as_micros()).unwrap_or(u64::MAX);
+        Duration::from_micros(if drawn & 1 == 0 {
+            0
+        } else {
+            (drawn >> 1) % longest.max(1)
+        })
     }
 
     /// 16 random bytes.
@@ -174,7 +227,7 @@ impl Env {
         self.inner
             .rng
             .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .unwrap_or_else(PoisonError::into_inner)
             .random()
     }
 
@@ -193,20 +246,49 @@ impl Env {
         &self,
         task: impl Future<Output = T> + Send + 'static,
     ) -> JoinHandle<T> {
-        struct Running(Env);
+        struct Running(Env, Option<u64>);
         impl Drop for Running {
             fn drop(&mut self) {
+                self.0.forget_task(self.1);
                 if self.0.inner.tasks.fetch_sub(1, Ordering::AcqRel) == 1 {
                     self.0.inner.idle.notify_waiters();
                 }
             }
         }
         self.inner.tasks.fetch_add(1, Ordering::AcqRel);
-        let running = Running(self.clone());
-        tokio::spawn(async move {
+        let serial = self.next_task();
+        let running = Running(self.clone(), serial);
+        let task = tokio::spawn(async move {
             let _running = running;
             task.await
-        })
+        });
+        self.note_task(serial, task.abort_handle());
+        task
+    }
+
+    fn next_task(&self) -> Option<u64> {
+        let mortal = self.inner.mortal.as_ref()?;
+        let mut tasks = mortal.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.serial += 1;
+        Some(tasks.serial)
+    }
+
+    fn note_task(&self, serial: Option<u64>, task: AbortHandle) {
+        if let (Some(mortal), Some(serial)) = (&self.inner.mortal, serial) {
+            let mut tasks = mortal.lock().unwrap_or_else(PoisonError::into_inner);
+            if tasks.killed {
+                task.abort();
+            } else {
+                tasks.running.insert(serial, task);
+            }
+        }
+    }
+
+    fn forget_task(&self, serial: Option<u64>) {
+        if let (Some(mortal), Some(serial)) = (&self.inner.mortal, serial) {
+            let mut tasks = mortal.lock().unwrap_or_else(PoisonError::into_inner);
+            tasks.running.remove(&serial);
+        }
     }
 
     /// Waits until no task runs, at most `limit`; returns whether all had ended.
@@ -244,11 +326,18 @@ impl Env {
         permits: &Arc<Semaphore>,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> T {
-        if self.inner.blocking == Blocking::Inline {
-            return work();
-        }
         let permits = Arc::clone(permits);
-        let done = if let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
+        let done = if let Blocking::Inline(longest) = self.inner.blocking {
+            let pause = self.pause(longest);
+            if pause.is_zero() {
+                return work();
+            }
+            let later = async move {
+                tokio::time::sleep(pause).await;
+                work()
+            };
+            self.spawn(later).await
+        } else if let Ok(permit) = Arc::clone(&permits).try_acquire_owned() {
             on_pool(permit, work).await
         } else {
             // A task of its own keeps the promise to run the work whether or not the caller waits for it.

@@ -1,7 +1,8 @@
 //! The one seam to the local file system.
 //!
 //! Operations are synchronous; [`Env::io`](crate::Env::io) decides where they run, so that a caller does a batch of
-//! them in one go. Implementations: [`OsFiles`] for production, [`FaultyFiles`] around any other for tests.
+//! them in one go. Implementations: [`OsFiles`] for production; for tests [`ModelDisk`] in memory, and [`FaultyFiles`] around
+//! any other.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -18,7 +19,9 @@ use nix::sys::time::TimeSpec;
 use crate::step::Step;
 
 mod faulty;
+mod model;
 pub use faulty::{FaultyFiles, FileFault, FileOp};
+pub use model::{DirCopy, ModelDisk, ModelFiles};
 
 /// What is known of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -73,6 +73,8 @@ pub enum Action {
     Conflict,
     /// Waits before the request is sent.
     Delay(Duration),
+    /// Waits after the request's effect, before its answer.
+    Linger(Duration),
     /// The body of a GET ends after so many bytes; a listing's page after so many entries (at least one), with more
     /// to follow.
     Truncate(u64),
@@ -102,6 +104,7 @@ impl Action {
             Self::Duplicate => "duplicate",
             Self::Conflict => "conflict",
             Self::Delay(_) => "delay",
+            Self::Linger(_) => "linger",
             Self::Truncate(_) => "truncate",
             Self::Garble => "garble",
             Self::Refuse => "refuse",
@@ -115,7 +118,7 @@ impl Action {
     fn is_pause(&self) -> bool {
         matches!(
             self,
-            Self::Delay(_) | Self::GateBefore(_) | Self::GateAfter(_)
+            Self::Delay(_) | Self::Linger(_) | Self::GateBefore(_) | Self::GateAfter(_)
         )
     }
 }
@@ -275,7 +278,7 @@ impl fmt::Debug for FaultPlan {
 struct Script {
     before: Vec<Action>,
     action: Option<Action>,
-    after: Vec<Gate>,
+    after: Vec<Action>,
     /// For a deletion: which of its keys the action concerns.
     keys: Vec<bool>,
 }
@@ -388,17 +391,13 @@ impl FaultPlan {
         let (after, before) = script
             .before
             .into_iter()
-            .partition(|action| matches!(action, Action::GateAfter(_)));
-        script.before = before;
-        script.after = gates(after);
+            .partition(|action| matches!(action, Action::GateAfter(_) | Action::Linger(_)));
+        (script.before, script.after) = (before, after);
         script
     }
-}
 
-fn gates(actions: Vec<Action>) -> Vec<Gate> {
-    let gate = |action| match action {
-        Action::GateAfter(gate) => Some(gate),
-        _ => None,
-    };
-    actions.into_iter().filter_map(gate).collect()
+    /// Counts a fault that no script has decided.
+    fn count(&self, op: Op, name: &'static str) {
+        *self.state().injected.entry((op, name)).or_insert(0) += 1;
+    }
 }

@@ -36,6 +36,11 @@ pub struct Odds {
     pub refuse_key: f64,
     /// Any request takes up to [`delay_max`](Self::delay_max) longer, whatever else happens to it.
     pub delay: f64,
+    /// Any request's answer takes up to [`delay_max`](Self::delay_max) longer, after its effect.
+    pub linger: f64,
+    /// A mutation whose sender goes away while it is on its way arrives all the same, after up to
+    /// [`late_max`](Self::late_max).
+    pub orphan: f64,
     /// Longest time between giving a request up and its effect. The bound T of A1 has to be longer.
     pub late_max: Duration,
     /// Longest delay of a request.
@@ -83,6 +88,10 @@ impl Dice {
             let delay = self.up_to(odds.delay_max);
             script.before.push(Action::Delay(delay));
         }
+        if self.chance(odds.linger) {
+            let time = self.up_to(odds.delay_max);
+            script.before.push(Action::Linger(time));
+        }
         let point: f64 = self.rng.random();
         let mut below = 0.0;
         let drawn = candidates(op, &odds)
@@ -105,6 +114,12 @@ impl Dice {
                 script.action = Some(Action::Refuse);
             }
         }
+    }
+
+    /// After what time a mutation arrives that was on its way when its sender went; `None` if it never does.
+    pub(super) fn orphaned(&mut self) -> Option<Duration> {
+        self.chance(self.odds.orphan)
+            .then(|| self.up_to(self.odds.late_max))
     }
 
     fn chance(&mut self, odds: f64) -> bool {

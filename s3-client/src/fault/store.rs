@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
 use super::late::{Late, Reply};
+use super::odds::Dice;
 use super::request::Mutation;
 use super::{Action, Effect, FaultPlan, Script};
 use crate::decide::slice;
@@ -49,11 +50,13 @@ impl FaultyStore {
 
     async fn mutate(&self, request: Mutation) -> Result<Answer<Reply>, Error> {
         let mut script = self.plan.script(request.op(), &request.keys());
+        let on_its_way = OnItsWay {
+            faulty: self,
+            request: Some(request),
+        };
         self.pause(&mut script).await;
-        let result = self.carry_out(request, &script).await;
-        for gate in &script.after {
-            gate.pass().await;
-        }
+        let result = self.carry_out(on_its_way.arrived(), &script).await;
+        linger(&script).await;
         result
     }
 
@@ -179,10 +182,49 @@ impl FaultyStore {
                 .map(|answer| answer.map(|value| spoil(value, action))),
             None => send.await,
         };
-        for gate in &script.after {
-            gate.pass().await;
-        }
+        linger(&script).await;
         result
+    }
+}
+
+/// What a request meets between its effect and its answer.
+async fn linger(script: &Script) {
+    for action in &script.after {
+        match action {
+            Action::Linger(time) => sleep(*time).await,
+            Action::GateAfter(gate) => gate.pass().await,
+            _ => {}
+        }
+    }
+}
+
+/// A mutation that has been sent and has not arrived. Its sender may go away; the request need not.
+struct OnItsWay<'a> {
+    faulty: &'a FaultyStore,
+    request: Option<Mutation>,
+}
+
+impl OnItsWay<'_> {
+    fn arrived(mut self) -> Mutation {
+        self.request.take().expect("it arrives once")
+    }
+}
+
+impl Drop for OnItsWay<'_> {
+    fn drop(&mut self) {
+        let Some(request) = self.request.take() else {
+            return;
+        };
+        let plan = &self.faulty.plan;
+        let dice = plan.state().dice.as_mut().and_then(Dice::orphaned);
+        if let Some(after) = dice {
+            plan.count(request.op(), "orphan");
+            plan.queue(Late {
+                request,
+                store: Arc::clone(&self.faulty.inner),
+                due: Some(Instant::now() + after),
+            });
+        }
     }
 }
 
