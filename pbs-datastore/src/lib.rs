@@ -38,7 +38,7 @@ mod seal;
 mod session;
 mod snapshot;
 mod snapshots;
-pub mod step;
+mod step;
 mod verify;
 mod zstd_frame;
 
@@ -92,4 +92,7 @@ pub use snapshots::{
     DeleteOptions, DeleteStats, FileInfo, GroupInfo, GroupLock, GroupRef, Lock, SnapshotFilter,
     SnapshotInfo, SnapshotRef, SnapshotState, Snapshots, UnsealedStats,
 };
+pub use step::Step;
+#[cfg(feature = "sabotage")]
+pub use step::watch as watch_steps;
 pub use verify::Verifier;

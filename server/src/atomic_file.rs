@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
-use pbs_datastore::step::Step;
+use pbs_datastore::Step;
 
 /// How often a taken lock is asked for before the attempt is given up, and the pause between: 10 s in all.
 const LOCK_ATTEMPTS: u32 = 400;

@@ -1,0 +1,312 @@
+//! What everybody was told, and whether it holds.
+//!
+//! The rules, by invariant
+//! - I1: when an upload is answered, its chunk is stored. When a backup is, all its chunks are.
+//! - I2: no chunk is deleted that a sealed snapshot needs, or that an open session was told of.
+//! - I7, I11: what is served is what was uploaded; what can be read is never replaced by something else.
+//! - I10: a collection reports nothing missing that is not.
+//! - Whoever deletes a snapshot has given up its chunks from the moment he asks.
+//!
+//! Two things excuse a missing chunk: it was damaged where it was stored, which is no fault of the daemon, and its session
+//! belongs to a life that is over or has lost the prefix.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use pbs_datastore::files::{Files as _, ModelDisk};
+use pbs_datastore::{
+    BucketLayout, DataBlob, Digest, LocalLayout, Place, SessionState, SnapshotRef,
+};
+use s3_client::ModelStore;
+use tokio::sync::watch;
+
+/// Where the chunks really are.
+#[derive(Clone, Debug)]
+pub(crate) enum Truth {
+    Bucket(Arc<ModelStore>, BucketLayout),
+    Directory(ModelDisk, PathBuf),
+}
+
+impl Truth {
+    /// The chunk as it is stored.
+    fn chunk(&self, digest: &Digest) -> Option<Bytes> {
+        let place = Place::Chunk(*digest);
+        match self {
+            Self::Bucket(model, layout) => {
+                let object = model.object(&layout.key(&place))?;
+                Some(object.body.into_bytes())
+            }
+            Self::Directory(disk, root) => {
+                let path = root.join(LocalLayout::Directory.path(&place));
+                disk.mount().read(&path).ok()
+            }
+        }
+    }
+
+    /// Whether the chunk is stored and intact.
+    pub(crate) fn holds(&self, digest: &Digest) -> bool {
+        self.chunk(digest)
+            .is_some_and(|stored| DataBlob::parse_chunk(stored, digest).is_ok())
+    }
+}
+
+/// What becomes of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// Its `finish` was begun and not answered.
+    Unknown,
+    /// Its `finish` was answered: it must stay.
+    Acknowledged,
+    /// Its deletion was asked for: it may be there or not.
+    Given,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) fate: Fate,
+    pub(crate) digests: Vec<Digest>,
+}
+
+struct Session {
+    life: u64,
+    state: watch::Receiver<SessionState>,
+    told: BTreeSet<Digest>,
+    /// Chunks that were set aside before its `finish` began, and not brought back.
+    relied_on_gone: BTreeSet<Digest>,
+}
+
+#[derive(Default)]
+struct State {
+    last: u64,
+    /// The life that owns the prefix.
+    owner: u64,
+    sessions: BTreeMap<u64, Session>,
+    snapshots: BTreeMap<SnapshotRef, Snapshot>,
+    /// Damaged where they are stored, by nobody's fault.
+    damaged: BTreeSet<Digest>,
+    /// Set aside since, or found missing.
+    gone: BTreeSet<Digest>,
+    violations: Vec<String>,
+    checks: u64,
+}
+
+/// Knows everything.
+pub(crate) struct Oracle {
+    truth: Truth,
+    state: Mutex<State>,
+}
+
+impl Oracle {
+    pub(crate) fn new(truth: Truth) -> Self {
+        Self {
+            truth,
+            state: Mutex::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn truth(&self) -> &Truth {
+        &self.truth
+    }
+
+    pub(crate) fn violation(&self, what: String) {
+        self.state().violations.push(what);
+    }
+
+    pub(crate) fn violations(&self) -> Vec<String> {
+        self.state().violations.clone()
+    }
+
+    /// How often something was compared with the truth.
+    pub(crate) fn checks(&self) -> u64 {
+        self.state().checks
+    }
+
+    /// A life owns the prefix from now on; nobody else's sessions count.
+    pub(crate) fn life_begins(&self, life: u64) {
+        let mut state = self.state();
+        state.owner = life;
+        state.sessions.retain(|_, session| session.life == life);
+    }
+
+    pub(crate) fn session_begins(&self, life: u64, session: watch::Receiver<SessionState>) -> u64 {
+        let mut state = self.state();
+        state.last += 1;
+        let id = state.last;
+        state.sessions.insert(
+            id,
+            Session {
+                life,
+                state: session,
+                told: BTreeSet::new(),
+                relied_on_gone: BTreeSet::new(),
+            },
+        );
+        id
+    }
+
+    pub(crate) fn session_ends(&self, id: u64) {
+        self.state().sessions.remove(&id);
+    }
+
+    /// The session was told that the chunk is there (I1).
+    pub(crate) fn told(&self, id: u64, digest: Digest) {
+        let mut state = self.state();
+        state.checks += 1;
+        let Some(session) = state.sessions.get_mut(&id) else {
+            return;
+        };
+        let alive = !matches!(&*session.state.borrow(), SessionState::Dead(_));
+        if !alive {
+            return;
+        }
+        session.told.insert(digest);
+        session.relied_on_gone.remove(&digest);
+        if !self.truth.holds(&digest) && !state.damaged.contains(&digest) {
+            state.violations.push(format!(
+                "I1: session {id} was told of chunk {digest}, which is not stored"
+            ));
+        }
+    }
+
+    /// The session asks to be sealed.
+    pub(crate) fn finish_begins(&self, id: u64, snapshot: &SnapshotRef, digests: Vec<Digest>) {
+        let mut state = self.state();
+        let fate = Fate::Unknown;
+        state
+            .snapshots
+            .insert(snapshot.clone(), Snapshot { fate, digests });
+        let gone = state.gone.clone();
+        if let Some(session) = state.sessions.get_mut(&id) {
+            session.relied_on_gone = session.told.intersection(&gone).copied().collect();
+        }
+    }
+
+    /// The session was told that its snapshot is sealed (I1).
+    pub(crate) fn finished(&self, id: u64, snapshot: &SnapshotRef) {
+        let mut state = self.state();
+        state.checks += 1;
+        let relied: Vec<_> = match state.sessions.remove(&id) {
+            Some(session) => session.relied_on_gone.into_iter().collect(),
+            None => Vec::new(),
+        };
+        let Some(known) = state.snapshots.get_mut(snapshot) else {
+            return;
+        };
+        known.fate = Fate::Acknowledged;
+        let digests = known.digests.clone();
+        for digest in digests {
+            if state.damaged.contains(&digest) {
+                if relied.contains(&digest) && state.gone.contains(&digest) {
+                    let text = format!(
+                        "{snapshot} was sealed on chunk {digest}, which had been set aside before"
+                    );
+                    state.violations.push(text);
+                }
+            } else if !self.truth.holds(&digest) {
+                state
+                    .violations
+                    .push(format!("I1: {snapshot} was sealed without chunk {digest}"));
+            }
+        }
+    }
+
+    /// The snapshot was refused, and is known not to be there.
+    pub(crate) fn not_sealed(&self, snapshot: &SnapshotRef) {
+        self.state().snapshots.remove(snapshot);
+    }
+
+    pub(crate) fn deletion_begins(&self, snapshot: &SnapshotRef) {
+        if let Some(known) = self.state().snapshots.get_mut(snapshot) {
+            known.fate = Fate::Given;
+        }
+    }
+
+    /// The snapshots that must be there.
+    pub(crate) fn acknowledged(&self) -> Vec<(SnapshotRef, Vec<Digest>)> {
+        let state = self.state();
+        let acknowledged = state
+            .snapshots
+            .iter()
+            .filter(|(_, snapshot)| snapshot.fate == Fate::Acknowledged);
+        acknowledged
+            .map(|(id, snapshot)| (id.clone(), snapshot.digests.clone()))
+            .collect()
+    }
+
+    pub(crate) fn fate(&self, snapshot: &SnapshotRef) -> Option<Fate> {
+        self.state().snapshots.get(snapshot).map(|known| known.fate)
+    }
+
+    /// Something was damaged where it is stored.
+    pub(crate) fn damage(&self, digest: Digest) {
+        self.state().damaged.insert(digest);
+    }
+
+    pub(crate) fn is_damaged(&self, digest: &Digest) -> bool {
+        self.state().damaged.contains(digest)
+    }
+
+    pub(crate) fn any_damage(&self) -> bool {
+        !self.state().damaged.is_empty()
+    }
+
+    /// An object of a chunk was written: `before` is what was there.
+    pub(crate) fn chunk_written(&self, digest: Digest, before: Option<Bytes>, after: &Bytes) {
+        let readable = |bytes: &Bytes| DataBlob::parse_chunk(bytes.clone(), &digest).ok();
+        let new = readable(after);
+        let mut state = self.state();
+        state.checks += 1;
+        if let Some(old) = before.as_ref().and_then(readable) {
+            let same = new
+                .as_ref()
+                .is_some_and(|new| new.is_encrypted() == old.is_encrypted());
+            if !same {
+                state.violations.push(format!(
+                    "I11: chunk {digest} was replaced by one of another nature"
+                ));
+            }
+        }
+        if new.is_some() {
+            state.damaged.remove(&digest);
+            state.gone.remove(&digest);
+        }
+    }
+
+    /// The object of a chunk was deleted; `before` is what was there (I2).
+    pub(crate) fn chunk_deleted(&self, digest: Digest, before: &Bytes) {
+        let intact = DataBlob::parse_chunk(before.clone(), &digest).is_ok();
+        let mut state = self.state();
+        state.checks += 1;
+        if state.damaged.contains(&digest) {
+            state.gone.insert(digest);
+            if !intact {
+                return;
+            }
+        }
+        let owner = state.owner;
+        let holder = state.sessions.iter().find(|(_, session)| {
+            session.life == owner
+                && session.told.contains(&digest)
+                && !matches!(&*session.state.borrow(), SessionState::Dead(_))
+        });
+        let needer = state.snapshots.iter().find(|(_, snapshot)| {
+            snapshot.fate == Fate::Acknowledged && snapshot.digests.contains(&digest)
+        });
+        let violation = match (holder, needer) {
+            (Some((id, _)), _) => {
+                format!("I2: chunk {digest} was deleted under session {id}, which was told of it")
+            }
+            (None, Some((id, _))) => {
+                format!("I2: chunk {digest} was deleted, which snapshot {id} needs")
+            }
+            (None, None) => return,
+        };
+        state.violations.push(violation);
+    }
+}

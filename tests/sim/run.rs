@@ -1,0 +1,391 @@
+//! One run: lives one after the other, and what is left when everything is quiet.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use pbs_datastore::Datastore;
+use pbs_datastore::files::DirCopy;
+use rand::RngExt as _;
+use s3_client::Op;
+
+use crate::client::{Client, kind_of};
+use crate::forced::Forced;
+use crate::life::{Life, Machine};
+use crate::operator::Operator;
+use crate::quiet;
+use crate::reader::Reader;
+use crate::scenario::{Between, End, Kind, LifePlan, Scenario};
+use crate::world::{Steps, World};
+
+/// How long actors may take to end once they are asked to: every wait of the daemon is bounded.
+const ACTORS_END_MAX: Duration = Duration::from_hours(6);
+
+/// How long a start may take.
+const START_MAX: Duration = Duration::from_hours(1);
+
+/// How long a stop may take.
+const STOP_MAX: Duration = Duration::from_mins(5);
+
+/// Starts of a daemon that is refused, or whose server does not answer.
+const STARTS_MAX: usize = 40;
+
+/// What came of a run.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) violations: Vec<String>,
+    pub(crate) history: String,
+    pub(crate) steps: Steps,
+    pub(crate) injected: BTreeMap<(Op, &'static str), u64>,
+    pub(crate) forced: Option<(Forced, bool)>,
+    pub(crate) checks: u64,
+    pub(crate) lives: u64,
+}
+
+/// Runs what `seed` stands for, on this thread, under a clock of its own.
+pub(crate) fn run(seed: u64, print: bool) -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .expect("a runtime without I/O needs nothing from the system");
+    runtime.block_on(async {
+        let mut run = Run::new(Scenario::of(seed), print);
+        run.live().await;
+        run.outcome()
+    })
+}
+
+struct Run {
+    world: Arc<World>,
+    lives: u64,
+    machine: Machine,
+    old_copy: DirCopy,
+    take_over: bool,
+    clock_jump: i64,
+    forced_file: bool,
+    forced_rule: Option<s3_client::FaultId>,
+    zombie: Option<Life>,
+    quiet: bool,
+}
+
+/// How a life came to its end.
+#[derive(Debug, PartialEq, Eq)]
+enum Ended {
+    InTime,
+    Trapped,
+}
+
+impl Run {
+    fn new(scenario: Scenario, print: bool) -> Self {
+        let world = World::new(scenario, print);
+        world.watch_steps();
+        world.note(&format!("{:?}", world.scenario));
+        let forced = world.scenario.forced.as_ref();
+        let forced_rule = forced
+            .and_then(Forced::store_fault)
+            .map(|fault| world.plan.add(fault));
+        Self {
+            world,
+            lives: 0,
+            machine: Machine(0),
+            old_copy: DirCopy::default(),
+            take_over: false,
+            clock_jump: 0,
+            forced_file: false,
+            forced_rule,
+            zombie: None,
+            quiet: false,
+        }
+    }
+
+    async fn live(&mut self) {
+        let world = Arc::clone(&self.world);
+        let plan = world.plan.clone();
+        let quiet = async {
+            for plan in world.scenario.lives.clone() {
+                self.one_life(&plan).await;
+                if !world.oracle.violations().is_empty() {
+                    return;
+                }
+            }
+            self.clock_jump = 0;
+            World::disarm();
+            match self.start_quietly().await {
+                Some((life, datastore)) => quiet::check(&world, life, datastore).await,
+                None => world
+                    .oracle
+                    .violation("nothing starts when all is quiet".to_owned()),
+            }
+        };
+        tokio::select! {
+            biased;
+            () = plan.run_late() => {}
+            () = quiet => {}
+        }
+    }
+
+    /// The last life, in which nothing goes wrong any more.
+    async fn start_quietly(&mut self) -> Option<(Life, Arc<Datastore>)> {
+        self.world.note("all is quiet");
+        self.world.plan.calm();
+        self.world.disk.set_limits(None, None);
+        self.quiet = true;
+        self.start().await
+    }
+
+    /// A new process on the current machine.
+    fn next_life(&mut self) -> Life {
+        self.lives += 1;
+        let life = Life::new(&self.world, self.lives, self.machine, self.clock_jump);
+        self.world.bait(&life.mortal);
+        let forced = self.world.scenario.forced.as_ref();
+        if let Some(fault) = forced.and_then(Forced::file_fault)
+            && !self.quiet
+        {
+            life.faulty_files.add(fault);
+            self.forced_file = true;
+        }
+        life
+    }
+
+    /// Starts the daemon, as often as it takes; `None` if it ended at its trap.
+    async fn start(&mut self) -> Option<(Life, Arc<Datastore>)> {
+        for _ in 0..STARTS_MAX {
+            let life = self.next_life();
+            let opening = {
+                let (world, life, take_over) =
+                    (Arc::clone(&self.world), life.clone(), self.take_over);
+                life.env()
+                    .clone()
+                    .spawn(async move { life.open(&world, take_over).await })
+            };
+            let opened = tokio::select! {
+                biased;
+                () = self.world.trapped.notified() => None,
+                opened = tokio::time::timeout(START_MAX, opening) => Some(opened),
+            };
+            match opened {
+                Some(Ok(Ok(Ok(datastore)))) => {
+                    self.take_over = false;
+                    self.world.oracle.life_begins(self.lives);
+                    self.world.note(&format!(
+                        "life {} on machine {}",
+                        self.lives, self.machine.0
+                    ));
+                    return Some((life, datastore));
+                }
+                Some(Ok(Ok(Err(error)))) => {
+                    self.world.note(&format!(
+                        "life {} does not start: {}",
+                        self.lives,
+                        kind_of(&error)
+                    ));
+                }
+                Some(Err(_)) => self
+                    .world
+                    .oracle
+                    .violation("a start did not end".to_owned()),
+                Some(Ok(Err(_))) | None => {
+                    life.kill().await;
+                    self.lose_power_if_forced();
+                    return None;
+                }
+            }
+            life.kill().await;
+            tokio::time::sleep(Duration::from_mins(1)).await;
+        }
+        self.world
+            .oracle
+            .violation("the daemon does not start any more".to_owned());
+        None
+    }
+
+    fn lose_power_if_forced(&self) {
+        if self.world.counts_power_loss() {
+            self.lose_power();
+        }
+    }
+
+    fn lose_power(&self) {
+        self.world.note("the power fails");
+        self.world
+            .disk
+            .lose_power(self.world.scenario.seed ^ self.lives);
+    }
+
+    async fn one_life(&mut self, plan: &LifePlan) {
+        let Some((life, datastore)) = self.start().await else {
+            return;
+        };
+        self.world.stop.store(false, Ordering::Release);
+        let actors = self.actors(&life, &datastore);
+        let world = Arc::clone(&self.world);
+        let ended = tokio::select! {
+            biased;
+            () = world.trapped.notified() => Ended::Trapped,
+            () = self.pass(plan.time) => Ended::InTime,
+        };
+        self.end_life(plan, ended, life, datastore, actors).await;
+        self.between(plan).await;
+    }
+
+    /// Lets time pass; in the middle of it a copy of the cache directory is made, and a zombie of the last life ends.
+    async fn pass(&mut self, time: Duration) {
+        tokio::time::sleep(time / 3).await;
+        if let Some(zombie) = self.zombie.take() {
+            zombie.kill().await;
+        }
+        self.old_copy = self.world.disk.copy_of(&self.machine.dir());
+        tokio::time::sleep(time * 2 / 3).await;
+    }
+
+    async fn end_life(
+        &mut self,
+        plan: &LifePlan,
+        ended: Ended,
+        life: Life,
+        datastore: Arc<Datastore>,
+        actors: Vec<tokio::task::JoinHandle<()>>,
+    ) {
+        if let Some(zombie) = self.zombie.take() {
+            zombie.kill().await;
+        }
+        let world = Arc::clone(&self.world);
+        if ended == Ended::InTime && plan.end == End::Stop {
+            world.stop.store(true, Ordering::Release);
+            world.stopped.notify_waiters();
+            let all = async {
+                for actor in actors {
+                    actor.await.ok();
+                }
+            };
+            let done = tokio::select! {
+                biased;
+                () = world.trapped.notified() => true,
+                done = tokio::time::timeout(ACTORS_END_MAX, all) => done.is_ok(),
+            };
+            if !done {
+                world.oracle.violation("somebody waits for ever".to_owned());
+            }
+            if !life.mortal.is_dead() {
+                let closing = life
+                    .env()
+                    .spawn(async move { datastore.close(STOP_MAX).await });
+                let closed = closing.await;
+                world.note(&format!(
+                    "stop: {:?}",
+                    closed.map(|closed| closed.map_err(|e| kind_of(&e)))
+                ));
+            }
+        } else if ended == Ended::InTime && plan.after == (Between::TakeOver { zombie: true }) {
+            world.note("the machine is cut off from its operator and goes on");
+            self.zombie = Some(life);
+            return;
+        } else {
+            drop(datastore);
+            world.note("the process dies");
+        }
+        if !life.kill().await {
+            world
+                .oracle
+                .violation("a task did not fall with its process".to_owned());
+        }
+        match (&ended, plan.end) {
+            (Ended::Trapped, _) => self.lose_power_if_forced(),
+            (Ended::InTime, End::PowerLoss) => self.lose_power(),
+            _ => {}
+        }
+    }
+
+    async fn between(&mut self, plan: &LifePlan) {
+        self.clock_jump += plan.clock_jump;
+        match plan.after {
+            Between::Nothing => {}
+            Between::Lost => self
+                .world
+                .disk
+                .put_back(&self.machine.dir(), &DirCopy::default()),
+            Between::OldCopy => self
+                .world
+                .disk
+                .put_back(&self.machine.dir(), &self.old_copy),
+            Between::TakeOver { .. } if self.world.scenario.kind == Kind::Bucket => {
+                self.machine = Machine(self.machine.0 + 1);
+                self.take_over = true;
+            }
+            Between::TakeOver { .. } => {}
+        }
+        if plan.after != Between::Nothing {
+            self.world.note(&format!("between: {:?}", plan.after));
+        }
+        let pause = self.world.rng(900 + self.lives).random_range(0..180);
+        tokio::time::sleep(Duration::from_secs(pause)).await;
+    }
+
+    fn actors(&self, life: &Life, datastore: &Arc<Datastore>) -> Vec<tokio::task::JoinHandle<()>> {
+        let (world, scenario) = (&self.world, &self.world.scenario);
+        let mut actors = Vec::new();
+        let rng = |actor: u64| world.rng(self.lives * 100 + actor);
+        for number in 0..scenario.clients as u64 {
+            let client = Client {
+                world: Arc::clone(world),
+                life: life.clone(),
+                datastore: Arc::clone(datastore),
+                number,
+                rng: rng(number),
+            };
+            actors.push(life.env().spawn(client.run()));
+        }
+        for number in 0..scenario.readers as u64 {
+            let reader = Reader {
+                world: Arc::clone(world),
+                datastore: Arc::clone(datastore),
+                number,
+                rng: rng(20 + number),
+            };
+            actors.push(life.env().spawn(reader.run()));
+        }
+        let operator = |actor| Operator {
+            world: Arc::clone(world),
+            life: life.clone(),
+            datastore: Arc::clone(datastore),
+            rng: rng(actor),
+        };
+        actors.push(life.env().spawn(operator(40).collect()));
+        actors.push(life.env().spawn(operator(41).delete()));
+        if scenario.rot && scenario.kind == Kind::Bucket {
+            actors.push(life.env().spawn(operator(42).rot()));
+        }
+        if scenario.disk_faults {
+            actors.push(life.env().spawn(operator(43).disk()));
+        }
+        actors
+    }
+
+    fn outcome(&self) -> Outcome {
+        let steps = World::steps();
+        let forced = self.world.scenario.forced.clone().map(|forced| {
+            let happened = match &forced {
+                Forced::AtStep { step, .. } => {
+                    steps.crashed.contains_key(step) || steps.lost_power.contains_key(step)
+                }
+                Forced::Request { nth, .. } => self
+                    .forced_rule
+                    .is_some_and(|rule| self.world.plan.matched(rule) >= *nth),
+                Forced::File { .. } => self.forced_file,
+            };
+            (forced, happened)
+        });
+        Outcome {
+            violations: self.world.oracle.violations(),
+            history: self.world.history.digest(),
+            injected: self.world.plan.injected(),
+            checks: self.world.oracle.checks(),
+            lives: self.lives,
+            steps,
+            forced,
+        }
+    }
+}

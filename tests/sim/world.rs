@@ -1,0 +1,272 @@
+//! What outlives every life: the bucket, the disk, requests on their way, time, the oracle, and the history of a run.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pbs_datastore::files::ModelDisk;
+use pbs_datastore::{BucketLayout, Step};
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use s3_client::{FaultPlan, ModelOptions, ModelStore, ObjectStore, Support};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::content::Pool;
+use crate::forced::Forced;
+use crate::life::{Machine, Mortal};
+use crate::line::Watched;
+use crate::oracle::{Oracle, Truth};
+use crate::scenario::{End, Kind, Scenario};
+
+/// What happened, in order: a digest of it, and the lines themselves if somebody wants to read them.
+pub(crate) struct History {
+    began: Instant,
+    hash: Mutex<Sha256>,
+    print: bool,
+}
+
+impl History {
+    pub(crate) fn note(&self, what: &str) {
+        let line = format!("{:>9.3} {what}\n", self.began.elapsed().as_secs_f64());
+        if self.print {
+            eprint_line(&line);
+        }
+        self.hash
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .update(line.as_bytes());
+    }
+
+    pub(crate) fn digest(&self) -> String {
+        let hash = self
+            .hash
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        hex::encode(&hash.finalize()[..8])
+    }
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "the history is asked for on the command line"
+)]
+fn eprint_line(line: &str) {
+    eprint!("{line}");
+}
+
+/// Counts of steps, and of the ends that came at them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Steps {
+    pub(crate) passed: BTreeMap<Step, u64>,
+    pub(crate) crashed: BTreeMap<Step, u64>,
+    pub(crate) lost_power: BTreeMap<Step, u64>,
+}
+
+/// The end that waits at a step.
+struct Trap {
+    step: Step,
+    left: u64,
+    victim: Option<Mortal>,
+}
+
+/// The world of one run.
+pub(crate) struct World {
+    pub(crate) scenario: Scenario,
+    pub(crate) model: Arc<ModelStore>,
+    pub(crate) layout: BucketLayout,
+    pub(crate) watched: Arc<dyn ObjectStore>,
+    pub(crate) plan: FaultPlan,
+    pub(crate) disk: ModelDisk,
+    pub(crate) oracle: Arc<Oracle>,
+    pub(crate) history: Arc<History>,
+    pub(crate) pool: Pool,
+    /// The actors are to end.
+    pub(crate) stop: AtomicBool,
+    pub(crate) stopped: Notify,
+    /// A life ended at its trap.
+    pub(crate) trapped: Notify,
+    pub(crate) last_time: AtomicU64,
+}
+
+thread_local! {
+    static STEPS: RefCell<Steps> = RefCell::default();
+    static TRAP: RefCell<Option<Trap>> = const { RefCell::new(None) };
+}
+
+impl World {
+    pub(crate) fn new(scenario: Scenario, print: bool) -> Arc<Self> {
+        let support = |works| {
+            if works {
+                Support::Works
+            } else {
+                Support::Ignored
+            }
+        };
+        let model = Arc::new(ModelStore::new(ModelOptions {
+            conditional_create: support(scenario.capabilities.conditional_create),
+            conditional_overwrite: support(scenario.capabilities.conditional_overwrite),
+            metadata: support(scenario.keeps_metadata),
+            page_keys_max: scenario.page_keys_max,
+            ..ModelOptions::default()
+        }));
+        let layout = BucketLayout::new(&"store".parse().expect("a valid prefix"));
+        let disk = ModelDisk::new();
+        let truth = match scenario.kind {
+            Kind::Bucket => Truth::Bucket(Arc::clone(&model), layout.clone()),
+            Kind::Directory(_) => Truth::Directory(disk.clone(), Machine(0).dir()),
+        };
+        let oracle = Arc::new(Oracle::new(truth));
+        let watched = Watched::new(Arc::clone(&model), layout.clone(), Arc::clone(&oracle));
+        let plan = FaultPlan::random(scenario.seed ^ 0x5eed, scenario.odds);
+        let mut rng = StdRng::seed_from_u64(scenario.seed ^ 0xc0de);
+        let pool = Pool::new(&mut rng, scenario.chunks);
+        Arc::new(Self {
+            history: Arc::new(History {
+                began: Instant::now(),
+                hash: Mutex::default(),
+                print,
+            }),
+            scenario,
+            model,
+            layout,
+            watched,
+            plan,
+            disk,
+            oracle,
+            pool,
+            stop: AtomicBool::new(false),
+            stopped: Notify::new(),
+            trapped: Notify::new(),
+            last_time: AtomicU64::new(0),
+        })
+    }
+
+    /// A source of chance for an actor, different for each.
+    pub(crate) fn rng(&self, actor: u64) -> StdRng {
+        StdRng::seed_from_u64(self.scenario.seed.wrapping_mul(7919).wrapping_add(actor))
+    }
+
+    pub(crate) fn note(&self, what: &str) {
+        self.history.note(what);
+    }
+
+    /// A backup time that nobody had before.
+    pub(crate) fn next_time(&self) -> i64 {
+        let now = self.model.now().as_second() as u64;
+        let last = self
+            .last_time
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |last| {
+                Some(now.max(last + 1))
+            })
+            .expect("there is always a next one");
+        now.max(last + 1) as i64
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// Waits for up to `longest`, or until the actors are to end.
+    pub(crate) async fn think(&self, rng: &mut StdRng, longest: std::time::Duration) {
+        let millis = rng.random_range(0..=longest.as_millis() as u64);
+        let stopped = self.stopped.notified();
+        if self.is_stopping() {
+            return;
+        }
+        let _ = tokio::time::timeout(std::time::Duration::from_millis(millis), stopped).await;
+    }
+
+    /// Begins to count steps on this thread, and sets the trap of the scenario.
+    pub(crate) fn watch_steps(self: &Arc<Self>) {
+        STEPS.with(|steps| *steps.borrow_mut() = Steps::default());
+        TRAP.with(|trap| {
+            *trap.borrow_mut() = match &self.scenario.forced {
+                Some(Forced::AtStep { step, nth, .. }) => Some(Trap {
+                    step: *step,
+                    left: *nth,
+                    victim: None,
+                }),
+                _ => None,
+            };
+        });
+        let world = Rc::new(Arc::downgrade(self));
+        pbs_datastore::watch_steps(move |step| {
+            if let Some(world) = world.upgrade() {
+                world.passed(step);
+            }
+        });
+    }
+
+    /// The trap closes on this life.
+    pub(crate) fn bait(&self, victim: &Mortal) {
+        TRAP.with(|trap| {
+            if let Some(trap) = &mut *trap.borrow_mut() {
+                trap.victim = Some(victim.clone());
+            }
+        });
+    }
+
+    fn passed(&self, step: Step) {
+        STEPS.with(|steps| *steps.borrow_mut().passed.entry(step).or_insert(0) += 1);
+        let victim = TRAP.with(|trap| {
+            let mut trap = trap.borrow_mut();
+            let armed = trap.as_mut()?;
+            if armed.step != step || armed.victim.as_ref().is_none_or(Mortal::is_dead) {
+                return None;
+            }
+            armed.left = armed.left.saturating_sub(1);
+            if armed.left > 0 {
+                return None;
+            }
+            trap.take()?.victim
+        });
+        let Some(victim) = victim else {
+            return;
+        };
+        victim.kill();
+        self.note(&format!("the daemon ends at {step:?}"));
+        let power = matches!(
+            self.scenario.forced,
+            Some(Forced::AtStep {
+                end: End::PowerLoss,
+                ..
+            })
+        );
+        STEPS.with(|steps| {
+            let mut steps = steps.borrow_mut();
+            let ends = if power {
+                &mut steps.lost_power
+            } else {
+                &mut steps.crashed
+            };
+            *ends.entry(step).or_insert(0) += 1;
+        });
+        self.trapped.notify_one();
+    }
+
+    /// The counts of this thread's run.
+    pub(crate) fn steps() -> Steps {
+        STEPS.with(|steps| steps.borrow().clone())
+    }
+
+    /// Takes the trap away.
+    pub(crate) fn disarm() {
+        TRAP.with(|trap| *trap.borrow_mut() = None);
+    }
+
+    /// Whether the end that is forced is a loss of power.
+    pub(crate) fn counts_power_loss(&self) -> bool {
+        matches!(
+            self.scenario.forced,
+            Some(Forced::AtStep {
+                end: End::PowerLoss,
+                ..
+            })
+        )
+    }
+}
