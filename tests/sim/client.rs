@@ -110,6 +110,9 @@ impl Client {
         }
         running.wid = running.backup.create_dynamic(&archive()).await?;
         self.pause().await;
+        if self.world.scenario.forger && self.number == 0 {
+            self.forge(running).await;
+        }
         let contents = self.choose();
         let mut entries = Vec::new();
         let mut offset = 0;
@@ -180,6 +183,30 @@ impl Client {
             chosen.push(chosen[0].clone());
         }
         chosen
+    }
+
+    /// Uploads something encrypted under the digest of a plain chunk, which must never harm the plain one (I11).
+    async fn forge(&mut self, running: &Running) {
+        let pool = &self.world.pool;
+        let content = &pool.contents[self.rng.random_range(0..pool.contents.len())];
+        if content.is_encrypted() {
+            // Nobody without the key can tell which of two encrypted blobs is the right one.
+            return;
+        }
+        let (encoded, size) = (pool.forgery(content), content.data.len() as u32);
+        let uploaded = running
+            .backup
+            .upload(
+                running.wid,
+                IndexKind::Dynamic,
+                content.digest,
+                size,
+                encoded,
+            )
+            .await;
+        let came =
+            uploaded.map_or_else(|error| kind_of(&error), |inserted| format!("{inserted:?}"));
+        self.world.note(&format!("forger: {came}"));
     }
 
     async fn upload(&mut self, running: &Running, content: &Content) -> Result<()> {

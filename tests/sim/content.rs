@@ -14,6 +14,12 @@ pub(crate) struct Content {
     pub(crate) forms: Vec<Bytes>,
 }
 
+impl Content {
+    pub(crate) fn is_encrypted(&self) -> bool {
+        self.forms.len() == 1
+    }
+}
+
 /// All contents of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Pool {

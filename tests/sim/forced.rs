@@ -39,7 +39,6 @@ pub(crate) enum Object {
     Manifest,
     Owner,
     InUse,
-    Any,
 }
 
 impl Object {
@@ -51,7 +50,6 @@ impl Object {
             Self::Blob => key.ends_with(".blob") && !Self::Manifest.matches(key),
             Self::Owner => key.ends_with("/owner"),
             Self::InUse => key.ends_with("/.in-use"),
-            Self::Any => true,
         }
     }
 }

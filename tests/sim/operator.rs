@@ -151,7 +151,7 @@ pub(crate) async fn collect(world: &World, datastore: &Datastore) -> bool {
                 status.refused_chunks,
                 status.unknown_chunks,
             ));
-            if status.missing_chunks > 0 && !world.oracle.any_damage() {
+            if status.missing_chunks > 0 && !world.oracle.was_damaged() {
                 let count = status.missing_chunks;
                 world
                     .oracle

@@ -88,6 +88,7 @@ struct State {
     damaged: BTreeSet<Digest>,
     /// Set aside since, or found missing.
     gone: BTreeSet<Digest>,
+    was_damaged: bool,
     violations: Vec<String>,
     checks: u64,
 }
@@ -216,11 +217,6 @@ impl Oracle {
         }
     }
 
-    /// The snapshot was refused, and is known not to be there.
-    pub(crate) fn not_sealed(&self, snapshot: &SnapshotRef) {
-        self.state().snapshots.remove(snapshot);
-    }
-
     pub(crate) fn deletion_begins(&self, snapshot: &SnapshotRef) {
         if let Some(known) = self.state().snapshots.get_mut(snapshot) {
             known.fate = Fate::Given;
@@ -245,15 +241,18 @@ impl Oracle {
 
     /// Something was damaged where it is stored.
     pub(crate) fn damage(&self, digest: Digest) {
-        self.state().damaged.insert(digest);
+        let mut state = self.state();
+        state.damaged.insert(digest);
+        state.was_damaged = true;
     }
 
     pub(crate) fn is_damaged(&self, digest: &Digest) -> bool {
         self.state().damaged.contains(digest)
     }
 
-    pub(crate) fn any_damage(&self) -> bool {
-        !self.state().damaged.is_empty()
+    /// Whether anything was ever damaged, healed since or not.
+    pub(crate) fn was_damaged(&self) -> bool {
+        self.state().was_damaged
     }
 
     /// An object of a chunk was written: `before` is what was there.

@@ -6,9 +6,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use pbs_datastore::Datastore;
-use pbs_datastore::files::DirCopy;
+use pbs_datastore::files::{DirCopy, FaultyFiles};
 use rand::RngExt as _;
-use s3_client::Op;
+use s3_client::{FaultId, Op};
 
 use crate::client::{Client, kind_of};
 use crate::forced::Forced;
@@ -64,10 +64,10 @@ struct Run {
     old_copy: DirCopy,
     take_over: bool,
     clock_jump: i64,
-    forced_file: bool,
-    forced_rule: Option<s3_client::FaultId>,
+    forced_file: Option<Arc<FaultyFiles>>,
+    forced_rule: Option<FaultId>,
+    forced_request: bool,
     zombie: Option<Life>,
-    quiet: bool,
 }
 
 /// How a life came to its end.
@@ -93,10 +93,10 @@ impl Run {
             old_copy: DirCopy::default(),
             take_over: false,
             clock_jump: 0,
-            forced_file: false,
+            forced_file: None,
             forced_rule,
+            forced_request: false,
             zombie: None,
-            quiet: false,
         }
     }
 
@@ -128,10 +128,16 @@ impl Run {
 
     /// The last life, in which nothing goes wrong any more.
     async fn start_quietly(&mut self) -> Option<(Life, Arc<Datastore>)> {
+        if let Some(zombie) = self.zombie.take() {
+            zombie.kill().await;
+        }
         self.world.note("all is quiet");
+        if let (Some(rule), Some(Forced::Request { nth, .. })) =
+            (self.forced_rule, &self.world.scenario.forced)
+        {
+            self.forced_request = self.world.plan.matched(rule) >= *nth;
+        }
         self.world.plan.calm();
-        self.world.disk.set_limits(None, None);
-        self.quiet = true;
         self.start().await
     }
 
@@ -142,10 +148,10 @@ impl Run {
         self.world.bait(&life.mortal);
         let forced = self.world.scenario.forced.as_ref();
         if let Some(fault) = forced.and_then(Forced::file_fault)
-            && !self.quiet
+            && self.lives == 1
         {
             life.faulty_files.add(fault);
-            self.forced_file = true;
+            self.forced_file = Some(Arc::clone(&life.faulty_files));
         }
         life
     }
@@ -300,6 +306,8 @@ impl Run {
     }
 
     async fn between(&mut self, plan: &LifePlan) {
+        // Whoever filled the disk is gone.
+        self.world.disk.set_limits(None, None);
         self.clock_jump += plan.clock_jump;
         match plan.after {
             Between::Nothing => {}
@@ -371,10 +379,11 @@ impl Run {
                 Forced::AtStep { step, .. } => {
                     steps.crashed.contains_key(step) || steps.lost_power.contains_key(step)
                 }
-                Forced::Request { nth, .. } => self
-                    .forced_rule
-                    .is_some_and(|rule| self.world.plan.matched(rule) >= *nth),
-                Forced::File { .. } => self.forced_file,
+                Forced::Request { .. } => self.forced_request,
+                Forced::File { .. } => self
+                    .forced_file
+                    .as_ref()
+                    .is_some_and(|files| files.injected() > 0),
             };
             (forced, happened)
         });

@@ -138,6 +138,13 @@ impl Scenario {
         scenario
     }
 
+    /// Whether a sealed snapshot may be hidden until the next collection reads the bucket's list again: the local copy
+    /// of its manifest could not be written, or an owner who lost the prefix sealed it with his last permission.
+    pub(crate) fn may_hide(&self) -> bool {
+        let zombie = Between::TakeOver { zombie: true };
+        self.disk_faults || self.lives.iter().any(|life| life.after == zombie)
+    }
+
     /// What is forced must be able to happen.
     fn make_room_for_what_is_forced(&mut self) {
         let Some(forced) = self.forced.clone() else {

@@ -49,6 +49,7 @@ pub struct FaultyFiles {
     faults: Mutex<Vec<FileFault>>,
     lose_atimes: AtomicBool,
     crashed: AtomicBool,
+    injected: AtomicU64,
     /// Changes left before the crash that was asked for.
     changes_left: AtomicU64,
 }
@@ -61,6 +62,7 @@ impl FaultyFiles {
             faults: Mutex::new(Vec::new()),
             lose_atimes: AtomicBool::new(false),
             crashed: AtomicBool::new(false),
+            injected: AtomicU64::new(0),
             changes_left: AtomicU64::new(u64::MAX),
         }
     }
@@ -79,6 +81,11 @@ impl FaultyFiles {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clear();
+    }
+
+    /// How many operations have failed on purpose.
+    pub fn injected(&self) -> u64 {
+        self.injected.load(Ordering::Relaxed)
     }
 
     /// Makes the file system forget explicit atimes.
@@ -129,6 +136,7 @@ impl FaultyFiles {
         for fault in faults.iter_mut() {
             if fault.op == op && fault.times > 0 && text.contains(&fault.path) {
                 fault.times -= 1;
+                self.injected.fetch_add(1, Ordering::Relaxed);
                 return Err(io::Error::from_raw_os_error(fault.errno));
             }
         }
