@@ -175,6 +175,7 @@ impl Contents {
             Backing::Bucket(bucket) => {
                 let put = Put::new(bucket.layout.key(place), bytes.clone());
                 let etag = bucket.put(lock, put).await?;
+                Step::EditPut.passed();
                 bucket
                     .keep(
                         place,
@@ -236,6 +237,7 @@ impl Contents {
             }
             result => result?,
         };
+        Step::EditPut.passed();
         let size = after.len() as u64;
         bucket.keep(place, Content::Bytes(after), etag, size).await
     }

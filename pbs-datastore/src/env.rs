@@ -83,18 +83,18 @@ impl fmt::Debug for Env {
 }
 
 impl Env {
-    /// The real world: system clock at this moment, random seed from the system, files of the system.
+    /// The real world: system clock at this moment, random seed from the system, files of the system. In a build with the
+    /// feature `sabotage` the clock is wrong by `HOLDFAST_CLOCK_OFFSET` seconds, and the disk as slow as
+    /// `HOLDFAST_SLOW_FILES` says ([`FaultyFiles::slow_down`](crate::files::FaultyFiles::slow_down)).
     #[expect(
         clippy::disallowed_methods,
         reason = "the one place where time and randomness enter"
     )]
     pub fn system() -> Self {
-        Self::new(
-            Timestamp::now(),
-            rand::rng().random(),
-            Arc::new(OsFiles),
-            Blocking::Pool,
-        )
+        let (now, files): (Timestamp, Arc<dyn Files>) = (Timestamp::now(), Arc::new(OsFiles));
+        #[cfg(feature = "sabotage")]
+        let (now, files) = trouble::applied(now, files);
+        Self::new(now, rand::rng().random(), files, Blocking::Pool)
     }
 
     /// A simulated world: starts at `start`, draws from `seed`, runs file work inline on `files`. Under a paused tokio
@@ -286,6 +286,35 @@ fn io_permits() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(
         (cores() * IO_JOBS_PER_CORE).max(IO_JOBS_MIN),
     ))
+}
+
+/// What the variables of the process say is wrong with the world.
+#[cfg(feature = "sabotage")]
+mod trouble {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use jiff::{SignedDuration, Timestamp};
+
+    use crate::files::{FaultyFiles, Files};
+
+    pub(super) fn applied(now: Timestamp, files: Arc<dyn Files>) -> (Timestamp, Arc<dyn Files>) {
+        let offset = std::env::var("HOLDFAST_CLOCK_OFFSET").map_or(0, |text| {
+            text.parse()
+                .expect("HOLDFAST_CLOCK_OFFSET is a number of seconds")
+        });
+        let now = now + SignedDuration::from_secs(offset);
+        let Ok(slow) = std::env::var("HOLDFAST_SLOW_FILES") else {
+            return (now, files);
+        };
+        let (milliseconds, part) = slow
+            .split_once(':')
+            .expect("HOLDFAST_SLOW_FILES is <milliseconds>:<part of the path>");
+        let pause = milliseconds.parse().expect("a number of milliseconds");
+        let slow = FaultyFiles::new(files);
+        slow.slow_down(part, Duration::from_millis(pause));
+        (now, Arc::new(slow))
+    }
 }
 
 #[cfg(test)]

@@ -40,7 +40,9 @@ pub(crate) fn create(path: &Path, content: &[u8], mode: u32) -> io::Result<bool>
     let directory = parent(path)?;
     let staged = beside(path, "new")?;
     stage(path, directory, &staged, content, mode)?;
+    Step::CreateWritten.passed();
     let linked = fs::hard_link(&staged, path);
+    Step::CreateLinked.passed();
     fs::remove_file(&staged)?;
     match linked {
         Ok(()) => sync_directory(directory).map(|()| true),

@@ -8,6 +8,7 @@
 pub mod binary;
 pub mod checkout;
 pub mod content;
+pub mod control;
 pub mod daemon;
 pub mod https;
 pub mod measure;

@@ -151,9 +151,9 @@ impl Collector {
             for number in BadNumber::all() {
                 let aside = path.with_file_name(format!("{digest}.{}.bad", number.get()));
                 if optional(files.stat(&aside)).about(&aside)?.is_none() {
-                    return Ok(optional(files.rename(&path, &aside))
-                        .about(&path)?
-                        .is_some());
+                    let renamed = optional(files.rename(&path, &aside)).about(&path)?;
+                    Step::AsideRenamed.passed();
+                    return Ok(renamed.is_some());
                 }
             }
             Err(Error::Refused(format!(
