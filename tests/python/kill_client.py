@@ -114,9 +114,10 @@ def back_up(client: PbsClient, args: argparse.Namespace, number: int, at: int, j
 
 
 def next_time(client: PbsClient, args: argparse.Namespace) -> int:
-    """A time later than those of all backups of the group, and than the start of the server."""
+    """A time later than those of all backups of the group, of those that were only begun, and than the server's start."""
     listed = client.call("GET", f"/admin/datastore/{args.store}/groups")
     last = [entry["last-backup"] for entry in listed if entry["backup-id"] == args.group]
+    last += [entry["time"] for entry in entries(args.journal) if entry.get("group") == args.group]
     return max([int(time.time()) + 1, *(value + 1 for value in last)])
 
 
@@ -138,8 +139,9 @@ def run(client: PbsClient, args: argparse.Namespace) -> dict[str, Any]:
 def entries(paths: list[str]) -> Iterator[dict[str, Any]]:
     """All entries of the journals."""
     for path in paths:
-        for line in Path(path).read_text(encoding="utf-8").splitlines():
-            yield json.loads(line)
+        if Path(path).exists():
+            for line in Path(path).read_text(encoding="utf-8").splitlines():
+                yield json.loads(line)
 
 
 def verify(client: PbsClient, args: argparse.Namespace) -> dict[str, Any]:

@@ -12,10 +12,11 @@ pub(crate) fn drive(site: &Site, cell: Cell) -> Result<Round> {
     let again = cell.step == Step::InsertTouched;
     // Somebody else has all of it already, and does not know.
     let number = if again { 0 } else { site.fresh_number() };
-    let group = if again {
-        format!("again-{}", cell.passing)
-    } else {
-        GROUP.to_owned()
+    let group = match cell.step {
+        Step::InsertTouched => format!("again-{}", cell.passing),
+        // A new group has an owner to be written.
+        Step::EditPut => "new-group".to_owned(),
+        _ => GROUP.to_owned(),
     };
     let journal = site.journal()?;
     site.start_to_die_at(cell)?;
@@ -30,6 +31,7 @@ pub(crate) fn drive(site: &Site, cell: Cell) -> Result<Round> {
     Ok(Round {
         journal: Some(journal),
         number,
-        group: Some(group),
+        group,
+        kills: 1,
     })
 }

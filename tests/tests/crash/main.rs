@@ -2,12 +2,16 @@
 //! slow, its clock is wrong; and nothing that was promised is lost.
 //!
 //! `plan.rs` is the table of steps, `oracle.rs` says what must be true after each crash. The lanes run at the same time, as
-//! most of what they do is to wait until late requests cannot matter; `CRASH_LANES=backups,reads` runs some. The table with
+//! most of what they do is to wait until late requests cannot matter; `CRASH_LANES=seals,reads` runs some. The table with
 //! the result of every kill is written to `target/tmp/crash-steps.txt`.
 
 mod backups;
+mod collections;
 mod oracle;
 mod plan;
+mod reads;
+mod removals;
 mod site;
+mod starts;
 mod steps;
 mod stored;

@@ -11,6 +11,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use holdfast_tests::process::wait_for;
@@ -20,14 +21,31 @@ use super::plan::Side;
 use super::site::{GROUP, Site, TIME_MAX, Told, read_journal};
 use super::stored::{Stored, markers_are_true, remains};
 
+/// Between two collections.
+const PAUSE: Duration = Duration::from_millis(200);
+
 /// What was going on when the daemon was killed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Round {
     /// The client that backed up.
     pub(crate) journal: Option<PathBuf>,
     /// The content of the backup that was cut off, or of any other, and its group.
     pub(crate) number: u64,
-    pub(crate) group: Option<String>,
+    pub(crate) group: String,
+    /// How often the daemon was killed.
+    pub(crate) kills: u64,
+}
+
+impl Round {
+    /// Nobody backed up.
+    pub(crate) fn quiet(site: &Site) -> Self {
+        Self {
+            journal: None,
+            number: site.fresh_number(),
+            group: GROUP.to_owned(),
+            kills: 1,
+        }
+    }
 }
 
 fn all_told(site: &Site) -> Result<Told> {
@@ -82,8 +100,7 @@ pub(crate) fn goes_on(site: &Site, round: &Round) -> Result<()> {
     );
     let mut journals: Vec<_> = round.journal.iter().cloned().collect();
     journals.push(site.journal()?);
-    let group = round.group.as_deref().unwrap_or(GROUP);
-    site.check(group, round.number, &journals)
+    site.check(&round.group, round.number, &journals)
         .context("the next backup and the restores")?;
     let stored = nothing_is_lost(site).context("after the next backup")?;
     markers_are_true(site, &stored).context("after the next backup")?;
@@ -97,12 +114,17 @@ pub(crate) fn is_tidy_in_the_end(site: &Site) -> Result<()> {
         let mut tidy = || -> Result<bool> {
             let (told, status) = site.collect()?;
             if told.contains("last stop was not clean") {
+                std::thread::sleep(PAUSE);
                 return Ok(false);
             }
             ensure!(told == "OK", "the collection ended with '{told}': {status}");
             let (garbage, others) = what_is_left(site)?;
             left = format!("{garbage:?} {others:?}");
-            Ok(garbage.is_empty() && others.is_empty())
+            let tidy = garbage.is_empty() && others.is_empty();
+            if !tidy {
+                std::thread::sleep(PAUSE);
+            }
+            Ok(tidy)
         };
         match tidy() {
             Ok(false) => None,
@@ -122,6 +144,9 @@ fn what_is_left(site: &Site) -> Result<(BTreeSet<Digest>, Vec<String>)> {
     let mut others = remains(site)?;
     if site.side == Side::Directory {
         others.extend(stored.litter.iter().filter(|name| name.contains("tmp")).cloned());
+    }
+    if stored.set_aside > 0 {
+        others.push(format!("{} chunks set aside", stored.set_aside));
     }
     if stored.unsealed() > 0 {
         others.push(format!("{} folders without manifest", stored.unsealed()));

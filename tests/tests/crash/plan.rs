@@ -13,10 +13,16 @@ pub(crate) enum Side {
 /// What the daemon does when it is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Lane {
-    /// Takes a backup.
-    Backups,
-    /// Collects garbage.
+    /// Takes a backup: inserts chunks.
+    Inserts,
+    /// Takes a backup: caches chunks, adopts known ones.
+    Cache,
+    /// Takes a backup: seals the snapshot.
+    Seals,
+    /// Collects garbage, up to the deletes.
     Collections,
+    /// Deletes a batch of chunks.
+    Batches,
     /// Recovers from a crash in a collection.
     Recoveries,
     /// Sets a damaged chunk aside.
@@ -36,9 +42,14 @@ pub(crate) enum Lane {
 }
 
 impl Lane {
-    pub(crate) const ALL: [Self; 10] = [
+    /// The longest first.
+    pub(crate) const ALL: [Self; 13] = [
+        Self::SmallFiles,
+        Self::Batches,
+        Self::Inserts,
+        Self::Seals,
         Self::Collections,
-        Self::Backups,
+        Self::Cache,
         Self::Removals,
         Self::Reads,
         Self::Starts,
@@ -46,7 +57,6 @@ impl Lane {
         Self::Stops,
         Self::Aside,
         Self::Notes,
-        Self::SmallFiles,
     ];
 }
 
@@ -104,17 +114,17 @@ const NO_RECORD: Kills = Never("owned by a lock, which dies with its process");
 
 /// Every step.
 pub(crate) const PLAN: [Row; Step::ALL.len()] = [
-    row(Step::InsertGuarded, Lane::Backups, At(&[1, 25]), At(&[1, 25])),
-    row(Step::InsertTouched, Lane::Backups, At(&[1, 7]), Never("the chunk file is the marker, see InsertFile")),
-    row(Step::InsertMarked, Lane::Backups, At(&[1, 20]), NO_UPLOAD),
-    row(Step::InsertPut, Lane::Backups, At(&[1, 20]), NO_UPLOAD),
-    row(Step::InsertCached, Lane::Backups, At(&[1, 20]), NO_CACHE),
-    row(Step::InsertTold, Lane::Backups, At(&[1, 20]), Never("see InsertFile")),
-    row(Step::InsertFile, Lane::Backups, Never("see InsertPut"), At(&[1, 20])),
-    row(Step::Adopted, Lane::Backups, At(&[1, 5]), At(&[1, 5])),
-    row(Step::CacheReserved, Lane::Backups, At(&[1, 20]), NO_CACHE),
-    row(Step::CacheWritten, Lane::Backups, At(&[1, 20]), At(&[1, 20])),
-    row(Step::CacheRenamed, Lane::Backups, At(&[1, 20]), At(&[1, 20])),
+    row(Step::InsertGuarded, Lane::Inserts, At(&[1, 25]), At(&[1, 25])),
+    row(Step::InsertTouched, Lane::Inserts, At(&[1, 7]), Never("the chunk file is the marker, see InsertFile")),
+    row(Step::InsertMarked, Lane::Inserts, At(&[1, 20]), NO_UPLOAD),
+    row(Step::InsertPut, Lane::Inserts, At(&[1, 20]), NO_UPLOAD),
+    row(Step::InsertCached, Lane::Inserts, At(&[1, 20]), NO_CACHE),
+    row(Step::InsertTold, Lane::Inserts, At(&[1, 20]), Never("see InsertFile")),
+    row(Step::InsertFile, Lane::Inserts, Never("see InsertPut"), At(&[1, 20])),
+    row(Step::Adopted, Lane::Cache, At(&[1, 5]), At(&[1, 5])),
+    row(Step::CacheReserved, Lane::Cache, At(&[1, 20]), NO_CACHE),
+    row(Step::CacheWritten, Lane::Cache, At(&[1, 20]), At(&[1, 20])),
+    row(Step::CacheRenamed, Lane::Cache, At(&[1, 20]), At(&[1, 20])),
     row(Step::FillRegistered, Lane::Reads, At(&[1, 5]), NO_CACHE),
     row(Step::FillFetched, Lane::Reads, At(&[1, 5]), NO_CACHE),
     row(Step::FillInserted, Lane::Reads, At(&[1, 5]), NO_CACHE),
@@ -126,25 +136,25 @@ pub(crate) const PLAN: [Row; Step::ALL.len()] = [
     row(Step::GcEpochLocal, Lane::Collections, FIRST, NO_RECORD),
     row(Step::GcReconciled, Lane::Collections, At(&[1, 2]), Never("chunk files are the markers")),
     row(Step::GcTidied, Lane::Collections, FIRST, FIRST),
-    row(Step::BatchCondemned, Lane::Collections, At(&[1, 2]), FIRST),
-    row(Step::BatchJournalled, Lane::Collections, At(&[1, 2]), NO_JOURNAL),
-    row(Step::BatchConfirmed, Lane::Collections, At(&[1, 2]), NO_JOURNAL),
-    row(Step::BatchDeleted, Lane::Collections, At(&[1, 2]), NO_JOURNAL),
-    row(Step::BatchForgotten, Lane::Collections, At(&[1, 2]), NO_JOURNAL),
-    row(Step::BatchWaited, Lane::Collections, FIRST, NO_JOURNAL),
-    row(Step::BatchCleared, Lane::Collections, At(&[1, 2]), NO_JOURNAL),
-    row(Step::BatchReleased, Lane::Collections, At(&[1, 2]), NO_JOURNAL),
-    row(Step::BatchUnlinked, Lane::Collections, Never("see BatchDeleted"), At(&[1, 4])),
+    row(Step::BatchCondemned, Lane::Batches, At(&[1, 2]), FIRST),
+    row(Step::BatchJournalled, Lane::Batches, At(&[1, 2]), NO_JOURNAL),
+    row(Step::BatchConfirmed, Lane::Batches, At(&[1, 2]), NO_JOURNAL),
+    row(Step::BatchDeleted, Lane::Batches, At(&[1, 2]), NO_JOURNAL),
+    row(Step::BatchForgotten, Lane::Batches, At(&[1, 2]), NO_JOURNAL),
+    row(Step::BatchWaited, Lane::Batches, FIRST, NO_JOURNAL),
+    row(Step::BatchCleared, Lane::Batches, At(&[1, 2]), NO_JOURNAL),
+    row(Step::BatchReleased, Lane::Batches, At(&[1, 2]), NO_JOURNAL),
+    row(Step::BatchUnlinked, Lane::Batches, Never("see BatchDeleted"), At(&[1, 4])),
     row(Step::AsideCopied, Lane::Aside, FIRST, Never("see AsideRenamed")),
     row(Step::RecoveryBegun, Lane::Recoveries, At(&[1]), NO_JOURNAL),
     row(Step::RecoveryCleared, Lane::Recoveries, At(&[1]), NO_JOURNAL),
-    row(Step::SealClaimed, Lane::Backups, At(&[1, 2]), At(&[1, 2])),
-    row(Step::SealStored, Lane::Backups, At(&[1, 2]), At(&[1, 2])),
-    row(Step::SealChecked, Lane::Backups, At(&[1, 2]), At(&[1, 2])),
-    row(Step::SealConfirmed, Lane::Backups, FIRST, FIRST),
-    row(Step::SealFenced, Lane::Backups, At(&[1, 2]), NO_RECORD),
-    row(Step::SealPut, Lane::Backups, At(&[1, 2]), At(&[1, 2])),
-    row(Step::SealVisible, Lane::Backups, At(&[1, 2]), At(&[1, 2])),
+    row(Step::SealClaimed, Lane::Seals, At(&[1, 2]), At(&[1, 2])),
+    row(Step::SealStored, Lane::Seals, At(&[1, 2]), At(&[1, 2])),
+    row(Step::SealChecked, Lane::Seals, At(&[1, 2]), At(&[1, 2])),
+    row(Step::SealConfirmed, Lane::Seals, FIRST, FIRST),
+    row(Step::SealFenced, Lane::Seals, At(&[1, 2]), NO_RECORD),
+    row(Step::SealPut, Lane::Seals, At(&[1, 2]), At(&[1, 2])),
+    row(Step::SealVisible, Lane::Seals, At(&[1, 2]), At(&[1, 2])),
     row(Step::DeleteManifest, Lane::Removals, FIRST, FIRST),
     row(Step::DeleteFile, Lane::Removals, At(&[1, 2]), At(&[1, 2])),
     row(Step::DeleteDone, Lane::Removals, FIRST, FIRST),

@@ -77,6 +77,8 @@ impl Site {
                 let server = EmbeddedS3::start()?;
                 daemon.add_s3(ENDPOINT, &server.access(), &[])?;
                 daemon.add_s3_store(ENDPOINT, STORE, &SETTINGS)?;
+                // The least there can be, so that it is soon full.
+                daemon.edit_config(|text| text.replace("\"1 GiB\"", "\"256 MiB\""))?;
                 Some(server)
             }
             Side::Directory => {
@@ -156,11 +158,6 @@ impl Site {
         begun
     }
 
-    /// Whether the daemon has ended.
-    pub(crate) fn is_dead(&self) -> bool {
-        self.daemon.ended().is_some()
-    }
-
     /// Waits for the death that was asked for; any other is an error.
     pub(crate) fn dies(&self) -> Result<()> {
         let status = self.daemon.wait_for_end(TIME_MAX);
@@ -200,6 +197,23 @@ impl Site {
         let made = run(&mut self.client("backup", group, number)?, b"", COMMAND_TIME_MAX)?;
         let time = made.success()?.json()?["time"].as_i64();
         Ok((group.to_owned(), time.context("a time")?))
+    }
+
+    /// One backup that is written down in a journal of its own.
+    pub(crate) fn back_up_told(&self, group: &str, number: u64) -> Result<PathBuf> {
+        let journal = self.journal()?;
+        let mut command = self.client("backup", group, number)?;
+        command.arg("--journal").arg(&journal);
+        run(&mut command, b"", COMMAND_TIME_MAX)?.success()?;
+        Ok(journal)
+    }
+
+    /// Restores everything in a journal until the daemon dies; what the client says to that is its own affair.
+    pub(crate) fn reads_until_death(&self, journal: &Path) -> Result<()> {
+        let mut command = self.client("verify", GROUP, 0)?;
+        command.arg("--journal").arg(journal);
+        let output = run(&mut command, b"", COMMAND_TIME_MAX)?;
+        self.dies().with_context(|| format!("{output}"))
     }
 
     /// One backup with the content of `number`, and restores of everything in the journals; the backup is written down in

@@ -28,6 +28,8 @@ pub(crate) struct Stored {
     folders: BTreeMap<Snapshot, BTreeSet<String>>,
     /// Names that nobody should have left: temporary files.
     pub(crate) litter: Vec<String>,
+    /// Chunks that were set aside.
+    pub(crate) set_aside: usize,
 }
 
 /// The keys of a bucket below a prefix.
@@ -94,6 +96,7 @@ impl Stored {
                 let files = self.folders.entry(snapshot).or_default();
                 files.insert(file.as_str().to_owned());
             }
+            Place::Bad(..) => self.set_aside += 1,
             _ => {}
         }
     }
