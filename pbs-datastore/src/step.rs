@@ -42,7 +42,7 @@ pub enum Step {
     GcCutoff,
     /// Collection 2: everything in use is marked.
     GcMarked,
-    /// Collection 3: a page of the listing has been compared.
+    /// Collection 3: a page of the listing, or some folders of a directory, have been compared.
     GcListed,
     /// Collection 4: the epoch is raised in the bucket.
     GcEpochInBucket,

@@ -104,7 +104,12 @@ def back_up(client: PbsClient, args: argparse.Namespace, number: int, at: int, j
             journal.write(begun=number, time=at, group=args.group)
         known: set[str] = set()
         if session.previous_time() is not None:
-            known.update(fmt.decode_index(session.previous(ARCHIVE)).digests)
+            try:
+                known.update(fmt.decode_index(session.previous(ARCHIVE)).digests)
+            except ApiError as error:
+                # The server does not know any more whether they are there: everything is sent.
+                if "is missing" not in str(error):
+                    raise
         entry = upload(session, content, known, journal)
         session.upload_manifest(snapshot, [entry])
         session.finish()

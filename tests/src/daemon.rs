@@ -307,7 +307,19 @@ impl Daemon {
         self.run(self.serve_command())
     }
 
-    fn run(&self, mut command: Command) -> Result<()> {
+    /// The same for one that may end before; answers how it did.
+    pub fn begin_or_end(&self) -> Result<Option<ExitStatus>> {
+        self.run_or_end(self.serve_command())
+    }
+
+    fn run(&self, command: Command) -> Result<()> {
+        match self.run_or_end(command)? {
+            None => Ok(()),
+            Some(status) => bail!("the daemon does not listen ({status})\n{}", self.log_tail()),
+        }
+    }
+
+    fn run_or_end(&self, mut command: Command) -> Result<Option<ExitStatus>> {
         let mut running = self.running();
         ensure!(running.is_none(), "the daemon runs already");
         command.stdout(Stdio::null()).stderr(Stdio::piped());
@@ -319,11 +331,12 @@ impl Daemon {
         std::thread::spawn(move || keep_log(stderr, &log, &told, &deaf));
         let Ok(address) = listening.recv_timeout(READY_TIME_MAX) else {
             let status = process.wait(Duration::from_secs(1));
-            let log = self.log_tail();
-            bail!("the daemon does not listen ({status:?})\n{log}")
+            return status.map(Some).with_context(|| {
+                format!("the daemon does not listen and does not end\n{}", self.log_tail())
+            });
         };
         *running = Some(Running { process, address });
-        Ok(())
+        Ok(None)
     }
 
     /// The command that runs the daemon.

@@ -77,7 +77,7 @@ fn collect_to_death(site: &Site, cell: Cell) -> Result<u64> {
     }
     site.start_to_die_at(cell)?;
     wait_for(TIME_MAX, || {
-        if site.daemon.ended().is_some() {
+        if site.is_dead() {
             return Some(());
         }
         // It dies in the middle of one of these.

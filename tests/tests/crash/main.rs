@@ -12,6 +12,7 @@ mod plan;
 mod reads;
 mod removals;
 mod site;
+mod small_files;
 mod starts;
 mod steps;
 mod stored;

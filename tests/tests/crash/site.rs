@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -61,6 +61,8 @@ pub(crate) struct Site {
     in_doubt: Mutex<BTreeSet<Name>>,
     /// Chunks that were decoded once; they never change.
     pub(crate) decoded: Mutex<BTreeSet<Digest>>,
+    /// How the daemon ended before it listened.
+    early_end: Mutex<Option<ExitStatus>>,
     next: AtomicU64,
 }
 
@@ -93,7 +95,8 @@ impl Site {
             journals: Mutex::default(),
             in_doubt: Mutex::default(),
             decoded: Mutex::default(),
-            next: AtomicU64::new(0),
+            early_end: Mutex::default(),
+            next: AtomicU64::new(100),
         })
     }
 
@@ -144,7 +147,7 @@ impl Site {
         wait_for(TIME_MAX, || {
             let ready = self.daemon.get("/health/ready");
             let is_ready = ready.is_ok_and(|answer| answer.status == 200);
-            (is_ready || self.daemon.ended().is_some()).then_some(())
+            (is_ready || self.is_dead()).then_some(())
         })
         .context("the daemon is not ready and does not end")
     }
@@ -153,14 +156,21 @@ impl Site {
     pub(crate) fn begin_to_die_at(&self, cell: Cell) -> Result<()> {
         let stop_at = format!("{:?}:{}", cell.step, cell.passing);
         self.daemon.set_variable("HOLDFAST_STOP_AT", Some(&stop_at));
-        let begun = self.daemon.begin();
+        let begun = self.daemon.begin_or_end();
         self.daemon.set_variable("HOLDFAST_STOP_AT", None);
-        begun
+        *locked(&self.early_end) = begun?;
+        Ok(())
+    }
+
+    /// Whether the daemon that was started to die is dead.
+    pub(crate) fn is_dead(&self) -> bool {
+        locked(&self.early_end).is_some() || self.daemon.ended().is_some()
     }
 
     /// Waits for the death that was asked for; any other is an error.
     pub(crate) fn dies(&self) -> Result<()> {
-        let status = self.daemon.wait_for_end(TIME_MAX);
+        let early = locked(&self.early_end).take();
+        let status = early.or_else(|| self.daemon.wait_for_end(TIME_MAX));
         let status = status.context("the step was never passed")?;
         ensure!(
             status.signal() == Some(9),
