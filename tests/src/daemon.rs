@@ -295,7 +295,11 @@ impl Daemon {
         let mut command = Command::new("sh");
         command
             .args(["-c", &script, "limited"])
-            .envs(daemon.get_envs().filter_map(|(name, value)| Some((name, value?))))
+            .envs(
+                daemon
+                    .get_envs()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            )
             .arg(daemon.get_program());
         command.args(daemon.get_args()).stdin(Stdio::null());
         self.run(command)?;
@@ -332,7 +336,10 @@ impl Daemon {
         let Ok(address) = listening.recv_timeout(READY_TIME_MAX) else {
             let status = process.wait(Duration::from_secs(1));
             return status.map(Some).with_context(|| {
-                format!("the daemon does not listen and does not end\n{}", self.log_tail())
+                format!(
+                    "the daemon does not listen and does not end\n{}",
+                    self.log_tail()
+                )
             });
         };
         *running = Some(Running { process, address });

@@ -392,11 +392,8 @@ impl Inner {
             .about(self.markers.chunks())?;
         let dir = self.markers.temporary();
         for file in files.list(dir).about(dir)? {
-            let ours = file
-                .name
-                .split_once('.')
-                .is_some_and(|(digest, _)| digest.parse::<Digest>().is_ok());
-            if !ours {
+            // Directories belong to writers of snapshots.
+            if file.stat.is_dir {
                 continue;
             }
             if let Err(error) = optional(files.unlink(&dir.join(&file.name))) {

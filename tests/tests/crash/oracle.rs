@@ -143,7 +143,13 @@ fn what_is_left(site: &Site) -> Result<(BTreeSet<Digest>, Vec<String>)> {
     let garbage = stored.chunks.difference(&needed).copied().collect();
     let mut others = remains(site)?;
     if site.side == Side::Directory {
-        others.extend(stored.litter.iter().filter(|name| name.contains("tmp")).cloned());
+        others.extend(
+            stored
+                .litter
+                .iter()
+                .filter(|name| name.contains("tmp"))
+                .cloned(),
+        );
     }
     if stored.set_aside > 0 {
         others.push(format!("{} chunks set aside", stored.set_aside));

@@ -119,7 +119,9 @@ pub(crate) fn set_aside(site: &Site, cell: Cell) -> Result<Round> {
     site.daemon.start()?;
     let healed = (0..3).any(|attempt| {
         // It may meet the damaged chunk itself when it is compared.
-        let _ = site.back_up(&format!("heals-{attempt}"), number).map(|name| site.doubt(name));
+        let _ = site
+            .back_up(&format!("heals-{attempt}"), number)
+            .map(|name| site.doubt(name));
         site.verify(std::slice::from_ref(&journal)).is_ok()
     });
     ensure!(healed, "backups of the same data do not heal it");

@@ -42,7 +42,10 @@ fn note(site: &Site, method: &str, name: &Name, text: Option<&str>) -> Result<Va
     if let Some(text) = text {
         params["notes"] = text.into();
     }
-    let query = format!("?backup-type=host&backup-id={}&backup-time={}", name.0, name.1);
+    let query = format!(
+        "?backup-type=host&backup-id={}&backup-time={}",
+        name.0, name.1
+    );
     let (query, params) = match text {
         Some(_) => ("", params),
         None => (query.as_str(), Value::Null),

@@ -121,7 +121,10 @@ impl Site {
     /// A new journal.
     pub(crate) fn journal(&self) -> Result<PathBuf> {
         let mut journals = locked(&self.journals);
-        let path = self.daemon.dir().join(format!("journal-{}", journals.len()));
+        let path = self
+            .daemon
+            .dir()
+            .join(format!("journal-{}", journals.len()));
         fs::write(&path, "")?;
         journals.push(path.clone());
         Ok(path)
@@ -183,7 +186,8 @@ impl Site {
     pub(crate) fn client(&self, what: &str, group: &str, number: u64) -> Result<Command> {
         let url = self.daemon.url()?;
         let password = format!("--password={}", self.daemon.password());
-        let mut command = Python::get()?.command(&["kill_client.py", what, "--url", &url, &password]);
+        let mut command =
+            Python::get()?.command(&["kill_client.py", what, "--url", &url, &password]);
         let number = number.to_string();
         command
             .args(["--fingerprint", self.daemon.fingerprint()])
@@ -204,7 +208,11 @@ impl Site {
 
     /// One backup that no journal knows, restored and compared; answers its name.
     pub(crate) fn back_up(&self, group: &str, number: u64) -> Result<Name> {
-        let made = run(&mut self.client("backup", group, number)?, b"", COMMAND_TIME_MAX)?;
+        let made = run(
+            &mut self.client("backup", group, number)?,
+            b"",
+            COMMAND_TIME_MAX,
+        )?;
         let time = made.success()?.json()?["time"].as_i64();
         Ok((group.to_owned(), time.context("a time")?))
     }
@@ -250,7 +258,10 @@ impl Site {
         rows.iter()
             .map(|row| {
                 let id = row["backup-id"].as_str().context("an id")?;
-                Ok((id.to_owned(), row["backup-time"].as_i64().context("a time")?))
+                Ok((
+                    id.to_owned(),
+                    row["backup-time"].as_i64().context("a time")?,
+                ))
             })
             .collect()
     }
@@ -273,7 +284,9 @@ impl Site {
         let ended = wait_for(TIME_MAX, || {
             let asked = self.daemon.ask("GET", &task, &Value::Null);
             match asked.and_then(|answer| answer.data()) {
-                Ok(status) => status["exitstatus"].as_str().map(|told| Ok(told.to_owned())),
+                Ok(status) => status["exitstatus"]
+                    .as_str()
+                    .map(|told| Ok(told.to_owned())),
                 Err(error) => Some(Err(error)),
             }
         });

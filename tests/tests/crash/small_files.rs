@@ -10,7 +10,7 @@ use holdfast_tests::process::run;
 use pbs_datastore::step::Step;
 use serde_json::{Value, json};
 
-use super::oracle::{goes_on, nothing_is_lost, Round};
+use super::oracle::{Round, goes_on, nothing_is_lost};
 use super::plan::{Cell, Side};
 use super::site::{Name, STORE, Site, TIME_MAX};
 use super::stored::markers_are_true;
@@ -36,8 +36,14 @@ pub(crate) fn comment(site: &Site) -> Result<()> {
 /// The configuration is complete, and nobody's comment was lost.
 pub(crate) fn configuration_is_whole(site: &Site) -> Result<()> {
     let text = fs::read_to_string(site.daemon.config())?;
-    for part in COMMENTS.iter().chain(&["[user.\"root@pbs\"]", "[datastore.store]"]) {
-        ensure!(text.contains(part), "'{part}' is not in the file any more:\n{text}");
+    for part in COMMENTS
+        .iter()
+        .chain(&["[user.\"root@pbs\"]", "[datastore.store]"])
+    {
+        ensure!(
+            text.contains(part),
+            "'{part}' is not in the file any more:\n{text}"
+        );
     }
     let listed = site.daemon.manage(&["user", "list"])?.success()?;
     ensure!(listed.text().contains("root@pbs"), "{listed}");
@@ -54,9 +60,14 @@ fn live(site: &Site, number: u64, old: Option<&Name>) -> Result<()> {
     let group = format!("life-{number}");
     site.back_up_told(&group, number)?;
     let user = format!("u{number}@pbs");
-    ask("POST", "access/users", json!({"userid": user, "password": "long enough"}))?;
+    ask(
+        "POST",
+        "access/users",
+        json!({"userid": user, "password": "long enough"}),
+    )?;
     ask("POST", &format!("access/users/{user}/token/one"), json!({}))?;
-    let acl = json!({"path": format!("/datastore/{STORE}"), "auth-id": user, "role": "DatastoreBackup"});
+    let acl =
+        json!({"path": format!("/datastore/{STORE}"), "auth-id": user, "role": "DatastoreBackup"});
     ask("PUT", "access/acl", acl)?;
     ask("DELETE", &format!("access/users/{user}"), Value::Null)?;
     if let Some(old) = old {
@@ -79,7 +90,10 @@ fn sweep(site: &Site, step: Step) -> Result<u64> {
         let lived = live(site, number + 1, Some(&old));
         let is_over = if !site.is_dead() && lived.is_ok() {
             site.daemon.ask_to_stop()?;
-            let status = site.daemon.wait_for_end(TIME_MAX).context("it does not stop")?;
+            let status = site
+                .daemon
+                .wait_for_end(TIME_MAX)
+                .context("it does not stop")?;
             status.success()
         } else {
             // A call may be answered although the step that it passed is the last.
@@ -97,7 +111,10 @@ fn sweep(site: &Site, step: Step) -> Result<u64> {
 /// What must be true after each of them.
 fn check(site: &Site) -> Result<()> {
     let text = fs::read_to_string(site.daemon.config())?;
-    ensure!(text.ends_with(&format!("{}\n", COMMENTS[2])), "cut off:\n{text}");
+    ensure!(
+        text.ends_with(&format!("{}\n", COMMENTS[2])),
+        "cut off:\n{text}"
+    );
     nothing_is_lost(site).context("while the daemon is down")?;
     site.daemon.start()?;
     configuration_is_whole(site)?;
@@ -113,7 +130,14 @@ fn set_up(site: &Site, step: Step) -> Result<u64> {
         let dir = site.daemon.dir().join(format!("setup-{step:?}-{passing}"));
         let set_up = |stop_at: Option<String>| {
             let mut command = holdfast_tests::binary::sabotaged()?.command();
-            command.args(["setup", "--listen", "127.0.0.1:0", "--output-format", "json", "--dir"]);
+            command.args([
+                "setup",
+                "--listen",
+                "127.0.0.1:0",
+                "--output-format",
+                "json",
+                "--dir",
+            ]);
             command.arg(&dir);
             command.envs(stop_at.map(|at| ("HOLDFAST_STOP_AT", at)));
             run(&mut command, b"", COMMAND_TIME_MAX)

@@ -40,9 +40,9 @@ fn jobs(wanted: impl Fn(Lane) -> bool) -> Vec<Job> {
                 cells,
                 each,
             };
-            let each = PLAN.iter().filter(|row| {
-                row.lane == lane && matches!(row.kills(side), Kills::Each)
-            });
+            let each = PLAN
+                .iter()
+                .filter(|row| row.lane == lane && matches!(row.kills(side), Kills::Each));
             jobs.extend(each.map(|row| job(Vec::new(), Some(row.step))));
             let cells = cells(lane, side);
             jobs.extend(cells.chunks(CELLS_MAX).map(|some| job(some.to_vec(), None)));
@@ -138,11 +138,7 @@ fn a_kill_at_every_step_loses_nothing() -> Result<()> {
         chosen.is_none_or(|chosen| chosen.split(',').any(|one| one == name))
     });
     jobs.reverse();
-    let (jobs, survived, failed) = (
-        Mutex::new(jobs),
-        Mutex::new(Survived::new()),
-        Mutex::new(0),
-    );
+    let (jobs, survived, failed) = (Mutex::new(jobs), Mutex::new(Survived::new()), Mutex::new(0));
     let work = || {
         loop {
             let Some(job) = locked(&jobs).pop() else {

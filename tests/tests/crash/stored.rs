@@ -37,7 +37,10 @@ pub(crate) fn keys(server: &EmbeddedS3, prefix: &str) -> Result<Vec<ObjectKey>> 
     let mut request = ListRequest::new(KeyPrefix::new(prefix)?);
     let mut keys = Vec::new();
     loop {
-        let page = server.runtime().block_on(server.store().list(&request))?.value;
+        let page = server
+            .runtime()
+            .block_on(server.store().list(&request))?
+            .value;
         keys.extend(page.entries.into_iter().map(|entry| entry.key));
         let Some(last) = keys.last().filter(|_| page.truncated) else {
             return Ok(keys);
@@ -110,12 +113,7 @@ impl Stored {
 
     /// The snapshots that have a manifest.
     pub(crate) fn sealed_names(&self) -> BTreeSet<Name> {
-        let name = |snapshot: &Snapshot| {
-            (
-                snapshot.group.id.to_string(),
-                snapshot.time.seconds(),
-            )
-        };
+        let name = |snapshot: &Snapshot| (snapshot.group.id.to_string(), snapshot.time.seconds());
         self.sealed().map(name).collect()
     }
 
@@ -131,7 +129,10 @@ impl Stored {
         for snapshot in self.sealed() {
             let read = |name: &str| -> Result<Bytes> {
                 let file = SnapshotFile::Archive(name.parse()?);
-                get(site, &Place::SnapshotFile(Namespace::root(), snapshot.clone(), file))
+                get(
+                    site,
+                    &Place::SnapshotFile(Namespace::root(), snapshot.clone(), file),
+                )
             };
             let mut whole = || -> Result<()> {
                 let manifest = Manifest::parse(&DataBlob::parse(read(MANIFEST)?)?)?;
@@ -217,7 +218,8 @@ pub(crate) fn remains(site: &Site) -> Result<Vec<String>> {
         for path in files(&root)? {
             let text = path.display().to_string();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let replaces = name.starts_with('.') && (name.ends_with(".tmp") || name.ends_with(".new"));
+            let replaces =
+                name.starts_with('.') && (name.ends_with(".tmp") || name.ends_with(".new"));
             let passing = ["uploads/", "using/", "tmp/", "gc-journal"]
                 .iter()
                 .any(|part| text.starts_with(&format!(".holdfast/{part}")));
