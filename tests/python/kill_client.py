@@ -5,7 +5,7 @@
                                                               and written down if there is a journal
     python kill_client.py verify --journal FILE [FILE …] …    restores every snapshot that the journals call finished, and
                                                               those that were only begun and are there all the same
-    python kill_client.py check  --number N --journal FILE …  `backup`, then `verify`
+    python kill_client.py check  --number N --journal FILE …  one backup, written down in the first journal, then `verify`
 
 Common: --url --fingerprint --user --password --store --seed --group, and --pieces for backups of another size.
 
@@ -127,11 +127,12 @@ def next_time(client: PbsClient, args: argparse.Namespace) -> int:
 
 
 def run(client: PbsClient, args: argparse.Namespace) -> dict[str, Any]:
-    """Back up until the connection breaks."""
-    number, at = args.first, next_time(client, args)
+    """Back up until the connection breaks, or none can be made any more."""
+    number = args.first
     with open(args.journal[0], "a", encoding="utf-8") as file:
         journal = Journal(file)
         try:
+            at = next_time(client, args)
             while True:
                 back_up(client, args, number, at, journal)
                 number, at = number + 1, max(at, int(time.time())) + 1
@@ -182,22 +183,25 @@ def verify(client: PbsClient, args: argparse.Namespace) -> dict[str, Any]:
 
 def backup(client: PbsClient, args: argparse.Namespace) -> dict[str, Any]:
     """One backup, restored and compared."""
-    at = next_time(client, args)
-    if args.journal:
-        with open(args.journal[0], "a", encoding="utf-8") as file:
-            snapshot = back_up(client, args, args.number, at, Journal(file))
-    else:
-        snapshot = back_up(client, args, args.number, at, None)
+    snapshot = back_up_next(client, args)
     content = b"".join(pieces(args.seed, args.number, args.pieces))
     equal = restore(client, args.store, snapshot)[ARCHIVE] == content
     return {"what": "backup", "ok": equal, "time": snapshot.backup_time}
 
 
+def back_up_next(client: PbsClient, args: argparse.Namespace) -> Snapshot:
+    """One backup at the next time, written down if there is a journal."""
+    at = next_time(client, args)
+    if args.journal:
+        with open(args.journal[0], "a", encoding="utf-8") as file:
+            return back_up(client, args, args.number, at, Journal(file))
+    return back_up(client, args, args.number, at, None)
+
+
 def check(client: PbsClient, args: argparse.Namespace) -> dict[str, Any]:
     """One backup more, and everything that was finished."""
-    made = backup(client, args)
-    verified = verify(client, args)
-    return {**verified, "what": "check", "ok": made["ok"] and verified["ok"], "time": made["time"]}
+    back_up_next(client, args)
+    return {**verify(client, args), "what": "check"}
 
 
 def main() -> int:

@@ -6,15 +6,17 @@ use std::fs;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use holdfast_tests::daemon::COMMAND_TIME_MAX;
-use holdfast_tests::process::run;
+use holdfast_tests::process::{run, wait_for};
 use pbs_datastore::step::Step;
 use serde_json::{Value, json};
 
 use super::oracle::{Round, goes_on, nothing_is_lost};
-use super::plan::{Cell, Side};
+use super::plan::Cell;
 use super::site::{Name, STORE, Site, TIME_MAX};
 use super::stored::markers_are_true;
 
+/// Sweeps that share the kills of a step, to be done at the same time.
+pub(crate) const SWEEPS: u64 = 3;
 /// More small files than a life has.
 const FILES_MAX: u64 = 80;
 /// What an administrator has written into the configuration file.
@@ -23,6 +25,11 @@ const COMMENTS: [&str; 3] = [
     "# about the server",
     "# the last line, about nothing",
 ];
+
+/// Whether the step is one of the set-up.
+pub(crate) fn is_creation(step: Step) -> bool {
+    matches!(step, Step::CreateWritten | Step::CreateLinked)
+}
 
 /// Writes comments into the configuration file: at its begin, in a section, at its end.
 pub(crate) fn comment(site: &Site) -> Result<()> {
@@ -71,15 +78,22 @@ fn live(site: &Site, number: u64, old: Option<&Name>) -> Result<()> {
     ask("PUT", "access/acl", acl)?;
     ask("DELETE", &format!("access/users/{user}"), Value::Null)?;
     if let Some(old) = old {
-        ensure!(site.forget(old)?.status == 200, "not forgotten");
+        // After a kill nothing that is older is removed before late requests cannot matter.
+        let forgotten = wait_for(TIME_MAX, || match site.forget(old) {
+            Ok(answer) if answer.text.contains("not stopped cleanly") => None,
+            other => Some(other),
+        });
+        let answer = forgotten.context("it is never forgotten")??;
+        ensure!(answer.status == 200, "{answer:?}");
     }
     site.collect()?;
     Ok(())
 }
 
-/// Kills the daemon at the first passing of a step, the second, and so on.
-fn sweep(site: &Site, step: Step) -> Result<u64> {
-    for passing in 1..FILES_MAX {
+/// Kills the daemon at the `first` passing of a step and every [`SWEEPS`]th that follows.
+fn sweep(site: &Site, step: Step, first: u64) -> Result<u64> {
+    let mut kills = 0;
+    for passing in (first..FILES_MAX).step_by(SWEEPS as usize) {
         // Something to be forgotten, and so garbage for a later life.
         site.daemon.start()?;
         let number = site.fresh_number();
@@ -102,8 +116,9 @@ fn sweep(site: &Site, step: Step) -> Result<u64> {
         };
         check(site).with_context(|| format!("killed at {step:?}, passing {passing}"))?;
         if is_over {
-            return Ok(passing - 1);
+            return Ok(kills);
         }
+        kills += 1;
     }
     bail!("more than {FILES_MAX} small files")
 }
@@ -178,18 +193,17 @@ fn set_up(site: &Site, step: Step) -> Result<u64> {
     bail!("more than {FILES_MAX} small files")
 }
 
-/// The whole lane for a step.
-pub(crate) fn drive(site: &Site, step: Step) -> Result<u64> {
-    let kills = if matches!(step, Step::CreateWritten | Step::CreateLinked) {
+/// One of the sweeps of a step, by the number of its first kill.
+pub(crate) fn drive(site: &Site, step: Step, first: u64) -> Result<u64> {
+    let kills = if is_creation(step) {
         set_up(site, step)?
     } else {
         comment(site)?;
-        sweep(site, step)?
+        sweep(site, step, first)?
     };
     ensure!(kills > 2, "only {kills} small files");
     site.daemon.start()?;
     goes_on(site, &Round::quiet(site))?;
     site.daemon.stop()?;
-    ensure!(site.side == Side::Bucket || site.server.is_none());
     Ok(kills)
 }

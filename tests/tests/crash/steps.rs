@@ -11,6 +11,7 @@ use pbs_datastore::step::Step;
 
 use super::plan::{Cell, Kills, Lane, PLAN, Side, cells};
 use super::site::{GROUP, Site};
+use super::small_files::{SWEEPS, is_creation};
 use super::{backups, collections, oracle, reads, removals, small_files, starts};
 
 /// Installations at the same time. Each of them waits most of the time.
@@ -26,8 +27,8 @@ struct Job {
     lane: Lane,
     side: Side,
     cells: Vec<Cell>,
-    /// For small files.
-    each: Option<Step>,
+    /// For small files: the step and the number of the first kill.
+    each: Option<(Step, u64)>,
 }
 
 fn jobs(wanted: impl Fn(Lane) -> bool) -> Vec<Job> {
@@ -40,10 +41,14 @@ fn jobs(wanted: impl Fn(Lane) -> bool) -> Vec<Job> {
                 cells,
                 each,
             };
-            let each = PLAN
-                .iter()
-                .filter(|row| row.lane == lane && matches!(row.kills(side), Kills::Each));
-            jobs.extend(each.map(|row| job(Vec::new(), Some(row.step))));
+            for row in PLAN.iter().filter(|row| row.lane == lane) {
+                let sweeps = match row.kills(side) {
+                    Kills::Each if is_creation(row.step) => 1,
+                    Kills::Each => SWEEPS,
+                    Kills::At(_) | Kills::Never(_) => 0,
+                };
+                jobs.extend((1..=sweeps).map(|first| job(Vec::new(), Some((row.step, first)))));
+            }
             let cells = cells(lane, side);
             jobs.extend(cells.chunks(CELLS_MAX).map(|some| job(some.to_vec(), None)));
         }
@@ -70,8 +75,8 @@ impl Job {
             Lane::Starts => starts::drive,
             Lane::Stops => starts::stop,
             Lane::SmallFiles => {
-                let step = self.each.context("a step")?;
-                survived(step, small_files::drive(site, step)?);
+                let (step, first) = self.each.context("a step")?;
+                survived(step, small_files::drive(site, step, first)?);
                 return at_the_end(site);
             }
         };
