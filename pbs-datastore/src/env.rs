@@ -84,8 +84,8 @@ impl fmt::Debug for Env {
 
 impl Env {
     /// The real world: system clock at this moment, random seed from the system, files of the system. In a build with the
-    /// feature `sabotage` the clock is wrong by `HOLDFAST_CLOCK_OFFSET` seconds, and the disk as slow as
-    /// `HOLDFAST_SLOW_FILES` says ([`FaultyFiles::slow_down`](crate::files::FaultyFiles::slow_down)).
+    /// feature `sabotage` the clock is wrong by `HOLDFAST_CLOCK_OFFSET` seconds, the disk as slow as `HOLDFAST_SLOW_FILES`
+    /// says and read-only when `HOLDFAST_READ_ONLY_FILES` says so ([`FaultyFiles`](crate::files::FaultyFiles)).
     #[expect(
         clippy::disallowed_methods,
         reason = "the one place where time and randomness enter"
@@ -304,16 +304,29 @@ mod trouble {
                 .expect("HOLDFAST_CLOCK_OFFSET is a number of seconds")
         });
         let now = now + SignedDuration::from_secs(offset);
-        let Ok(slow) = std::env::var("HOLDFAST_SLOW_FILES") else {
+        let faulty = FaultyFiles::new(Arc::clone(&files));
+        let variable = |name| std::env::var(name).ok();
+        let (slow, read_only) = (
+            variable("HOLDFAST_SLOW_FILES"),
+            variable("HOLDFAST_READ_ONLY_FILES"),
+        );
+        if let Some(slow) = &slow {
+            let (milliseconds, part) = slow
+                .split_once(':')
+                .expect("HOLDFAST_SLOW_FILES is <milliseconds>:<part of the path>");
+            let pause = milliseconds.parse().expect("a number of milliseconds");
+            faulty.slow_down(part, Duration::from_millis(pause));
+        }
+        if let Some(read_only) = &read_only {
+            let (switch, part) = read_only
+                .split_once(':')
+                .expect("HOLDFAST_READ_ONLY_FILES is <switch>:<part of the path>");
+            faulty.read_only_while(part, switch.into());
+        }
+        if slow.is_none() && read_only.is_none() {
             return (now, files);
-        };
-        let (milliseconds, part) = slow
-            .split_once(':')
-            .expect("HOLDFAST_SLOW_FILES is <milliseconds>:<part of the path>");
-        let pause = milliseconds.parse().expect("a number of milliseconds");
-        let slow = FaultyFiles::new(files);
-        slow.slow_down(part, Duration::from_millis(pause));
-        (now, Arc::new(slow))
+        }
+        (now, Arc::new(faulty))
     }
 }
 

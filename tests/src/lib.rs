@@ -10,6 +10,7 @@ pub mod checkout;
 pub mod content;
 pub mod control;
 pub mod daemon;
+pub mod disk;
 pub mod https;
 pub mod measure;
 pub mod moto;

@@ -7,6 +7,7 @@
 
 mod backups;
 mod collections;
+mod disks;
 mod oracle;
 mod plan;
 mod reads;

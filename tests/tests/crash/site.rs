@@ -13,7 +13,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use holdfast_tests::binary::sabotaged;
 use holdfast_tests::daemon::{COMMAND_TIME_MAX, Daemon};
-use holdfast_tests::process::{Guarded, run, wait_for};
+use holdfast_tests::disk::Disk;
+use holdfast_tests::process::{Guarded, run, say, wait_for};
 use holdfast_tests::python::Python;
 use holdfast_tests::s3_server::{EmbeddedS3, S3Server as _};
 use pbs_datastore::Digest;
@@ -64,6 +65,7 @@ pub(crate) struct Site {
     /// How the daemon ended before it listened.
     early_end: Mutex<Option<ExitStatus>>,
     next: AtomicU64,
+    disk: Option<Disk>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -73,7 +75,29 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Site {
     /// A new one that does not run yet.
     pub(crate) fn new(side: Side) -> Result<Self> {
+        Self::with(Daemon::set_up_with(sabotaged()?, &[])?, side, None)
+    }
+
+    /// The same with the cache directory, or the directory of the datastore, on a disk with these options. `None`, and
+    /// said so, where that is not possible.
+    pub(crate) fn on_disk(side: Side, options: &str) -> Result<Option<Self>> {
         let daemon = Daemon::set_up_with(sabotaged()?, &[])?;
+        let place = match side {
+            Side::Bucket => daemon.cache_dir(STORE),
+            Side::Directory => daemon.store_dir(STORE),
+        };
+        fs::create_dir(&place)?;
+        let Some(disk) = Disk::mount(&place, options)? else {
+            say(
+                "NOT RUN: this machine permits no mounts in namespaces; tests of pbs-datastore have the same faults",
+            );
+            return Ok(None);
+        };
+        daemon.run_by(disk.runner());
+        Self::with(daemon, side, Some(disk)).map(Some)
+    }
+
+    fn with(daemon: Daemon, side: Side, disk: Option<Disk>) -> Result<Self> {
         let server = match side {
             Side::Bucket => {
                 let server = EmbeddedS3::start()?;
@@ -97,7 +121,13 @@ impl Site {
             decoded: Mutex::default(),
             early_end: Mutex::default(),
             next: AtomicU64::new(100),
+            disk,
         })
+    }
+
+    /// The disk of the local directory.
+    pub(crate) fn disk(&self) -> Result<&Disk> {
+        self.disk.as_ref().context("it has no disk of its own")
     }
 
     /// The S3 server of a bucket.
@@ -107,9 +137,13 @@ impl Site {
 
     /// The directory with markers and cache, or with the chunks themselves.
     pub(crate) fn local_dir(&self) -> PathBuf {
-        match self.side {
+        let dir = match self.side {
             Side::Bucket => self.daemon.cache_dir(STORE),
             Side::Directory => self.daemon.store_dir(STORE),
+        };
+        match &self.disk {
+            Some(disk) => disk.seen_from_outside(&dir).unwrap_or(dir),
+            None => dir,
         }
     }
 
