@@ -6,6 +6,7 @@
 //! the result of every kill is written to `target/tmp/crash-steps.txt`.
 
 mod backups;
+mod clock;
 mod collections;
 mod disks;
 mod oracle;

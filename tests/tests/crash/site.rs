@@ -75,7 +75,16 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Site {
     /// A new one that does not run yet.
     pub(crate) fn new(side: Side) -> Result<Self> {
-        Self::with(Daemon::set_up_with(sabotaged()?, &[])?, side, None)
+        let server = match side {
+            Side::Bucket => Some(EmbeddedS3::start()?),
+            Side::Directory => None,
+        };
+        Self::with(Daemon::set_up_with(sabotaged()?, &[])?, server, None)
+    }
+
+    /// The same with a bucket of this server.
+    pub(crate) fn on_server(server: EmbeddedS3) -> Result<Self> {
+        Self::with(Daemon::set_up_with(sabotaged()?, &[])?, Some(server), None)
     }
 
     /// The same with the cache directory, or the directory of the datastore, on a disk with these options. `None`, and
@@ -94,23 +103,23 @@ impl Site {
             return Ok(None);
         };
         daemon.run_by(disk.runner());
-        Self::with(daemon, side, Some(disk)).map(Some)
+        let server = match side {
+            Side::Bucket => Some(EmbeddedS3::start()?),
+            Side::Directory => None,
+        };
+        Self::with(daemon, server, Some(disk)).map(Some)
     }
 
-    fn with(daemon: Daemon, side: Side, disk: Option<Disk>) -> Result<Self> {
-        let server = match side {
-            Side::Bucket => {
-                let server = EmbeddedS3::start()?;
-                daemon.add_s3(ENDPOINT, &server.access(), &[])?;
-                daemon.add_s3_store(ENDPOINT, STORE, &SETTINGS)?;
-                // The least there can be, so that it is soon full.
-                daemon.edit_config(|text| text.replace("\"1 GiB\"", "\"256 MiB\""))?;
-                Some(server)
-            }
-            Side::Directory => {
-                daemon.add_directory_store(STORE, &SETTINGS)?;
-                None
-            }
+    fn with(daemon: Daemon, server: Option<EmbeddedS3>, disk: Option<Disk>) -> Result<Self> {
+        let side = if let Some(server) = &server {
+            daemon.add_s3(ENDPOINT, &server.access(), &[])?;
+            daemon.add_s3_store(ENDPOINT, STORE, &SETTINGS)?;
+            // The least there can be, so that it is soon full.
+            daemon.edit_config(|text| text.replace("\"1 GiB\"", "\"256 MiB\""))?;
+            Side::Bucket
+        } else {
+            daemon.add_directory_store(STORE, &SETTINGS)?;
+            Side::Directory
         };
         Ok(Self {
             side,
