@@ -85,7 +85,7 @@ impl fmt::Debug for Env {
 impl Env {
     /// The real world: system clock at this moment, random seed from the system, files of the system. In a build with the
     /// feature `sabotage` the clock is wrong by `HOLDFAST_CLOCK_OFFSET` seconds, the disk as slow as `HOLDFAST_SLOW_FILES`
-    /// says and read-only when `HOLDFAST_READ_ONLY_FILES` says so ([`FaultyFiles`](crate::files::FaultyFiles)).
+    /// says, read-only when `HOLDFAST_READ_ONLY_FILES` says so, and forgetful of times with `HOLDFAST_LOSE_ATIMES` ([`FaultyFiles`](crate::files::FaultyFiles)).
     #[expect(
         clippy::disallowed_methods,
         reason = "the one place where time and randomness enter"
@@ -323,7 +323,9 @@ mod trouble {
                 .expect("HOLDFAST_READ_ONLY_FILES is <switch>:<part of the path>");
             faulty.read_only_while(part, switch.into());
         }
-        if slow.is_none() && read_only.is_none() {
+        let lose_atimes = variable("HOLDFAST_LOSE_ATIMES").is_some();
+        faulty.lose_atimes(lose_atimes);
+        if slow.is_none() && read_only.is_none() && !lose_atimes {
             return (now, files);
         }
         (now, Arc::new(faulty))

@@ -44,6 +44,7 @@ impl Python {
             .args(arguments)
             .current_dir(checkout::python_dir())
             .env("PYTHONPYCACHEPREFIX", &self.compiled)
+            .env_remove("PYTHONDONTWRITEBYTECODE")
             .env("PYTHONUNBUFFERED", "1");
         command
     }

@@ -86,7 +86,7 @@ fn make_garbage(site: &Site) -> Result<()> {
 #[test]
 fn a_day_back_and_forward_loses_nothing_in_a_directory() -> Result<()> {
     let site = Site::new(Side::Directory)?;
-    for offset in [0, -DAY, 0, DAY, 0, -DAY, DAY] {
+    for offset in [0, -DAY, DAY, 0] {
         start_at(&site, offset)?;
         site.daemon.explain(|| {
             make_garbage(&site)?;
@@ -134,8 +134,7 @@ fn a_server_that_lives_on_another_day_loses_nothing() -> Result<()> {
     let site = Site::on_server(server)?;
     for theirs in [-DAY, DAY, 0] {
         offset.store(theirs, Ordering::Relaxed);
-        works_with_offsets(&site, &[0, DAY])
-            .with_context(|| format!("the server is {theirs} s off"))?;
+        works_with_offsets(&site, &[0]).with_context(|| format!("the server is {theirs} s off"))?;
     }
     offset.store(DAY, Ordering::Relaxed);
     let told = site

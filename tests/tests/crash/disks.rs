@@ -284,6 +284,33 @@ fn a_full_disk_below_the_state_stops_no_backup() -> Result<()> {
     daemon.stop()
 }
 
+#[test]
+fn a_disk_that_loses_access_times_is_not_collected() -> Result<()> {
+    for side in [Side::Bucket, Side::Directory] {
+        let site = Site::new(side)?;
+        site.daemon.set_variable("HOLDFAST_LOSE_ATIMES", Some("1"));
+        site.daemon.start()?;
+        site.daemon.explain(|| {
+            let gone = site.back_up("gone", site.fresh_number())?;
+            let journal = site.back_up_told("kept", site.fresh_number())?;
+            ensure!(site.forget(&gone)?.status == 200);
+            let before = Stored::read(&site)?.chunks;
+            let (told, _) = site.collect()?;
+            ensure!(
+                told.contains("does not keep the access times it is given"),
+                "{told}"
+            );
+            ensure!(
+                before == Stored::read(&site)?.chunks,
+                "something was deleted"
+            );
+            site.verify(&[journal]).map(drop)
+        });
+        site.daemon.stop()?;
+    }
+    Ok(())
+}
+
 /// Explicit times are kept where the kernel keeps none of its own.
 fn collects_on(side: Side, option: &str) -> Result<()> {
     let Some(site) = Site::on_disk(side, "size=100m")? else {

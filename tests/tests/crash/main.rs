@@ -8,6 +8,7 @@
 mod backups;
 mod clock;
 mod collections;
+mod configuration;
 mod disks;
 mod oracle;
 mod plan;
