@@ -59,14 +59,11 @@ pub fn use_program(path: &Path) -> Result<()> {
 pub fn holdfast() -> Result<&'static Binary> {
     static BINARY: OnceLock<Result<Binary, String>> = OnceLock::new();
     once(&BINARY, || {
-        let path = match GIVEN.get() {
-            Some(path) => path.clone(),
-            None => {
-                let _lock = SetupLock::take("holdfast-build")?;
-                build(&[])?
-            }
-        };
-        found(path)
+        if let Some(path) = GIVEN.get() {
+            return found(path.clone());
+        }
+        let _lock = SetupLock::take("holdfast-build")?;
+        found(build(&[])?)
     })
 }
 

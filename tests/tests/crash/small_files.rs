@@ -92,8 +92,8 @@ fn live(site: &Site, number: u64, old: Option<&Name>) -> Result<()> {
 
 /// Kills the daemon at the `first` passing of a step and every [`SWEEPS`]th that follows.
 fn sweep(site: &Site, step: Step, first: u64) -> Result<u64> {
-    let mut kills = 0;
-    for passing in (first..FILES_MAX).step_by(SWEEPS as usize) {
+    let passings = (first..FILES_MAX).step_by(SWEEPS as usize);
+    for (kills, passing) in passings.enumerate() {
         // Something to be forgotten, and so garbage for a later life.
         site.daemon.start()?;
         let number = site.fresh_number();
@@ -116,9 +116,8 @@ fn sweep(site: &Site, step: Step, first: u64) -> Result<u64> {
         };
         check(site).with_context(|| format!("killed at {step:?}, passing {passing}"))?;
         if is_over {
-            return Ok(kills);
+            return Ok(kills as u64);
         }
-        kills += 1;
     }
     bail!("more than {FILES_MAX} small files")
 }
