@@ -5,6 +5,7 @@
 //! most of what they do is to wait until late requests cannot matter; `CRASH_LANES=seals,reads` runs some. The table with
 //! the result of every kill is written to `target/tmp/crash-steps.txt`.
 
+mod at_every_step;
 mod backups;
 mod clock;
 mod collections;
@@ -17,5 +18,4 @@ mod removals;
 mod site;
 mod small_files;
 mod starts;
-mod steps;
 mod stored;

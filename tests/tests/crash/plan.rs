@@ -114,25 +114,20 @@ const NO_RECORD: Kills = Never("owned by a lock, which dies with its process");
 
 /// Every step.
 pub(crate) const PLAN: [Row; Step::ALL.len()] = [
-    row(
-        Step::InsertGuarded,
-        Lane::Inserts,
-        At(&[1, 15]),
-        At(&[1, 15]),
-    ),
+    row(Step::InsertGuarded, Lane::Inserts, At(&[15]), At(&[15])),
     row(
         Step::InsertTouched,
         Lane::Inserts,
-        At(&[1, 7]),
+        At(&[7]),
         Never("the chunk file is the marker, see InsertFile"),
     ),
     row(Step::InsertMarked, Lane::Inserts, At(&[1, 12]), NO_UPLOAD),
     row(Step::InsertPut, Lane::Inserts, At(&[1, 12]), NO_UPLOAD),
-    row(Step::InsertCached, Lane::Inserts, At(&[1, 12]), NO_CACHE),
+    row(Step::InsertCached, Lane::Inserts, At(&[12]), NO_CACHE),
     row(
         Step::InsertTold,
         Lane::Inserts,
-        At(&[1, 12]),
+        At(&[12]),
         Never("see InsertFile"),
     ),
     row(
@@ -142,7 +137,7 @@ pub(crate) const PLAN: [Row; Step::ALL.len()] = [
         At(&[1, 12]),
     ),
     row(Step::Adopted, Lane::Cache, At(&[1, 5]), At(&[1, 5])),
-    row(Step::CacheReserved, Lane::Cache, At(&[1, 12]), NO_CACHE),
+    row(Step::CacheReserved, Lane::Cache, At(&[12]), NO_CACHE),
     row(Step::CacheWritten, Lane::Cache, At(&[1, 12]), At(&[1, 12])),
     row(Step::CacheRenamed, Lane::Cache, At(&[1, 12]), At(&[1, 12])),
     row(Step::FillRegistered, Lane::Reads, At(&[1, 5]), NO_CACHE),
@@ -193,9 +188,9 @@ pub(crate) const PLAN: [Row; Step::ALL.len()] = [
         At(&[1]),
         NO_JOURNAL,
     ),
-    row(Step::SealClaimed, Lane::Seals, At(&[1, 2]), At(&[1, 2])),
+    row(Step::SealClaimed, Lane::Seals, At(&[2]), At(&[2])),
     row(Step::SealStored, Lane::Seals, At(&[1, 2]), At(&[1, 2])),
-    row(Step::SealChecked, Lane::Seals, At(&[1, 2]), At(&[1, 2])),
+    row(Step::SealChecked, Lane::Seals, FIRST, FIRST),
     row(Step::SealConfirmed, Lane::Seals, FIRST, FIRST),
     row(Step::SealFenced, Lane::Seals, At(&[1, 2]), NO_RECORD),
     row(Step::SealPut, Lane::Seals, At(&[1, 2]), At(&[1, 2])),

@@ -135,7 +135,7 @@ fn table(survived: &Survived) -> String {
 }
 
 #[test]
-fn a_kill_at_every_step_loses_nothing() -> Result<()> {
+fn a_kill_loses_nothing() -> Result<()> {
     let chosen = std::env::var("CRASH_LANES").ok();
     let mut jobs = jobs(|lane| {
         let name = format!("{lane:?}").to_lowercase();
