@@ -10,7 +10,8 @@ use anyhow::{Context as _, Result, ensure};
 use holdfast_tests::content;
 use holdfast_tests::daemon::Daemon;
 use holdfast_tests::disk::Disk;
-use holdfast_tests::process::{Output, wait_for};
+use holdfast_tests::process::{Output, say, wait_for};
+use serde_json::json;
 
 use super::oracle;
 use super::plan::Side;
@@ -145,6 +146,12 @@ fn a_cache_disk_out_of_inodes_refuses_backups_and_no_restore() -> Result<()> {
         back_up(daemon, &one, "one")?.success()?;
         is_refused(back_up(daemon, &two, "two")?, "No space left on device")?;
         comes_back(daemon, "one", &one)?;
+        let (told, status) = site.collect()?;
+        ensure!(
+            told == "OK" || told.contains("No space left on device"),
+            "{told} {status}"
+        );
+        say(&format!("a collection without inodes: {told}"));
         site.disk()?.remount("nr_inodes=2000")?;
         backs_up_again(daemon, &two, "two")?;
         comes_back(daemon, "two", &two)?;
@@ -219,6 +226,13 @@ fn a_full_directory_refuses_backups_and_no_restore() -> Result<()> {
         comes_back(daemon, "one", &one)?;
         // Not a byte is left: a snapshot can go all the same, and what it held.
         site.disk()?.fill("ballast")?;
+        let three_notes = json!({
+            "backup-type": "host", "backup-id": "three", "notes": "no room",
+            "backup-time": newest(&site, "three")?,
+        });
+        let path = format!("admin/datastore/{STORE}/notes");
+        let told = daemon.ask("PUT", &path, &three_notes)?;
+        ensure!(told.status == 507, "{told:?}");
         is_refused(back_up(daemon, &two, "two")?, "No space left on device")?;
         comes_back(daemon, "three", &three)?;
         for name in site.listed()?.iter().filter(|name| name.0 == "one") {
@@ -232,6 +246,13 @@ fn a_full_directory_refuses_backups_and_no_restore() -> Result<()> {
         in_the_end(&site)
     });
     daemon.stop()
+}
+
+/// The time of the newest snapshot of a group.
+fn newest(site: &Site, id: &str) -> Result<i64> {
+    let listed = site.listed()?.into_iter();
+    let times = listed.filter(|name| name.0 == id).map(|name| name.1);
+    times.max().context("no snapshot")
 }
 
 fn site_file(site: &Site, name: &str) -> String {
