@@ -18,7 +18,7 @@ use s3_client::{
 use crate::error::{About as _, Error, Result};
 use crate::files::{DirEntry, optional, replace};
 use crate::layout::{BucketLayout, Folder, HoldfastFile, LocalLayout, Place};
-use crate::mirror::{Content, Mirror, MirrorEntry, RefreshStats, remove_empty_above};
+use crate::mirror::{Content, Mirror, MirrorEntry, MirrorFiles, RefreshStats, remove_empty_above};
 use crate::snapshots::Lock;
 use crate::step::Step;
 use crate::{Capabilities, Env, FencePass, SyncLevel};
@@ -60,13 +60,17 @@ impl Contents {
     ) -> Result<Self> {
         let local = LocalLayout::Cache;
         let prefix = layout.folder(&Folder::Contents);
-        let root = cache_dir.join(local.folder(&Folder::Contents));
-        let log = cache_dir.join(local.path(&Place::Holdfast(HoldfastFile::ContentsLog)));
         let ours = {
             let layout = layout.clone();
             Box::new(move |key: &ObjectKey| layout.parse(key).is_some())
         };
-        let mirror = Mirror::open(env, Arc::clone(&store), prefix.clone(), ours, root, log).await?;
+        let local_files = MirrorFiles {
+            root: cache_dir.join(local.folder(&Folder::Contents)),
+            log: cache_dir.join(local.path(&Place::Holdfast(HoldfastFile::ContentsLog))),
+            temporary: cache_dir.join(local.folder(&Folder::Temporary)),
+        };
+        let mirror =
+            Mirror::open(env, Arc::clone(&store), prefix.clone(), ours, local_files).await?;
         Ok(Self {
             env: env.clone(),
             base: cache_dir.to_owned(),
@@ -175,6 +179,7 @@ impl Contents {
             Backing::Bucket(bucket) => {
                 let put = Put::new(bucket.layout.key(place), bytes.clone());
                 let etag = bucket.put(lock, put).await?;
+                Step::EditPut.passed();
                 bucket
                     .keep(
                         place,
@@ -189,12 +194,13 @@ impl Contents {
     }
 
     async fn put_local(&self, place: &Place, bytes: Bytes) -> Result<()> {
-        let (path, unique) = (self.path(place), self.env.new_id());
+        let (path, temporary) = (self.path(place), self.temporary());
+        let unique = self.env.new_id();
         self.env
             .io(move |files| {
                 let dir = path.parent().unwrap_or(&path);
                 files.create_dirs(dir).about(dir)?;
-                replace(files, &path, &[bytes], &unique).about(&path)
+                replace(files, &temporary, &path, &[bytes], &unique).about(&path)
             })
             .await
     }
@@ -236,6 +242,7 @@ impl Contents {
             }
             result => result?,
         };
+        Step::EditPut.passed();
         let size = after.len() as u64;
         bucket.keep(place, Content::Bytes(after), etag, size).await
     }

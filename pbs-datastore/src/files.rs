@@ -126,9 +126,16 @@ pub trait Files: Send + Sync + fmt::Debug + 'static {
     fn lock(&self, path: &Path) -> io::Result<Option<Box<dyn FileLock>>>;
 }
 
-/// Replaces the file at `path` by one with `parts` as content, durably: temporary file beside it, sync, rename, sync of
-/// the directory. A crash leaves the old file or the new one, and perhaps a temporary file.
-pub fn replace(files: &dyn Files, path: &Path, parts: &[Bytes], unique: &str) -> io::Result<()> {
+/// Replaces the file at `path` by one with `parts` as content, durably: file in the directory `temporary` (made if it is
+/// missing), sync, rename, sync of the directory. A crash leaves the old file or the new one, and perhaps a temporary
+/// file, which goes with what else is old in that directory.
+pub fn replace(
+    files: &dyn Files,
+    temporary: &Path,
+    path: &Path,
+    parts: &[Bytes],
+    unique: &str,
+) -> io::Result<()> {
     let dir = path
         .parent()
         .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
@@ -136,11 +143,18 @@ pub fn replace(files: &dyn Files, path: &Path, parts: &[Bytes], unique: &str) ->
         .file_name()
         .and_then(|name| name.to_str())
         .unwrap_or("file");
-    let temporary = dir.join(format!(".{name}.{unique}.tmp"));
-    files.create(&temporary, FILE_MODE, parts, true)?;
+    let staged = temporary.join(format!("{name}.{unique}"));
+    let create = || files.create(&staged, FILE_MODE, parts, true);
+    match create() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            files.create_dirs(temporary)?;
+            create()?;
+        }
+        result => result?,
+    }
     Step::ReplaceWritten.passed();
-    files.rename(&temporary, path).inspect_err(|_| {
-        files.unlink(&temporary).ok();
+    files.rename(&staged, path).inspect_err(|_| {
+        files.unlink(&staged).ok();
     })?;
     Step::ReplaceRenamed.passed();
     files.sync_dir(dir)
@@ -383,11 +397,11 @@ mod tests {
     #[test]
     fn replace_leaves_no_temporary_file() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("state");
-        replace(&OsFiles, &path, &["one".into()], "1").unwrap();
-        replace(&OsFiles, &path, &["t".into(), "wo".into()], "2").unwrap();
+        let (path, temporary) = (dir.path().join("state"), dir.path().join("tmp"));
+        replace(&OsFiles, &temporary, &path, &["one".into()], "1").unwrap();
+        replace(&OsFiles, &temporary, &path, &["t".into(), "wo".into()], "2").unwrap();
         assert_eq!(OsFiles.read(&path).unwrap(), "two");
-        assert_eq!(OsFiles.list(dir.path()).unwrap().len(), 1);
+        assert!(OsFiles.list(&temporary).unwrap().is_empty());
     }
 
     #[test]

@@ -19,9 +19,10 @@
 //! | tags and sizes of the mirror | – | `.holdfast/contents.log` | – |
 //! | temporary files | – | in `.holdfast/tmp/` | same |
 //!
-//! Temporary files have names of their own in that folder: `{digest}.{id}` a chunk on its way, `{uuid}/` what one writer of
-//! a snapshot has open. A file that is replaced as a whole has its successor beside it for a moment, `.{file}.{id}.tmp`,
-//! and a mirrored one `.{id}.tmp`; nothing that begins with a dot and ends so is ever read.
+//! Temporary files have names of their own in that folder: `{digest}.{id}` a chunk on its way, `{file}.{id}` the successor of
+//! a file that is replaced as a whole, `{uuid}/` what one writer of a snapshot has open. A mirrored file has its successor
+//! beside it for a moment, `.{id}.tmp`; nothing that begins with a dot and ends so is ever read. What a crash leaves of all
+//! that goes when a cache directory is opened, or with the first collection that finds it old.
 //!
 //! All parts are types that cannot hold a slash or a leading dot, so no key leaves its place. Every listing prefix ends
 //! in `/`. [`Place`] is one such thing; what is written from a `Place` is read back as the same `Place`, and whatever is

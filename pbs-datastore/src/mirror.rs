@@ -94,14 +94,24 @@ pub(crate) enum Content {
     File(PathBuf),
 }
 
+/// Where a mirror is.
+#[derive(Clone, Debug)]
+pub(crate) struct MirrorFiles {
+    /// The copies.
+    pub(crate) root: PathBuf,
+    /// The entries.
+    pub(crate) log: PathBuf,
+    /// Where files are made before they are moved to their place; on the same file system.
+    pub(crate) temporary: PathBuf,
+}
+
 /// A local copy of a prefix. See the module page.
 pub(crate) struct Mirror {
     env: Env,
     store: Arc<dyn ObjectStore>,
     prefix: KeyPrefix,
     ours: Ours,
-    root: PathBuf,
-    log: PathBuf,
+    local: MirrorFiles,
     state: Mutex<State>,
     /// One refresh at a time.
     refresh: Mutex<()>,
@@ -111,12 +121,17 @@ pub(crate) struct Mirror {
 
 impl fmt::Debug for Mirror {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Mirror({} in {})", self.prefix, self.root.display())
+        write!(
+            f,
+            "Mirror({} in {})",
+            self.prefix,
+            self.local.root.display()
+        )
     }
 }
 
 impl Mirror {
-    /// The mirror of what of `prefix` is `ours` below `root`, with its entries in the file `log`. Reads the entries; asks
+    /// The mirror of what of `prefix` is `ours`. Reads the entries; asks
     /// the bucket nothing. The names of our keys, without the prefix, are relative paths, and none is a directory of
     /// another.
     pub(crate) async fn open(
@@ -124,10 +139,9 @@ impl Mirror {
         store: Arc<dyn ObjectStore>,
         prefix: KeyPrefix,
         ours: Ours,
-        root: PathBuf,
-        log: PathBuf,
+        local: MirrorFiles,
     ) -> Result<Self> {
-        let (dir, path) = (root.clone(), log.clone());
+        let (dir, path) = (local.root.clone(), local.log.clone());
         let (entries, log_bytes, log_lines) = env
             .io(move |files| {
                 files.create_dirs(&dir).about(&dir)?;
@@ -151,8 +165,7 @@ impl Mirror {
             store,
             prefix,
             ours,
-            root,
-            log,
+            local,
             state: Mutex::new(state),
             refresh: Mutex::default(),
             room: Semaphore::new(FETCH_MIB_MAX as usize),
@@ -161,7 +174,7 @@ impl Mirror {
 
     /// The local path of an object.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.root.join(name)
+        self.local.root.join(name)
     }
 
     /// What is known of an object.
@@ -390,7 +403,7 @@ impl Mirror {
 
     /// Removes files that no entry knows, and directories left empty.
     async fn drop_strays(&self) -> Result<u64> {
-        let root = self.root.clone();
+        let root = self.local.root.clone();
         let found = self.env.io(move |files| walk(files, &root)).await?;
         let mut dropped = 0;
         for (name, is_dir) in found.into_iter().rev() {
@@ -408,14 +421,16 @@ impl Mirror {
     }
 
     async fn write_file(&self, name: &str, content: Content, sync: bool) -> Result<()> {
-        let path = self.path(name);
+        let (path, temporary) = (self.path(name), self.local.temporary.clone());
         let unique = self.env.new_id();
         self.env
             .io(move |files| {
                 let dir = path.parent().unwrap_or(&path);
                 files.create_dirs(dir).about(dir)?;
                 match content {
-                    Content::Bytes(bytes) if sync => replace(files, &path, &[bytes], &unique),
+                    Content::Bytes(bytes) if sync => {
+                        replace(files, &temporary, &path, &[bytes], &unique)
+                    }
                     Content::Bytes(bytes) => {
                         let temporary = dir.join(format!(".{unique}.tmp"));
                         files
@@ -435,7 +450,7 @@ impl Mirror {
 
     /// Removes a file, and the directories above it that this leaves empty.
     async fn remove_file(&self, name: &str) -> Result<()> {
-        let (path, root) = (self.path(name), self.root.clone());
+        let (path, root) = (self.path(name), self.local.root.clone());
         self.env
             .io(move |files| {
                 optional(files.unlink(&path)).about(&path)?;
@@ -453,7 +468,7 @@ impl Mirror {
     ) -> Result<()> {
         let line = log::line(name, entry.as_ref());
         state.change(name, entry);
-        let (path, at, len) = (self.log.clone(), state.log_bytes, line.len() as u64);
+        let (path, at, len) = (self.local.log.clone(), state.log_bytes, line.len() as u64);
         self.env
             .io(move |files| {
                 if at == 0 && optional(files.stat(&path)).about(&path)?.is_none() {
@@ -475,11 +490,11 @@ impl Mirror {
             .collect::<Vec<_>>();
         state.log_lines = lines.len();
         state.log_bytes = lines.iter().map(|line| line.len() as u64).sum();
-        let (root, path, unique) = (self.root.clone(), self.log.clone(), self.env.new_id());
+        let (local, unique) = (self.local.clone(), self.env.new_id());
         self.env
             .io(move |files| {
-                files.sync_file_system(&root).about(&root)?;
-                replace(files, &path, &lines, &unique).about(&path)
+                files.sync_file_system(&local.root).about(&local.root)?;
+                replace(files, &local.temporary, &local.log, &lines, &unique).about(&local.log)
             })
             .await
     }

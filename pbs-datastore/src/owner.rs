@@ -43,7 +43,7 @@ use tokio::time::Instant;
 use crate::Env;
 use crate::error::{About as _, Error, Result};
 use crate::files::{FileLock, optional, replace};
-use crate::layout::{BucketLayout, HoldfastFile, LocalLayout, Place};
+use crate::layout::{BucketLayout, Folder, HoldfastFile, LocalLayout, Place};
 use crate::step::Step;
 
 use fence::Held;
@@ -162,7 +162,7 @@ fn lock_refused(dir: &Path) -> Error {
 async fn lock_dir(env: &Env, dir: &Path, lock: PathBuf) -> Result<Box<dyn FileLock>> {
     let dir = dir.to_owned();
     env.io(move |files| {
-        let ours = dir.join(LocalLayout::Cache.folder(&crate::layout::Folder::Holdfast));
+        let ours = dir.join(LocalLayout::Cache.folder(&Folder::Holdfast));
         files.create_dirs(&ours).about(&ours)?;
         files
             .lock(&lock)
@@ -415,9 +415,10 @@ fn local_path(cache_dir: &Path) -> PathBuf {
 
 async fn write_local(env: &Env, cache_dir: &Path, local: &LocalRecord) -> Result<()> {
     let path = local_path(cache_dir);
+    let temporary = cache_dir.join(LocalLayout::Cache.folder(&Folder::Temporary));
     let body = serde_json::to_vec_pretty(local).expect("a record is plain data");
     let unique = env.new_id();
-    env.io(move |files| replace(files, &path, &[body.into()], &unique).about(&path))
+    env.io(move |files| replace(files, &temporary, &path, &[body.into()], &unique).about(&path))
         .await
 }
 
@@ -433,13 +434,14 @@ async fn read_local(env: &Env, cache_dir: &Path) -> Result<Option<LocalRecord>> 
 /// Judges the format file of a directory datastore, creating it where it is missing.
 async fn local_format(env: &Env, root: &Path) -> Result<Permitted> {
     let path = root.join(LocalLayout::Directory.path(&Place::Holdfast(HoldfastFile::Format)));
+    let temporary = root.join(LocalLayout::Directory.folder(&Folder::Temporary));
     let unique = env.new_id();
     env.io(move |files| {
         if let Some(bytes) = optional(files.read(&path)).about(&path)? {
             return Format::judge(&bytes, &path.display().to_string());
         }
         let body = Format::current().encode().into();
-        replace(files, &path, &[body], &unique).about(&path)?;
+        replace(files, &temporary, &path, &[body], &unique).about(&path)?;
         Ok(Permitted::default())
     })
     .await

@@ -42,7 +42,7 @@ pub enum Step {
     GcCutoff,
     /// Collection 2: everything in use is marked.
     GcMarked,
-    /// Collection 3: a page of the listing has been compared.
+    /// Collection 3: a page of the listing, or some folders of a directory, have been compared.
     GcListed,
     /// Collection 4: the epoch is raised in the bucket.
     GcEpochInBucket,
@@ -112,11 +112,21 @@ pub enum Step {
     ReplaceWritten,
     /// A small file's replacement is renamed over it.
     ReplaceRenamed,
+    /// A small file that must not exist yet is written beside its place.
+    CreateWritten,
+    /// It has its name.
+    CreateLinked,
+    /// A directory's chunk file is set aside.
+    AsideRenamed,
+    /// A changed manifest, an owner or a note is in the bucket, and not yet in the mirror.
+    EditPut,
+    /// Start: the remains of an unfinished backup are removed.
+    UnsealedRemoved,
 }
 
 impl Step {
     /// All steps.
-    pub const ALL: [Self; 52] = [
+    pub const ALL: [Self; 57] = [
         Self::InsertGuarded,
         Self::InsertTouched,
         Self::InsertMarked,
@@ -169,6 +179,11 @@ impl Step {
         Self::StopRecorded,
         Self::ReplaceWritten,
         Self::ReplaceRenamed,
+        Self::CreateWritten,
+        Self::CreateLinked,
+        Self::AsideRenamed,
+        Self::EditPut,
+        Self::UnsealedRemoved,
     ];
 
     /// The step has just ended.

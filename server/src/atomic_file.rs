@@ -5,8 +5,9 @@
 //! 2. rename over `NAME`;
 //! 3. fsync of the directory.
 //!
-//! A crash before 2 leaves the old file and a `.NAME.new`, which the next write removes. A crash between 2 and 3 leaves
-//! the old or the new file, each complete. Two writers of one file must hold its [`FileLock`].
+//! A crash before 2 leaves the old file and a `.NAME.new`, which the next write removes, and in the state directory the next
+//! process that holds it ([`remove_staged`]). A crash between 2 and 3 leaves the old or the new file, each complete. Two
+//! writers of one file must hold its [`FileLock`].
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -40,13 +41,27 @@ pub(crate) fn create(path: &Path, content: &[u8], mode: u32) -> io::Result<bool>
     let directory = parent(path)?;
     let staged = beside(path, "new")?;
     stage(path, directory, &staged, content, mode)?;
+    Step::CreateWritten.passed();
     let linked = fs::hard_link(&staged, path);
+    Step::CreateLinked.passed();
     fs::remove_file(&staged)?;
     match linked {
         Ok(()) => sync_directory(directory).map(|()| true),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
         Err(error) => Err(error),
     }
+}
+
+/// Removes what writes that were cut off have left in `directory`. Nobody else may write there meanwhile.
+pub(crate) fn remove_staged(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let name = entry?.file_name();
+        let text = name.to_string_lossy();
+        if text.starts_with('.') && text.ends_with(".new") {
+            fs::remove_file(directory.join(&name))?;
+        }
+    }
+    Ok(())
 }
 
 /// Step 1: the complete new content under its temporary name.
@@ -154,6 +169,19 @@ mod tests {
             "an existing file keeps its mode"
         );
         assert!(!dir.path().join(".settings.new").exists());
+    }
+
+    #[test]
+    fn what_crashes_left_is_removed_and_nothing_else() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        for name in [".key.new", ".key.lock", "key", "key.new"] {
+            fs::write(dir.path().join(name), b"x").expect("written");
+        }
+        remove_staged(dir.path()).expect("removed");
+        let left = fs::read_dir(dir.path()).expect("read");
+        let mut left: Vec<_> = left.map(|entry| entry.expect("read").file_name()).collect();
+        left.sort();
+        assert_eq!(left, [".key.lock", "key", "key.new"]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use pbs_datastore::{Env, MemoryBudget};
 use tokio::sync::Semaphore;
 
 use crate::api::{Delays, Endpoint, Router, Strangers, UPLOADS_AT_ONCE, routes};
-use crate::atomic_file::FileLock;
+use crate::atomic_file::{self, FileLock};
 use crate::auth::{Authority, Passwords};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, ConfigStore, SecretsStore, open_both};
@@ -151,6 +151,10 @@ impl Daemon {
         env: Env,
     ) -> Result<Arc<Self>, DaemonError> {
         let state_dir = state_dir_of(config_file)?;
+        // It costs nothing but room; a directory that cannot be written says so where that matters.
+        if let Err(error) = atomic_file::remove_staged(&state_dir) {
+            tracing::warn!(%error, "what is left in '{}' cannot be removed", state_dir.display());
+        }
         let (config, secrets) = open_both(config_file, &secrets_file(&state_dir))?;
         let (config, secrets) = (Arc::new(config), Arc::new(secrets));
         let now = env.clone();

@@ -58,17 +58,46 @@ pub fn use_program(path: &Path) -> Result<()> {
 /// The `holdfast` program. Built at the first call in this process; later calls answer the same.
 pub fn holdfast() -> Result<&'static Binary> {
     static BINARY: OnceLock<Result<Binary, String>> = OnceLock::new();
-    BINARY
+    once(&BINARY, || {
+        if let Some(path) = GIVEN.get() {
+            return found(path.clone());
+        }
+        let _lock = SetupLock::take("holdfast-build")?;
+        found(build(&[])?)
+    })
+}
+
+/// The program with the feature `sabotage`, for tests that stop it at a step, move its clock or slow its disk down. It
+/// lies in a place of its own, so that nobody else takes it for the program.
+pub fn sabotaged() -> Result<&'static Binary> {
+    static BINARY: OnceLock<Result<Binary, String>> = OnceLock::new();
+    once(&BINARY, || {
+        let _lock = SetupLock::take("holdfast-build")?;
+        let built = build(&["--features", "holdfast/sabotage"])?;
+        let place = checkout::target_dir()?.join("sabotage");
+        std::fs::create_dir_all(&place)?;
+        let path = place.join("holdfast");
+        let staged = place.join(format!(".holdfast.{}", std::process::id()));
+        // A program that runs cannot be written, but replaced.
+        std::fs::copy(&built, &staged).context("cannot copy the program")?;
+        std::fs::rename(&staged, &path)?;
+        // Nothing is compiled here: the plain program only gets its name back.
+        build(&[])?;
+        found(path)
+    })
+}
+
+fn once(
+    binary: &'static OnceLock<Result<Binary, String>>,
+    find: impl FnOnce() -> Result<Binary>,
+) -> Result<&'static Binary> {
+    binary
         .get_or_init(|| find().map_err(|error| format!("{error:#}")))
         .as_ref()
         .map_err(|error| anyhow::anyhow!("{error}"))
 }
 
-fn find() -> Result<Binary> {
-    let path = match GIVEN.get() {
-        Some(path) => path.clone(),
-        None => build()?,
-    };
+fn found(path: PathBuf) -> Result<Binary> {
     let bytes =
         std::fs::read(&path).with_context(|| format!("cannot read '{}'", path.display()))?;
     let sha256 = hex::encode(Sha256::digest(&bytes));
@@ -76,15 +105,15 @@ fn find() -> Result<Binary> {
     Ok(Binary { path, sha256 })
 }
 
-/// Builds it with the profile of the tests. The whole workspace is named so that its packages share the dependencies
-/// that were built for the tests.
-fn build() -> Result<PathBuf> {
-    let _lock = SetupLock::take("holdfast-build")?;
+/// Builds it with the profile of the tests; under the lock, for all features lead to one name. The whole workspace is
+/// named so that its packages share the dependencies that were built for the tests.
+fn build(features: &[&str]) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
         .current_dir(checkout::root())
         .args(["build", "--quiet", "--workspace", "--bin", "holdfast"])
+        .args(features)
         .args(["--message-format=json-render-diagnostics", "--target-dir"])
         .arg(checkout::target_dir()?)
         .stderr(Stdio::inherit());

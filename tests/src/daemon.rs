@@ -1,5 +1,6 @@
 //! A daemon of one's own: set up in a temporary directory, started, asked, stopped, killed and started again.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -15,6 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::binary::{Binary, holdfast};
+use crate::control;
 use crate::https::{self, Answer};
 use crate::process::{Guarded, Output, Watchdog, run, tail, wait_for};
 use crate::s3_server::{Access, BUCKET};
@@ -32,6 +34,15 @@ struct Running {
     address: SocketAddr,
 }
 
+/// What its processes get besides their arguments.
+#[derive(Debug, Default)]
+struct World {
+    /// A program with arguments that runs every command of the installation.
+    runner: Vec<OsString>,
+    /// Variables of the daemon's process.
+    variables: Vec<(String, String)>,
+}
+
 /// An installation and, when it was started, its process.
 pub struct Daemon {
     binary: &'static Binary,
@@ -43,6 +54,7 @@ pub struct Daemon {
     running: Mutex<Option<Running>>,
     log: Arc<Mutex<String>>,
     deaf: Arc<AtomicBool>,
+    world: Mutex<World>,
     // Last: the process is gone before its directory goes. The watchdog is for a test process that dies.
     _temporary: TempDir,
     _watchdog: Watchdog,
@@ -51,10 +63,14 @@ pub struct Daemon {
 impl Daemon {
     /// Sets one up. `settings` are lines for the section `[server]`.
     pub fn set_up(settings: &[&str]) -> Result<Self> {
+        Self::set_up_with(holdfast()?, settings)
+    }
+
+    /// Sets one up that runs this program.
+    pub fn set_up_with(binary: &'static Binary, settings: &[&str]) -> Result<Self> {
         let temporary = TempDir::with_prefix("holdfast-test-")?;
         let watchdog = Watchdog::removing(temporary.path())?;
         let dir = temporary.path().to_owned();
-        let binary = holdfast()?;
         let mut command = binary.command();
         command
             .args(["setup", "--listen", "127.0.0.1:0", "--hostname", "tests"])
@@ -77,6 +93,7 @@ impl Daemon {
             running: Mutex::new(None),
             log: Arc::default(),
             deaf: Arc::default(),
+            world: Mutex::default(),
             _temporary: temporary,
             _watchdog: watchdog,
         };
@@ -124,6 +141,48 @@ impl Daemon {
         Ok(())
     }
 
+    /// From now on `runner` (a program with arguments) runs every command of the installation, the daemon's own and those
+    /// that manage it. Clients are on another machine, so to speak.
+    pub fn run_by(&self, runner: Vec<OsString>) {
+        self.world().runner = runner;
+    }
+
+    /// Sets a variable of the daemon's processes that are started from now on; `None` removes it.
+    pub fn set_variable(&self, name: &str, value: Option<&str>) {
+        let variables = &mut self.world().variables;
+        variables.retain(|(known, _)| known != name);
+        variables.extend(value.map(|value| (name.to_owned(), value.to_owned())));
+    }
+
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A command of the installation.
+    fn command(&self) -> Command {
+        let own = self.binary.command();
+        let world = self.world();
+        let [runner, arguments @ ..] = &world.runner[..] else {
+            return own;
+        };
+        let mut command = Command::new(runner);
+        command.args(arguments).arg(own.get_program());
+        for (name, _) in own.get_envs() {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    /// Makes a call to the API by the control socket, as the superuser.
+    pub fn ask(&self, method: &str, path: &str, params: &Value) -> Result<control::Answer> {
+        control::ask(
+            &self.config.with_file_name("control.sock"),
+            method,
+            path,
+            params,
+        )
+    }
+
     /// A management command; the daemon may run or not.
     pub fn manage(&self, arguments: &[&str]) -> Result<Output> {
         self.manage_with(arguments, "")
@@ -131,9 +190,15 @@ impl Daemon {
 
     /// A management command that reads a secret.
     pub fn manage_with(&self, arguments: &[&str], secret: &str) -> Result<Output> {
-        let mut command = self.binary.command();
-        command.args(arguments).arg("--config").arg(&self.config);
+        let mut command = self.manage_command(arguments);
         run(&mut command, secret.as_bytes(), COMMAND_TIME_MAX)
+    }
+
+    /// The command, to be run in another way.
+    pub fn manage_command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command();
+        command.args(arguments).arg("--config").arg(&self.config);
+        command
     }
 
     /// Names an S3 server. `settings` are options of the command.
@@ -230,6 +295,11 @@ impl Daemon {
         let mut command = Command::new("sh");
         command
             .args(["-c", &script, "limited"])
+            .envs(
+                daemon
+                    .get_envs()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            )
             .arg(daemon.get_program());
         command.args(daemon.get_args()).stdin(Stdio::null());
         self.run(command)?;
@@ -241,7 +311,19 @@ impl Daemon {
         self.run(self.serve_command())
     }
 
-    fn run(&self, mut command: Command) -> Result<()> {
+    /// The same for one that may end before; answers how it did.
+    pub fn begin_or_end(&self) -> Result<Option<ExitStatus>> {
+        self.run_or_end(self.serve_command())
+    }
+
+    fn run(&self, command: Command) -> Result<()> {
+        match self.run_or_end(command)? {
+            None => Ok(()),
+            Some(status) => bail!("the daemon does not listen ({status})\n{}", self.log_tail()),
+        }
+    }
+
+    fn run_or_end(&self, mut command: Command) -> Result<Option<ExitStatus>> {
         let mut running = self.running();
         ensure!(running.is_none(), "the daemon runs already");
         command.stdout(Stdio::null()).stderr(Stdio::piped());
@@ -253,20 +335,25 @@ impl Daemon {
         std::thread::spawn(move || keep_log(stderr, &log, &told, &deaf));
         let Ok(address) = listening.recv_timeout(READY_TIME_MAX) else {
             let status = process.wait(Duration::from_secs(1));
-            let log = self.log_tail();
-            bail!("the daemon does not listen ({status:?})\n{log}")
+            return status.map(Some).with_context(|| {
+                format!(
+                    "the daemon does not listen and does not end\n{}",
+                    self.log_tail()
+                )
+            });
         };
         *running = Some(Running { process, address });
-        Ok(())
+        Ok(None)
     }
 
     /// The command that runs the daemon.
     pub fn serve_command(&self) -> Command {
-        let mut command = self.binary.command();
+        let mut command = self.command();
         command
             .arg("serve")
             .arg("--config")
             .arg(&self.config)
+            .envs(self.world().variables.iter().cloned())
             .stdin(Stdio::null());
         command
     }
@@ -279,6 +366,23 @@ impl Daemon {
     /// Number of the process, if it runs.
     pub fn pid(&self) -> Option<u32> {
         self.running().as_ref().map(|running| running.process.id())
+    }
+
+    /// Waits for its end, which comes by itself or has been asked for; `None`, and it runs on, if that takes longer than
+    /// `time`. After an end it can be started again.
+    pub fn wait_for_end(&self, time: Duration) -> Option<ExitStatus> {
+        let status = wait_for(time, || self.ended());
+        if status.is_some() {
+            self.kill();
+        }
+        status
+    }
+
+    /// Asks it to stop, and does not wait.
+    pub fn ask_to_stop(&self) -> Result<()> {
+        let mut running = self.running();
+        let running = running.as_mut().context("the daemon does not run")?;
+        running.process.signal(Signal::SIGTERM)
     }
 
     /// Stops it in an orderly way; an error if that takes too long or it fails.

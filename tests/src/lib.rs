@@ -8,7 +8,9 @@
 pub mod binary;
 pub mod checkout;
 pub mod content;
+pub mod control;
 pub mod daemon;
+pub mod disk;
 pub mod https;
 pub mod measure;
 pub mod moto;

@@ -23,6 +23,8 @@ const INSTALL_TIME_MAX: Duration = Duration::from_mins(10);
 #[derive(Clone, Debug)]
 pub struct Python {
     interpreter: PathBuf,
+    /// What the interpreter compiles is kept there, and not beside the programs.
+    compiled: PathBuf,
 }
 
 impl Python {
@@ -41,7 +43,8 @@ impl Python {
         command
             .args(arguments)
             .current_dir(checkout::python_dir())
-            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env("PYTHONPYCACHEPREFIX", &self.compiled)
+            .env_remove("PYTHONDONTWRITEBYTECODE")
             .env("PYTHONUNBUFFERED", "1");
         command
     }
@@ -55,6 +58,7 @@ fn set_up() -> Result<Python> {
     let stamp = place.join("requirements.sha256");
     let python = Python {
         interpreter: place.join("bin/python"),
+        compiled: place.join("compiled"),
     };
     if fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) && works(&python) {
         return Ok(python);

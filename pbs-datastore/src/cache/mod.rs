@@ -49,6 +49,8 @@ const ROOM_WAIT_MAX: Duration = Duration::from_millis(100);
 /// fill the log.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_mins(5);
+/// How long writing must go well until that is worth a line.
+const WORKS_FOR: Duration = Duration::from_secs(10);
 
 /// What an insert left in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +67,10 @@ struct Pause {
     until: Option<Instant>,
     /// Length of the last pause; zero after a success.
     length: Duration,
+    /// The last failure that began a pause.
+    failed: Option<Instant>,
+    /// When that was last said, until it is over.
+    warned: Option<Instant>,
 }
 
 /// State that the cache shares with its own tasks.
@@ -320,11 +326,17 @@ impl Inner {
         self.paused_until().is_some()
     }
 
-    /// Content was written: the next failure is a new story.
+    /// Content was written. That it can be is said when it lasts: on a disk that is too small every pause makes some room.
     fn worked(&self) {
         let mut pause = self.pause();
-        if pause.until.is_none() && !pause.length.is_zero() {
-            pause.length = Duration::ZERO;
+        if pause.until.is_some() {
+            return;
+        }
+        pause.length = Duration::ZERO;
+        let now = self.env.instant();
+        let lasts = |failed| now.saturating_duration_since(failed) >= WORKS_FOR;
+        if pause.warned.is_some() && pause.failed.is_none_or(lasts) {
+            pause.warned = None;
             tracing::info!("the cache directory can be written again; caching goes on");
         }
     }
@@ -341,9 +353,13 @@ impl Inner {
         if running {
             return;
         }
-        let first = pause.length.is_zero();
+        let now = self.env.instant();
         pause.length = (pause.length * 2).clamp(PAUSE_MIN, PAUSE_MAX);
-        pause.until = Some(self.env.instant() + pause.length);
+        (pause.until, pause.failed) = (Some(now + pause.length), Some(now));
+        let first = pause.warned.is_none_or(|warned| now >= warned + PAUSE_MAX);
+        if first {
+            pause.warned = Some(now);
+        }
         drop(pause);
         if full {
             self.lru.lower_limit();
@@ -392,11 +408,8 @@ impl Inner {
             .about(self.markers.chunks())?;
         let dir = self.markers.temporary();
         for file in files.list(dir).about(dir)? {
-            let ours = file
-                .name
-                .split_once('.')
-                .is_some_and(|(digest, _)| digest.parse::<Digest>().is_ok());
-            if !ours {
+            // Directories belong to writers of snapshots.
+            if file.stat.is_dir {
                 continue;
             }
             if let Err(error) = optional(files.unlink(&dir.join(&file.name))) {

@@ -218,6 +218,25 @@ async fn pauses_grow_and_a_full_disk_makes_room() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_disk_that_is_too_small_is_told_of_once() {
+    let fixture = Fixture::new(bound(1000)).await;
+    let mut told = Vec::new();
+    for n in 0..3 {
+        fixture.fail(FileOp::Write, ".holdfast/tmp", 1, Errno::ENOSPC);
+        fixture.insert(3 * n, LEN, at(0)).await;
+        told.extend(fixture.cache.0.pause().warned);
+        // Each pause makes some room.
+        tokio::time::advance(PAUSE_MIN).await;
+        fixture.insert(3 * n + 1, LEN, at(0)).await;
+        assert!(!fixture.cache.0.is_paused());
+    }
+    assert_eq!(told, [told[0]; 3]);
+    tokio::time::advance(WORKS_FOR).await;
+    fixture.insert(100, LEN, at(0)).await;
+    assert_eq!(fixture.cache.0.pause().warned, None);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_insert_fails_only_if_no_marker_can_be_created() {
     let fixture = Fixture::new(bound(1000)).await;
     fixture.fail(FileOp::Write, ".holdfast/tmp", 2, Errno::ENOSPC);

@@ -1,9 +1,10 @@
-//! Files with faults, for tests: full disks, read-only disks, lost atimes, single failures and crashes.
+//! Files with faults, for tests: full disks, slow ones, read-only disks, lost atimes, single failures and crashes.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -48,6 +49,10 @@ pub struct FaultyFiles {
     inner: Arc<dyn Files>,
     faults: Mutex<Vec<FileFault>>,
     lose_atimes: AtomicBool,
+    /// Part of the path, and how long each operation there takes.
+    slow: Mutex<Option<(String, Duration)>>,
+    /// Part of the path, and the file that makes what lies there read-only.
+    read_only: Mutex<Option<(String, PathBuf)>>,
     crashed: AtomicBool,
     injected: AtomicU64,
     /// Changes left before the crash that was asked for.
@@ -61,6 +66,8 @@ impl FaultyFiles {
             inner,
             faults: Mutex::new(Vec::new()),
             lose_atimes: AtomicBool::new(false),
+            slow: Mutex::default(),
+            read_only: Mutex::default(),
             crashed: AtomicBool::new(false),
             injected: AtomicU64::new(0),
             changes_left: AtomicU64::new(u64::MAX),
@@ -91,6 +98,21 @@ impl FaultyFiles {
     /// Makes the file system forget explicit atimes.
     pub fn lose_atimes(&self, lose: bool) {
         self.lose_atimes.store(lose, Ordering::Release);
+    }
+
+    /// From now on every operation on a path that contains `part` takes `pause` longer, on the thread that asks for it.
+    pub fn slow_down(&self, part: &str, pause: Duration) {
+        let mut slow = self.slow.lock().unwrap_or_else(PoisonError::into_inner);
+        *slow = Some((part.to_owned(), pause));
+    }
+
+    /// From now on no change is possible on a path that contains `part`, as long as the file `switch` exists.
+    pub fn read_only_while(&self, part: &str, switch: PathBuf) {
+        let mut read_only = self
+            .read_only
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *read_only = Some((part.to_owned(), switch));
     }
 
     /// From now on every change fails and changes nothing, as if the process had died: what is on disk stays as it is.
@@ -132,6 +154,28 @@ impl FaultyFiles {
             return Err(io::Error::other("the process has crashed"));
         }
         let text = path.to_string_lossy();
+        let slow = self.slow.lock().unwrap_or_else(PoisonError::into_inner);
+        let pause = slow
+            .as_ref()
+            .filter(|(part, _)| text.contains(part))
+            .map(|(_, pause)| *pause);
+        drop(slow);
+        if let Some(pause) = pause {
+            std::thread::sleep(pause);
+        }
+        let read_only = self
+            .read_only
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let refused = read_only
+            .as_ref()
+            .is_some_and(|(part, switch)| changes && text.contains(part) && switch.exists());
+        drop(read_only);
+        if refused {
+            return Err(io::Error::from_raw_os_error(
+                nix::errno::Errno::EROFS as i32,
+            ));
+        }
         let mut faults = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
         for fault in faults.iter_mut() {
             if fault.op == op && fault.times > 0 && text.contains(&fault.path) {

@@ -23,13 +23,15 @@ const FOOTER: &str = "end";
 #[derive(Clone, Debug)]
 pub(crate) struct Journal {
     path: PathBuf,
+    temporary: PathBuf,
 }
 
 impl Journal {
-    /// The journal below a directory of ours (`.holdfast`).
-    pub(crate) fn new(ours: &Path) -> Self {
+    /// The journal below a directory of ours (`.holdfast`), with a directory for temporary files.
+    pub(crate) fn new(ours: &Path, temporary: &Path) -> Self {
         Self {
             path: ours.join(HoldfastFile::GcJournal.name()),
+            temporary: temporary.to_owned(),
         }
     }
 
@@ -55,7 +57,7 @@ impl Journal {
         text.push('\n');
         text.push_str(FOOTER);
         text.push('\n');
-        replace(files, &self.path, &[text.into()], unique)
+        replace(files, &self.temporary, &self.path, &[text.into()], unique)
     }
 
     /// Removes the journal, durably.
@@ -105,7 +107,7 @@ mod tests {
     #[test]
     fn what_was_written_is_read_until_it_is_cleared() {
         let dir = tempfile::tempdir().unwrap();
-        let journal = Journal::new(dir.path());
+        let journal = Journal::new(dir.path(), dir.path());
         assert!(journal.read(&OsFiles).unwrap().is_empty());
         let digests = [Digest::of(b"a"), Digest::of(b"b")];
         journal.write(&OsFiles, &digests, "1").unwrap();
@@ -117,7 +119,7 @@ mod tests {
     #[test]
     fn what_a_crash_left_of_a_write_is_not_in_the_way() {
         let dir = tempfile::tempdir().unwrap();
-        let journal = Journal::new(dir.path());
+        let journal = Journal::new(dir.path(), dir.path());
         let files = FaultyFiles::new(Arc::new(OsFiles));
         // As if the process had ended before the rename: nothing is tidied up.
         for op in [FileOp::Rename, FileOp::Unlink] {
@@ -137,7 +139,7 @@ mod tests {
     #[test]
     fn a_damaged_journal_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
-        let journal = Journal::new(dir.path());
+        let journal = Journal::new(dir.path(), dir.path());
         for text in [
             "",
             "holdfast-gc-journal 1\nabc\nend\n",

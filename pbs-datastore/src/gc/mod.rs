@@ -110,7 +110,7 @@ pub(crate) struct CollectorParts {
 impl Collector {
     /// A collector that has not run yet.
     pub(crate) fn new(parts: CollectorParts) -> Arc<Self> {
-        let journal = Journal::new(&parts.ours);
+        let journal = Journal::new(&parts.ours, parts.markers.temporary());
         let CollectorParts {
             env,
             config,
@@ -317,8 +317,11 @@ impl Collector {
         let path = root.join(LocalLayout::Cache.path(&Place::GcStatus));
         let unique = self.env.new_id();
         let write = {
-            let path = path.clone();
-            move |files: &dyn Files| crate::files::replace(files, &path, &[text.into()], &unique)
+            let (path, markers) = (path.clone(), self.markers.clone());
+            move |files: &dyn Files| {
+                let temporary = markers.temporary();
+                crate::files::replace(files, temporary, &path, &[text.into()], &unique)
+            }
         };
         self.env.io(write).await.about(path)
     }

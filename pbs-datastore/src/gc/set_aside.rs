@@ -9,7 +9,8 @@
 //!    LRU entry; 6. wait if an answer was lost; 7. clear the journal; 8. release.
 //!
 //! A crash before 4 leaves a copy beside the object, which a collection removes once it has aged; the recovery of the
-//! journal drops the marker, so the object is asked for (412) and, being damaged, replaced.
+//! journal drops the marker, so the object is asked for (412). One of another size is replaced then; one that only reads
+//! wrong is taken for a duplicate, as always, and set aside by its next reader.
 //!
 //! Open sessions that rely on the chunk are told under the guard: whoever was told of the chunk before fails at `finish`
 //! unless it was inserted again, and whoever wants it afterwards waits for the release.
@@ -151,9 +152,9 @@ impl Collector {
             for number in BadNumber::all() {
                 let aside = path.with_file_name(format!("{digest}.{}.bad", number.get()));
                 if optional(files.stat(&aside)).about(&aside)?.is_none() {
-                    return Ok(optional(files.rename(&path, &aside))
-                        .about(&path)?
-                        .is_some());
+                    let renamed = optional(files.rename(&path, &aside)).about(&path)?;
+                    Step::AsideRenamed.passed();
+                    return Ok(renamed.is_some());
                 }
             }
             Err(Error::Refused(format!(

@@ -201,6 +201,7 @@ impl Collector {
             let until = (next + FOLDERS_PER_BATCH).min(folders.end);
             self.compare(next..until, BTreeMap::new(), sweep, &mut counts)
                 .await?;
+            Step::GcListed.passed();
             next = until;
         }
         Ok(counts)

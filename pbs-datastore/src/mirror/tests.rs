@@ -40,8 +40,11 @@ impl World {
             Arc::new(store),
             KeyPrefix::new("s/.cnt/").unwrap(),
             Box::new(|key| !key.as_str().contains("//") && !key.as_str().contains("..")),
-            self.dir.path().join(".cnt"),
-            self.dir.path().join("log"),
+            MirrorFiles {
+                root: self.dir.path().join(".cnt"),
+                log: self.dir.path().join("log"),
+                temporary: self.dir.path().join("tmp"),
+            },
         );
         Arc::new(mirror.await.unwrap())
     }

@@ -103,6 +103,11 @@ pub(super) struct LocalRecord {
 }
 
 impl LocalRecord {
+    /// Whether no start of this directory is known to have reached the bucket.
+    pub(super) fn is_new(&self) -> bool {
+        self.start.is_none() && self.starting.is_none()
+    }
+
     /// Whether everything that was deleted from the bucket is known in this directory (I3): same owner, same start,
     /// same epoch, and the directory that saw the last clean stop.
     pub(super) fn agrees_with(&self, record: &Record) -> bool {

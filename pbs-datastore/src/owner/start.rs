@@ -86,9 +86,10 @@ impl Start {
             )));
         }
         let ours = self.local.as_ref().map(|local| local.instance.as_str());
-        // A deleted cache directory has taken the instance with it; the installation is the same, and it runs once.
-        let is_rebuilt =
-            ours.is_none() && found.installation.as_ref() == Some(&self.config.installation);
+        // A deleted cache directory has taken the instance with it; the installation is the same, and it runs once. So is
+        // the directory that was made instead and has never got further than step 3.
+        let is_new = self.local.as_ref().is_none_or(LocalRecord::is_new);
+        let is_rebuilt = is_new && found.installation.as_ref() == Some(&self.config.installation);
         let is_ours = found.instance.is_some() && (found.instance.as_deref() == ours || is_rebuilt);
         if !is_ours && !self.config.take_over {
             return Err(Error::NotOwner(format!(

@@ -343,3 +343,25 @@ async fn a_deleted_cache_directory_is_rebuilt_without_taking_over() {
     assert_eq!(report.not_before, Some(world.env.instant() + T));
     assert!(owner.fence().check().await.is_ok());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_rebuild_that_was_cut_off_goes_on_at_the_next_start() {
+    let world = World::new();
+    drop(world.first().await);
+    std::fs::remove_dir_all(world.dir.path().join("a")).unwrap();
+    // The start is noted in the new directory and never comes to the bucket.
+    let refused = Action::Fail(s3_client::ErrorKind::Unauthorized);
+    let rule = world
+        .plan
+        .add(Fault::on(Op::Put).containing(".in-use").then(refused));
+    assert!(world.open("a").await.is_err());
+    world.plan.remove(rule);
+    let (_, report) = world.open("a").await.unwrap();
+    assert!(!report.markers_trusted && !report.clean);
+    assert_eq!(report.not_before, Some(world.env.instant() + T));
+    // Another installation cannot do the same.
+    let mut config = world.config("b");
+    config.installation = "another".into();
+    let refused = Owner::open_bucket(&world.env, world.store(), config).await;
+    assert!(matches!(refused, Err(Error::NotOwner(_))));
+}

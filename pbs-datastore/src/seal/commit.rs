@@ -323,6 +323,7 @@ impl Inner {
             return Err(self.conflict());
         }
         let (sync, unique) = (contents.sync_level(), self.env().new_id());
+        let temporary = contents.temporary();
         self.env()
             .io(move |files| {
                 let dir = path.parent().unwrap_or(&path);
@@ -337,7 +338,7 @@ impl Inner {
                         }
                     }
                 }
-                replace(files, &path, &[manifest], &unique).about(&path)
+                replace(files, &temporary, &path, &[manifest], &unique).about(&path)
             })
             .await?;
         Step::SealPut.passed();

@@ -6,6 +6,7 @@ use crate::NAMESPACE_DEPTH_MAX;
 use crate::Namespace;
 use crate::error::{About as _, Error, Result};
 use crate::files::optional;
+use crate::step::Step;
 
 /// What became of unsealed folders.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -100,6 +101,7 @@ impl Snapshots {
         }
         tracing::info!("removing what an unfinished backup left of {id}");
         self.remove_rest(&lock, &pass, id).await?;
+        Step::UnsealedRemoved.passed();
         Ok(true)
     }
 }

@@ -1,6 +1,7 @@
 //! The adapter against a server that says what the test wants, byte by byte.
 
 mod server;
+mod skew;
 mod tls;
 
 use std::net::TcpListener;

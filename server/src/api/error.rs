@@ -76,6 +76,15 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
     }
 
+    /// A file that cannot be used: 507 if its disk is full, 500 otherwise. The caller has logged it.
+    pub(crate) fn of_file(fault: &std::io::Error, message: impl AsRef<str>) -> Self {
+        use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+        match fault.kind() {
+            StorageFull | QuotaExceeded => Self::new(StatusCode::INSUFFICIENT_STORAGE, message),
+            _ => Self::internal(message),
+        }
+    }
+
     /// 500: our own fault; the caller has logged why.
     pub(crate) fn internal(message: impl AsRef<str>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, message)
@@ -108,7 +117,8 @@ impl From<ConfigError> for ApiError {
         let text = error.to_string();
         match error {
             ConfigError::Busy(_) => Self::unavailable(text),
-            ConfigError::File { .. } | ConfigError::TooOpen { .. } => Self::internal(text),
+            ConfigError::File { source, .. } => Self::of_file(&source, text),
+            ConfigError::TooOpen { .. } => Self::internal(text),
             ConfigError::Faults { .. }
             | ConfigError::Both(..)
             | ConfigError::Changed

@@ -92,9 +92,9 @@ impl From<pbs_datastore::Error> for ApiError {
         use pbs_datastore::Error as E;
         let text = error.to_string();
         match error {
-            E::File { .. } => {
+            E::File { source, .. } => {
                 tracing::error!(error = %text, "a file of a datastore cannot be used");
-                Self::internal(text)
+                Self::of_file(&source, text)
             }
             E::Store(error) if error.kind.is_transient() => Self::unavailable(text),
             _ => Self::bad_request(text),

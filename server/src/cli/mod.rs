@@ -167,6 +167,19 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
     reason = "the error of a command goes to standard error"
 )]
 fn failed(error: &anyhow::Error) -> ExitCode {
-    eprintln!("Error: {error:#}");
+    eprintln!("Error: {}", told(error));
     ExitCode::FAILURE
+}
+
+/// An error with its causes; some name their cause themselves, which then is not told twice.
+fn told(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }

@@ -188,3 +188,17 @@ fn rows_of<'a>(data: &'a Value, member: &str) -> Vec<&'a str> {
     let rows = data.as_array().expect("a list").iter();
     rows.filter_map(|row| row[member].as_str()).collect()
 }
+
+#[test]
+fn a_cause_is_told_once() {
+    use anyhow::Context as _;
+    let disk = || std::io::Error::other("no room");
+    let plain = Err::<(), _>(disk()).context("cannot write 'a'");
+    assert_eq!(told(&plain.expect_err("one")), "cannot write 'a': no room");
+    let named = crate::config::ConfigError::File {
+        what: "write",
+        path: "a".into(),
+        source: disk(),
+    };
+    assert_eq!(told(&named.into()), "cannot write 'a': no room");
+}

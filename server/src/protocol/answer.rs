@@ -167,9 +167,16 @@ impl From<ApiError> for Refusal {
 }
 
 impl From<pbs_datastore::Error> for Refusal {
-    /// Clients tell failures apart by nothing but their texts, so every one is a 400; where the status matters the
-    /// endpoint decides.
+    /// Clients tell failures apart by nothing but their texts, so every one is a 400, but for a disk that is full; where
+    /// the status matters the endpoint decides.
     fn from(error: pbs_datastore::Error) -> Self {
-        ApiError::bad_request(error.to_string()).into()
+        let text = error.to_string();
+        if let pbs_datastore::Error::File { source, .. } = &error {
+            let told = ApiError::of_file(source, &text);
+            if told.status() == StatusCode::INSUFFICIENT_STORAGE {
+                return told.into();
+            }
+        }
+        ApiError::bad_request(text).into()
     }
 }

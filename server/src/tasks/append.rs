@@ -27,6 +27,8 @@ struct State {
     pending: Vec<u8>,
     /// A flush is on its way and will see what is pending.
     flush_due: bool,
+    /// The disk refuses, and that was said.
+    refused: bool,
 }
 
 /// The file and what is not in it yet.
@@ -97,9 +99,13 @@ impl AppendFile {
         }
     }
 
-    /// Writes what waits; a refusal of the disk is logged. Blocks.
+    /// Writes what waits; a refusal of the disk is logged, once until it accepts again. Blocks.
     pub(super) fn flush_logged(&self) {
-        if let Err(error) = self.flush() {
+        let flushed = self.flush();
+        let before = std::mem::replace(&mut lock(&self.state).refused, flushed.is_err());
+        if let Err(error) = flushed
+            && !before
+        {
             tracing::error!(path = %self.path.display(), %error, "cannot write a task log");
         }
     }

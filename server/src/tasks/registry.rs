@@ -141,14 +141,16 @@ impl TaskRegistry {
             zone: TimeZone::system(),
             next_id: AtomicU64::new(1),
             tasks: Mutex::new(tasks),
-            index: Arc::new(AppendFile::new(index.clone(), 0)),
+            // Behind what is there already, should it not be replaced now.
+            index: Arc::new(AppendFile::new(index.clone(), text.len() as u64)),
             index_lines: AtomicUsize::new(0),
             dir: dir.to_owned(),
         }));
         registry.remove_logs(&dropped);
-        registry
-            .write_index()
-            .map_err(|source| fault(&index, source))?;
+        if let Err(error) = registry.write_index() {
+            // Backups and restores need no list of tasks.
+            tracing::error!(path = %index.display(), %error, "the list of tasks cannot be written; it goes on growing");
+        }
         Ok(registry)
     }
 

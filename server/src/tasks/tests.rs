@@ -314,3 +314,32 @@ async fn names_are_checked() {
         Err(TaskError::Name(_))
     ));
 }
+
+#[tokio::test]
+async fn a_list_that_cannot_be_rewritten_goes_on_behind_what_is_there() {
+    let setup = Setup::new();
+    let first = setup.ended("backup", "tester@pbs", Ok(())).await;
+    // In the way of the successor, as a full disk would be.
+    std::fs::create_dir(setup.dir.path().join(".index.new")).expect("made");
+    let registry = setup.restarted();
+    assert!(registry.find(&first).is_ok());
+    setup.time.advance(1);
+    let start = TaskStart {
+        kind: "backup",
+        worker_id: "store1:host/b",
+        user: "tester@pbs".parse().expect("an id"),
+        store: Some("store1"),
+    };
+    let task = registry.start(&start).expect("started");
+    let second = task.upid().clone();
+    task.finish(Ok(())).await;
+    let registry = setup.restarted();
+    for upid in [first, second] {
+        let found = registry.find(&upid).expect("both are remembered");
+        assert!(
+            found
+                .end
+                .is_some_and(|(_, outcome)| outcome.to_string() == "OK")
+        );
+    }
+}

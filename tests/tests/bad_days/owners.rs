@@ -1,8 +1,5 @@
 //! More than one daemon: on one installation, on one cache directory, on one prefix.
 
-use std::io::{Read as _, Write as _};
-use std::os::unix::net::UnixStream;
-
 use anyhow::{Context as _, Result, ensure};
 use holdfast_tests::daemon::{COMMAND_TIME_MAX, Daemon};
 use holdfast_tests::process::{run, wait_for};
@@ -193,18 +190,6 @@ fn a_prefix_is_taken_over_only_explicitly_and_the_first_owner_then_changes_nothi
     first.stop()
 }
 
-/// Asks the API by the socket for management commands.
-fn ask(daemon: &Daemon, path: &str) -> Result<Value> {
-    let mut stream = UnixStream::connect(daemon.config().with_file_name("control.sock"))?;
-    let head = "Host: localhost\r\nConnection: close\r\n\r\n";
-    write!(stream, "GET /api2/json/{path} HTTP/1.1\r\n{head}")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("no answer")?;
-    ensure!(head.starts_with("HTTP/1.1 200"), "{answer}");
-    Ok(serde_json::from_str::<Value>(body)?["data"].take())
-}
-
 /// The operator and clients are told that somebody else owns the bucket now.
 fn shows_the_loss(daemon: &Daemon) -> Result<()> {
     let state = daemon.store_state(STORE)?;
@@ -215,7 +200,7 @@ fn shows_the_loss(daemon: &Daemon) -> Result<()> {
         "admin/datastore",
         &format!("admin/datastore/{STORE}/status"),
     ] {
-        let mut told = ask(daemon, path)?;
+        let mut told = daemon.ask("GET", path, &Value::Null)?.data()?;
         let entry = if told.is_array() {
             told[0].take()
         } else {
