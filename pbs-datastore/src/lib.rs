@@ -17,6 +17,8 @@ mod digest;
 mod env;
 mod error;
 pub mod files;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod gc;
 pub mod index;
 mod job;
