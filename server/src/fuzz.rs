@@ -15,6 +15,7 @@ mod world;
 
 pub use self::{
     archive::tar_restore,
+    calls::records,
     faults::take_faults,
     rest::rest,
     sessions::{backup, reader},

@@ -1,6 +1,6 @@
 //! Bytes as a list of calls.
 //!
-//! Calls are separated by the byte 0x1e. Each is one line, then its body:
+//! Calls are separated by the byte 0x1e and a line break. Each is one line, then its body:
 //!
 //! ```text
 //! [FLAGS][WHO ]METHOD TARGET[ CONTENT-TYPE]
@@ -15,8 +15,8 @@ use http::{Method, Uri};
 
 /// Calls of one input.
 const CALLS_MAX: usize = 24;
-/// Separates calls.
-const SEPARATOR: u8 = 0x1e;
+/// Separates calls, and in other inputs files.
+const SEPARATOR: &[u8] = b"\x1e\n";
 
 /// One call.
 #[derive(Debug, Clone)]
@@ -69,9 +69,29 @@ impl Call {
     }
 }
 
+/// The parts of an input.
+pub fn records(mut data: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut ended = false;
+    std::iter::from_fn(move || {
+        if ended {
+            return None;
+        }
+        let at = data
+            .windows(SEPARATOR.len())
+            .position(|part| part == SEPARATOR);
+        let Some(at) = at else {
+            ended = true;
+            return Some(data);
+        };
+        let (record, rest) = data.split_at(at);
+        data = &rest[SEPARATOR.len()..];
+        Some(record)
+    })
+}
+
 /// The calls of an input.
 pub(super) fn calls(data: &[u8], base: &str, named: bool) -> Vec<Call> {
-    data.split(|byte| *byte == SEPARATOR)
+    records(data)
         .filter_map(|bytes| Call::parse(bytes, base, named))
         .take(CALLS_MAX)
         .collect()

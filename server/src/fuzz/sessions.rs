@@ -130,11 +130,16 @@ async fn answered(mut sender: http2::SendRequest<Body>, call: Call) -> bool {
     assert!(status < 500 || status == 503, "{what}: {status}");
     let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect();
     let body = tokio::time::timeout(ANSWER_MAX, body).await;
-    if let Err(error) = body.unwrap_or_else(|_| panic!("{what}: the answer never ends")) {
-        assert!(
+    match body.unwrap_or_else(|_| panic!("{what}: the answer never ends")) {
+        Ok(body) if status != 200 => {
+            let text = String::from_utf8_lossy(&body.to_bytes()).into_owned();
+            tracing::info!(target: "hostile", text, "refused");
+        }
+        Ok(_) => {}
+        Err(error) => assert!(
             !error.is::<http_body_util::LengthLimitError>(),
             "{what}: an answer without end"
-        );
+        ),
     }
     status == 200 && call.target.path().trim_matches('/') == "finish"
 }

@@ -96,7 +96,7 @@ const BINARY: &[&[u8]] = &[
     b"\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01",
 ];
 const CALLS: &[&[u8]] = &[
-    b"\x1e",
+    b"\x1e\n",
     b"GET ",
     b"POST ",
     b"PUT ",
@@ -195,7 +195,7 @@ const WIRE: &[&[u8]] = &[
     b"\x00\x00\x01\x01\x05\x00\x00\x00\x01\x82",
 ];
 const FILES: &[&[u8]] = &[
-    b"\x1e",
+    b"\x1e\n",
     b"cache/",
     b"bucket/store/",
     b"-",

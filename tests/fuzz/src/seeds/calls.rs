@@ -8,7 +8,7 @@ use pbs_datastore::{
 
 use super::Seeds;
 
-const SEPARATOR: &[u8] = &[0x1e];
+const SEPARATOR: &[u8] = b"\x1e\n";
 
 fn joined(calls: &[Vec<u8>]) -> Vec<u8> {
     calls.join(SEPARATOR)
@@ -290,20 +290,20 @@ fn backups() -> Seeds {
     seeds.add("body-breaks-off", joined(&cut));
     let known = KNOWN_DIGESTS;
     for (name, calls) in [
-        ("foreign-digest", format!("POST /dynamic_index?archive-name=a.didx\u{1e}PUT /dynamic_index application/json\n{{\"wid\":1,\"digest-list\":[\"{}\"],\"offset-list\":[0]}}", known[0])),
-        ("offsets-overflow", format!("POST /dynamic_index?archive-name=a.didx\u{1e}PUT /dynamic_index?wid=1&digest-list={}&offset-list=9223372036854775807", known[0])),
-        ("image-huge", "POST /fixed_index?archive-name=a.fidx&size=9223372036854775807\u{1e}POST /fixed_close?wid=1&chunk-count=0&size=9223372036854775807&csum=0000000000000000000000000000000000000000000000000000000000000000".to_owned()),
-        ("image-no-size", format!("POST /fixed_index?archive-name=a.fidx\u{1e}PUT /fixed_index?wid=1&digest-list={}&offset-list=4194304", known[0])),
+        ("foreign-digest", format!("POST /dynamic_index?archive-name=a.didx\u{1e}\nPUT /dynamic_index application/json\n{{\"wid\":1,\"digest-list\":[\"{}\"],\"offset-list\":[0]}}", known[0])),
+        ("offsets-overflow", format!("POST /dynamic_index?archive-name=a.didx\u{1e}\nPUT /dynamic_index?wid=1&digest-list={}&offset-list=9223372036854775807", known[0])),
+        ("image-huge", "POST /fixed_index?archive-name=a.fidx&size=9223372036854775807\u{1e}\nPOST /fixed_close?wid=1&chunk-count=0&size=9223372036854775807&csum=0000000000000000000000000000000000000000000000000000000000000000".to_owned()),
+        ("image-no-size", format!("POST /fixed_index?archive-name=a.fidx\u{1e}\nPUT /fixed_index?wid=1&digest-list={}&offset-list=4194304", known[0])),
         ("reuse", format!("POST /fixed_index?archive-name=disk.img.fidx&size=21&reuse-csum={}", known[0])),
-        ("wrong-kind", format!("POST /dynamic_index?archive-name=a.didx\u{1e}POST /fixed_close?wid=1&chunk-count=0&size=0&csum={}\u{1e}POST /fixed_chunk?wid=1&digest={}&size=1&encoded-size=13\n0123456789abc", known[0], known[0])),
-        ("same-name", "POST /dynamic_index?archive-name=a.didx\u{1e}POST /dynamic_index?archive-name=a.didx\u{1e}&POST /dynamic_index?archive-name=b.didx\u{1e}&POST /dynamic_index?archive-name=b.didx".to_owned()),
-        ("names", "POST /dynamic_index?archive-name=../a.didx\u{1e}POST /dynamic_index?archive-name=.didx\u{1e}POST /dynamic_index?archive-name=a.fidx\u{1e}POST /blob?file-name=index.json.blob&encoded-size=12\nxxxxxxxxxxxx\u{1e}POST /blob?file-name=client.log.blob&encoded-size=12\nxxxxxxxxxxxx".to_owned()),
-        ("sizes", "POST /dynamic_index?archive-name=a.didx\u{1e}POST /dynamic_chunk?wid=1&digest=00&size=1&encoded-size=1\u{1e}POST /dynamic_chunk?wid=1&digest=0000000000000000000000000000000000000000000000000000000000000000&size=16777217&encoded-size=16777260\nx\u{1e}POST /blob?file-name=a.blob&encoded-size=16777260\nx".to_owned()),
-        ("previous", "GET /previous?archive-name=root.pxar.didx\u{1e}GET /previous?archive-name=index.json.blob\u{1e}GET /previous?archive-name=../x.didx\u{1e}GET /previous?archive-name=none.blob".to_owned()),
-        ("finish-at-once", "POST /finish\u{1e}POST /finish\u{1e}POST /dynamic_index?archive-name=a.didx".to_owned()),
-        ("unknown", "GET /nosuch\u{1e}DELETE /finish\u{1e}POST /a/b/c\u{1e}PUT /blob\u{1e}POST /finish?x=1\u{1e}CONNECT /\u{1e}OPTIONS *".to_owned()),
-        ("speedtest", "POST /speedtest\naaaaaaaaaaaaaaaaaaaaaaaaaaaaa\u{1e}!POST /speedtest\naaaaaaaaaaaaaaaaaaaaaaaaaaaaa".to_owned()),
-        ("json", "POST /dynamic_index application/json\n[]\u{1e}POST /dynamic_index application/json\n{\"archive-name\":{\"a\":1}}\u{1e}POST /dynamic_index text/html\nx\u{1e}POST /dynamic_index application/json; charset=x\n{\"archive-name\":\"a.didx\",\"archive-name\":\"b.didx\"}".to_owned()),
+        ("wrong-kind", format!("POST /dynamic_index?archive-name=a.didx\u{1e}\nPOST /fixed_close?wid=1&chunk-count=0&size=0&csum={}\u{1e}\nPOST /fixed_chunk?wid=1&digest={}&size=1&encoded-size=13\n0123456789abc", known[0], known[0])),
+        ("same-name", "POST /dynamic_index?archive-name=a.didx\u{1e}\nPOST /dynamic_index?archive-name=a.didx\u{1e}\n&POST /dynamic_index?archive-name=b.didx\u{1e}\n&POST /dynamic_index?archive-name=b.didx".to_owned()),
+        ("names", "POST /dynamic_index?archive-name=../a.didx\u{1e}\nPOST /dynamic_index?archive-name=.didx\u{1e}\nPOST /dynamic_index?archive-name=a.fidx\u{1e}\nPOST /blob?file-name=index.json.blob&encoded-size=12\nxxxxxxxxxxxx\u{1e}\nPOST /blob?file-name=client.log.blob&encoded-size=12\nxxxxxxxxxxxx".to_owned()),
+        ("sizes", "POST /dynamic_index?archive-name=a.didx\u{1e}\nPOST /dynamic_chunk?wid=1&digest=00&size=1&encoded-size=1\u{1e}\nPOST /dynamic_chunk?wid=1&digest=0000000000000000000000000000000000000000000000000000000000000000&size=16777217&encoded-size=16777260\nx\u{1e}\nPOST /blob?file-name=a.blob&encoded-size=16777260\nx".to_owned()),
+        ("previous", "GET /previous?archive-name=root.pxar.didx\u{1e}\nGET /previous?archive-name=index.json.blob\u{1e}\nGET /previous?archive-name=../x.didx\u{1e}\nGET /previous?archive-name=none.blob".to_owned()),
+        ("finish-at-once", "POST /finish\u{1e}\nPOST /finish\u{1e}\nPOST /dynamic_index?archive-name=a.didx".to_owned()),
+        ("unknown", "GET /nosuch\u{1e}\nDELETE /finish\u{1e}\nPOST /a/b/c\u{1e}\nPUT /blob\u{1e}\nPOST /finish?x=1\u{1e}\nCONNECT /\u{1e}\nOPTIONS *".to_owned()),
+        ("speedtest", "POST /speedtest\naaaaaaaaaaaaaaaaaaaaaaaaaaaaa\u{1e}\n!POST /speedtest\naaaaaaaaaaaaaaaaaaaaaaaaaaaaa".to_owned()),
+        ("json", "POST /dynamic_index application/json\n[]\u{1e}\nPOST /dynamic_index application/json\n{\"archive-name\":{\"a\":1}}\u{1e}\nPOST /dynamic_index text/html\nx\u{1e}\nPOST /dynamic_index application/json; charset=x\n{\"archive-name\":\"a.didx\",\"archive-name\":\"b.didx\"}".to_owned()),
     ] {
         seeds.add(name, calls);
     }
@@ -347,14 +347,14 @@ fn backups() -> Seeds {
 fn readers() -> Seeds {
     let [one, two] = KNOWN_DIGESTS;
     Seeds::of("reader").all([
-        format!("GET /\u{1e}GET /download?file-name=index.json.blob\u{1e}GET /download?file-name=root.pxar.didx\u{1e}GET /chunk?digest={one}\u{1e}GET /chunk?digest={two}"),
+        format!("GET /\u{1e}\nGET /download?file-name=index.json.blob\u{1e}\nGET /download?file-name=root.pxar.didx\u{1e}\nGET /chunk?digest={one}\u{1e}\nGET /chunk?digest={two}"),
         format!("GET /chunk?digest={one}"),
-        format!("GET /download application/json\n{{\"file-name\":\"disk.img.fidx\"}}\u{1e}&GET /chunk?digest={one}\u{1e}&GET /chunk?digest={one}\u{1e}&GET /chunk?digest={two}"),
-        "GET /download?file-name=notes.conf.blob\u{1e}GET /download?file-name=none.blob\u{1e}GET /download?file-name=none.didx".to_owned(),
-        "GET /download?file-name=../../known/owner\u{1e}GET /download?file-name=..%2f..%2fowner\u{1e}GET /download?file-name=owner\u{1e}GET /download?file-name=.protected".to_owned(),
-        "GET /chunk?digest=00\u{1e}GET /chunk\u{1e}GET /chunk?digest=0000000000000000000000000000000000000000000000000000000000000000&x=1".to_owned(),
-        "GET /speedtest\u{1e}POST /speedtest\u{1e}POST /finish\u{1e}GET /previous?archive-name=a.didx".to_owned(),
-        format!("!GET /download application/json\n{{\"file-name\":\"root.pxar.didx\"}}\u{1e}GET /download application/json\n{}", "x".repeat(1100)),
+        format!("GET /download application/json\n{{\"file-name\":\"disk.img.fidx\"}}\u{1e}\n&GET /chunk?digest={one}\u{1e}\n&GET /chunk?digest={one}\u{1e}\n&GET /chunk?digest={two}"),
+        "GET /download?file-name=notes.conf.blob\u{1e}\nGET /download?file-name=none.blob\u{1e}\nGET /download?file-name=none.didx".to_owned(),
+        "GET /download?file-name=../../known/owner\u{1e}\nGET /download?file-name=..%2f..%2fowner\u{1e}\nGET /download?file-name=owner\u{1e}\nGET /download?file-name=.protected".to_owned(),
+        "GET /chunk?digest=00\u{1e}\nGET /chunk\u{1e}\nGET /chunk?digest=0000000000000000000000000000000000000000000000000000000000000000&x=1".to_owned(),
+        "GET /speedtest\u{1e}\nPOST /speedtest\u{1e}\nPOST /finish\u{1e}\nGET /previous?archive-name=a.didx".to_owned(),
+        format!("!GET /download application/json\n{{\"file-name\":\"root.pxar.didx\"}}\u{1e}\nGET /download application/json\n{}", "x".repeat(1100)),
     ])
 }
 

@@ -50,7 +50,7 @@ fn logs() -> Seeds {
 
 fn starts() -> Seeds {
     let mut seeds = Seeds::of("start");
-    let list = |files: &[&str]| files.join("\u{1e}");
+    let list = |files: &[&str]| files.join("\u{1e}\n");
     let journalled = journal(&[digest("ab")]);
     let known = "2b7a8b".to_owned();
     let local = "{\"instance\":\"i\",\"start\":\"s\",\"counter\":1,\"epoch\":1}";

@@ -1,6 +1,6 @@
 //! A start over a damaged cache directory and a damaged bucket, and a day of work after it.
 //!
-//! An input is a list of files, separated by the byte 0x1e: `cache/PATH` or `bucket/KEY` on the first line, then the content;
+//! An input is a list of files, separated by the byte 0x1e and a line break: `cache/PATH` or `bucket/KEY` on the first line, then the content;
 //! with `-` before it the file is removed, and `!crash` alone means that the daemon before was killed. They are put over
 //! a cache directory and a bucket with one snapshot, `host/known`.
 //!
@@ -116,7 +116,7 @@ impl Damage {
     fn of(data: &[u8]) -> Self {
         let mut damage = Self::default();
         let fresh = Digest::of(FRESH).to_string();
-        for file in data.split(|byte| *byte == 0x1e).take(FILES_MAX) {
+        for file in holdfast::fuzz::records(data).take(FILES_MAX) {
             let end = file.iter().position(|byte| *byte == b'\n');
             let (name, content) = match end {
                 Some(end) => (&file[..end], &file[end + 1..]),
