@@ -140,18 +140,13 @@ fn campaign(targets: &[&'static Target], seed: u64, time: Duration) -> Result<Ex
     let waiting: Mutex<VecDeque<&'static Target>> = Mutex::new(targets.iter().copied().collect());
     let rows = Mutex::new(Vec::new());
     let failed = Mutex::new(None);
+    // As long for each; what is spent on findings comes on top.
+    let part = time * WORKERS as u32 / targets.len().max(1) as u32;
+    let part = part.min(time);
     let turn = || {
         loop {
-            // Whoever comes later gets an equal part of what is left.
-            let (target, part) = {
-                let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
-                let left = time.saturating_sub(start.elapsed());
-                let share = left * WORKERS as u32 / (waiting.len().max(1) as u32);
-                let Some(target) = waiting.pop_front() else {
-                    return;
-                };
-                (target, share.min(left))
-            };
+            let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let Some(target) = next else { return };
             match one(target, seed, part) {
                 Ok(row) => rows
                     .lock()
