@@ -6,6 +6,7 @@
 
 mod archive;
 mod calls;
+mod covered;
 mod faults;
 mod rest;
 mod sessions;
@@ -16,9 +17,10 @@ mod world;
 pub use self::{
     archive::tar_restore,
     calls::records,
+    covered::calls_missed,
     faults::take_faults,
     rest::rest,
-    sessions::{backup, reader},
+    sessions::{backup, backup_finished, reader},
     texts::{config, credentials, repository, secrets, task_index, ticket},
     wire::{http1, http2, upgrade},
     world::{KNOWN_DIGESTS, KNOWN_TIME, TOKENS},

@@ -1,6 +1,5 @@
 //! The calls below `/api2/json`: every path, every parameter, every body, by people with all and with no rights.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -105,7 +104,7 @@ fn request(world: &World, call: &Call) -> Option<(Request<Full<Bytes>>, Caller)>
         let value = HeaderValue::from_bytes(&call.content_type).ok()?;
         headers.insert(CONTENT_TYPE, value);
     }
-    let mut caller = Caller::Network(IpAddr::from(PEER.ip()));
+    let mut caller = Caller::Network(PEER.ip());
     match call.who.as_str() {
         "owner" => caller = Caller::Owner,
         "login" => {

@@ -35,16 +35,23 @@ type Body = BoxBody<Bytes, std::io::Error>;
 /// calls were, nothing of it is held. A snapshot that was finished is whole: all its files are there, and every chunk that
 /// they name.
 pub fn backup(data: &[u8]) {
+    backup_finished(data);
+}
+
+/// The same; whether its client was told that the snapshot is finished.
+pub fn backup_finished(data: &[u8]) -> bool {
+    let mut told = false;
     in_world(async |world| {
         let target = format!(
             "/api2/json/backup?store=one&{WRITTEN}&backup-time={}",
             KNOWN_TIME + 60
         );
         let io = upgraded(world, &target, "proxmox-backup-protocol-v1").await;
-        let finished = talk(world, io, data).await;
-        remove_written(world, finished).await;
+        told = talk(world, io, data).await;
+        remove_written(world, told).await;
         After::Unchanged
     });
+    told
 }
 
 /// A list of calls in a session that reads the known snapshot. None is answered with 500.

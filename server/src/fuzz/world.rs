@@ -146,7 +146,8 @@ fn config_text(store: &Path) -> String {
     let backup =
         ["backup@pbs", "backup@pbs!t"].map(|id| right("/datastore/one", id, "DatastoreBackup"));
     format!(
-        "[datastore.one]\nbackend = \"filesystem\"\npath = {store:?}\nsync-level = \"none\"\n{}{}{}",
+        "[datastore.one]\nbackend = \"filesystem\"\npath = \"{}\"\nsync-level = \"none\"\n{}{}{}",
+        store.display(),
         people.concat(),
         rights.concat(),
         backup.concat()

@@ -145,7 +145,10 @@ fn campaign(targets: &[&'static Target], seed: u64, time: Duration) -> Result<Ex
     let part = part.min(time);
     let turn = || {
         loop {
-            let next = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let next = waiting
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .pop_front();
             let Some(target) = next else { return };
             match one(target, seed, part) {
                 Ok(row) => rows

@@ -88,4 +88,26 @@ mod tests {
         }
         assert!(bytes < 2 << 20, "the corpus has {bytes} bytes");
     }
+
+    #[test]
+    fn every_call_is_made() {
+        let inputs = |target: &str| -> Vec<Vec<u8>> {
+            let inputs = corpus::inputs(&corpus::folder(target)).expect("a corpus");
+            inputs.into_iter().map(|(_, data)| data).collect()
+        };
+        let missed =
+            holdfast::fuzz::calls_missed(&inputs("rest"), &inputs("backup"), &inputs("reader"));
+        assert!(missed.is_empty(), "no input makes these calls: {missed:?}");
+    }
+
+    #[test]
+    fn an_honest_backup_is_finished_and_one_with_a_gap_is_not() {
+        for (name, data) in corpus::inputs(&corpus::folder("backup")).expect("a corpus") {
+            let honest = ["seed-whole", "seed-finish-twice"].contains(&&*name);
+            if honest || name.starts_with("seed-without") {
+                let finished = holdfast::fuzz::backup_finished(&data);
+                assert_eq!(finished, honest, "{name}");
+            }
+        }
+    }
 }

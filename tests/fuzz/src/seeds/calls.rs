@@ -71,7 +71,7 @@ fn rest() -> Seeds {
     let mut group = |calls: Vec<String>| {
         all.push(joined(
             &calls.iter().map(|call| line(call)).collect::<Vec<_>>(),
-        ))
+        ));
     };
     for who in ["admin", "backup", "nobody", "none", "login", "owner"] {
         group(

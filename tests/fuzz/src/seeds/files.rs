@@ -1,8 +1,11 @@
 //! Files of ours, damage to a cache directory and a bucket, archives, answers of S3 servers.
 
+use pbs_datastore::{Digest, DynamicIndex};
+use uuid::Uuid;
+
 use super::Seeds;
 
-fn digest(byte: &str) -> String {
+fn digits(byte: &str) -> String {
     byte.repeat(32)
 }
 
@@ -17,7 +20,7 @@ fn journal(digests: &[String]) -> String {
 }
 
 fn journals() -> Seeds {
-    let two = journal(&[digest("01"), digest("fe")]);
+    let two = journal(&[digits("01"), digits("fe")]);
     Seeds::of("gc-journal").all([
         two.clone(),
         journal(&[]),
@@ -51,7 +54,7 @@ fn logs() -> Seeds {
 fn starts() -> Seeds {
     let mut seeds = Seeds::of("start");
     let list = |files: &[&str]| files.join("\u{1e}\n");
-    let journalled = journal(&[digest("ab")]);
+    let journalled = journal(&[digits("ab")]);
     let known = "2b7a8b".to_owned();
     let local = "{\"instance\":\"i\",\"start\":\"s\",\"counter\":1,\"epoch\":1}";
     let held = |more: &str| {
@@ -149,15 +152,15 @@ fn starts() -> Seeds {
                 "cache/.chunks/zzzz/x\n1",
                 "cache/.chunks/0000\nfile",
                 "cache/.chunks/abab/a.bad\n",
-                &format!("cache/.chunks/0000/{}\n", digest("ab")),
+                &format!("cache/.chunks/0000/{}\n", digits("ab")),
             ]),
         ),
         (
             "marker-false",
             list(&[
-                &format!("cache/.chunks/abab/{}\nno blob", digest("ab")),
-                &format!("cache/.holdfast/uploads/{}\n", digest("ab")),
-                &format!("cache/.holdfast/using/{}\n", digest("ab")),
+                &format!("cache/.chunks/abab/{}\nno blob", digits("ab")),
+                &format!("cache/.holdfast/uploads/{}\n", digits("ab")),
+                &format!("cache/.holdfast/using/{}\n", digits("ab")),
             ]),
         ),
         (
@@ -177,7 +180,7 @@ fn starts() -> Seeds {
                 "bucket/store/.cnt/host/known/x/y/z\n",
                 "bucket/store/.cnt/ns/a\n",
                 "bucket/store/x\n",
-                &format!("bucket/store/.chunks/abab/{}.0.bad\n", digest("ab")),
+                &format!("bucket/store/.chunks/abab/{}.0.bad\n", digits("ab")),
             ]),
         ),
         (
@@ -220,6 +223,16 @@ fn starts() -> Seeds {
         ),
     ] {
         seeds.add(name, files);
+    }
+    // An index of the same length that names other chunks: nothing but its checksum tells it from the right one.
+    let entries = [(34, Digest([1; 32])), (48, Digest([2; 32]))];
+    let other = DynamicIndex::encode(&Uuid::nil(), 0, &entries).expect("an index");
+    let name = b"cache/.cnt/host/known/2024-12-01T00:00:00Z/root.pxar.didx\n";
+    for (crash, seed) in [
+        ("", "mirror-index-exchanged"),
+        ("!crash\u{1e}\n", "mirror-index-exchanged-crash"),
+    ] {
+        seeds.add(seed, [crash.as_bytes(), name, &other].concat());
     }
     seeds
 }
@@ -298,7 +311,7 @@ fn answers() -> Seeds {
             "200 OK\ncontent-type: application/xml\n\n<?xml version=\"1.0\" encoding=\"UTF-8\"?><ListBucketResult><Name>bucket</Name><MaxKeys>1000</MaxKeys>{more}</ListBucketResult>"
         )
     };
-    let one = entry(&format!("store/.chunks/0000/{}", digest("00")));
+    let one = entry(&format!("store/.chunks/0000/{}", digits("00")));
     let lists = [
         list(&format!("<IsTruncated>false</IsTruncated>{one}")),
         list(&format!("<IsTruncated>true</IsTruncated><NextContinuationToken>x</NextContinuationToken>{one}")),

@@ -28,7 +28,7 @@ fn blobs() -> Seeds {
         .add("encrypted", encoded(&text, false, Some(&key)))
         .add("encrypted-compressed", encoded(&text, true, Some(&key)))
         .add("empty", encoded(b"", false, None))
-        .add("zeroes", encoded(&[0; 100_000], true, None));
+        .add("zeroes", encoded(&vec![0; 100_000], true, None));
     for kind in BlobKind::ALL {
         seeds.add(
             &format!("bare-{kind:?}"),

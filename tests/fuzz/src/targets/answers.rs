@@ -54,7 +54,9 @@ fn whole(answer: &[u8]) -> Vec<u8> {
     let head = String::from_utf8_lossy(head).replace("\r\n", "\n");
     let mut text = format!("HTTP/1.1 {}\r\n", head.replace('\n', "\r\n"));
     if !head.to_ascii_lowercase().contains("content-length") {
-        text += &format!("Content-Length: {}\r\n", body.len());
+        text.push_str("Content-Length: ");
+        text.push_str(&body.len().to_string());
+        text.push_str("\r\n");
     }
     [text.as_bytes(), b"\r\n", body].concat()
 }

@@ -139,13 +139,17 @@ impl Damage {
                 if inside && !path.as_os_str().is_empty() {
                     damage.cache.push((path, content));
                 }
-            } else if let Some(key) = name.strip_prefix("bucket/") {
-                if let Ok(key) = ObjectKey::new(key) {
-                    damage.bucket.push((key, content));
-                }
+            } else if let Some(key) = name.strip_prefix("bucket/")
+                && let Ok(key) = ObjectKey::new(key)
+            {
+                damage.bucket.push((key, content));
             }
         }
         damage
+    }
+
+    fn is_none(&self) -> bool {
+        self.cache.is_empty() && self.bucket.is_empty()
     }
 
     fn do_to(&self, cache: &Path, model: &ModelStore) {
@@ -193,7 +197,12 @@ async fn lived_through(base: &Base, damage: &Damage) {
     let model = Arc::new(ModelStore::new(ModelOptions::default()));
     base.put_back(cache, &model);
     damage.do_to(cache, &model);
-    if let Ok(store) = open(&model, cache).await {
+    let opened = open(&model, cache).await;
+    assert!(
+        opened.is_ok() || !damage.is_none(),
+        "an undamaged start is refused"
+    );
+    if let Ok(store) = opened {
         let wait = tokio::time::timeout(EVER, a_day_of_work(&store, &model, damage));
         wait.await.expect("work comes to an end");
     }
@@ -226,6 +235,10 @@ async fn a_day_of_work(store: &Arc<Datastore>, model: &ModelStore, damage: &Dama
         &[Bytes::from_static(FRESH)],
     )
     .await;
+    assert!(
+        told.is_ok() || !damage.is_none(),
+        "an honest backup is refused: {told:?}"
+    );
     if told.is_ok() && damage.bucket.is_empty() && !damage.forges_fresh {
         let digest = Digest::of(FRESH).to_string();
         let stored = model
@@ -238,7 +251,11 @@ async fn a_day_of_work(store: &Arc<Datastore>, model: &ModelStore, damage: &Dama
     }
     for _ in 0..2 {
         tokio::time::sleep(DAYS).await;
-        let _ = collect(store).await;
+        let collected = collect(store).await;
+        assert!(
+            collected.is_ok() || !damage.is_none(),
+            "nothing is collected: {collected:?}"
+        );
     }
     let snapshot: Snapshot = "host/known/2024-12-01T00:00:00Z"
         .parse()
