@@ -4,7 +4,6 @@
 //! fault, or more than [`CPU_MAX`] of processor time. What takes longer than [`WALL_MAX`] on the clock, or ends the
 //! process, is found by whoever started it ([`crate::worker`]); memory is bounded there too.
 
-use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::time::Duration;
@@ -17,9 +16,9 @@ use crate::targets::Target;
 /// Processor time of one input. Not the clock: the machine has other things to do.
 pub const CPU_MAX: Duration = Duration::from_secs(2);
 /// Time of one input on the clock; only an endless wait takes that long.
-pub const WALL_MAX: Duration = Duration::from_secs(30);
-/// Address space of a process that reads inputs, in KiB: 512 MiB, and what the program has of itself.
-pub const SPACE_KIB_MAX: u64 = (512 + 512) << 10;
+pub const WALL_MAX: Duration = Duration::from_secs(20);
+/// Memory that an input may take on top of what the process has when it is warm, in bytes; reserved counts as taken.
+pub const MEMORY_BYTES_MAX: u64 = 512 << 20;
 
 /// Why an input is a finding.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,18 +55,18 @@ pub fn watch() {
     });
 }
 
+/// Reads nothing, so that what the first input builds for all the others is not its fault.
+pub fn warm_up(target: &Target) {
+    watch();
+    // Whether it likes nothing is not asked here.
+    let _ = panic::catch_unwind(|| (target.run)(b""));
+    panics().clear();
+    drop(holdfast::fuzz::take_faults());
+}
+
 /// Reads one input.
 pub fn judge(target: &Target, data: &[u8]) -> Result<(), Finding> {
     watch();
-    thread_local! {
-        static WARM: Cell<bool> = const { Cell::new(false) };
-    }
-    if !WARM.replace(true) {
-        // What the first input builds for all is not its fault.
-        let _ = panic::catch_unwind(|| (target.run)(b""));
-        panics().clear();
-        drop(holdfast::fuzz::take_faults());
-    }
     let before = cpu_time();
     let run = panic::catch_unwind(AssertUnwindSafe(|| (target.run)(data)));
     let taken = cpu_time().saturating_sub(before);

@@ -3,13 +3,15 @@
 
 use std::sync::LazyLock;
 
-use holdfast_fuzz::judge::judge;
+use holdfast_fuzz::judge::{judge, warm_up};
 use holdfast_fuzz::targets::{Target, find};
 use libfuzzer_sys::fuzz_target;
 
 static TARGET: LazyLock<&'static Target> = LazyLock::new(|| {
     let name = std::env::var("HOSTILE_TARGET").expect("HOSTILE_TARGET names a target");
-    find(&name).expect("a target")
+    let target = find(&name).expect("a target");
+    warm_up(target);
+    target
 });
 
 fuzz_target!(|data: &[u8]| {

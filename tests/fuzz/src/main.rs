@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Parser, Subcommand};
 use holdfast_fuzz::report::{Row, print, say};
-use holdfast_fuzz::targets::{ALL, Target, find};
+use holdfast_fuzz::targets::{ALL, PROOF, Target, find};
 use holdfast_fuzz::worker::{Order, employ, work};
 use holdfast_fuzz::{corpus, libfuzzer_run, minimise, seeds};
 
@@ -43,6 +43,8 @@ enum Command {
     Long(libfuzzer_run::LongArgs),
     /// Read one input, in a process of its own.
     Try { target: String, file: PathBuf },
+    /// Show that every kind of fault is found, by targets that are at fault.
+    Prove,
     /// Write the inputs that are made by our own encoders and by hand.
     Seeds,
     /// The targets.
@@ -89,6 +91,7 @@ fn run(command: Command) -> Result<ExitCode> {
         }
         Command::Long(args) => libfuzzer_run::long(&args),
         Command::Try { target, file } => try_one(find(&target)?, &file),
+        Command::Prove => prove(),
         Command::Seeds => {
             for (target, count, bytes) in seeds::write_all()? {
                 say(&format!("{target:<16}{count:>5} inputs{bytes:>9} bytes"));
@@ -243,6 +246,27 @@ fn tell(target: &'static Target, place: &str, what: &str, input: &[u8]) -> Resul
         path.display()
     ));
     Ok(())
+}
+
+/// Lets each proof do what it does and expects it to be found out.
+fn prove() -> Result<ExitCode> {
+    let mut code = ExitCode::SUCCESS;
+    for (target, place) in PROOF {
+        let found = minimise::alone(target, b"x")?;
+        let right = found
+            .as_ref()
+            .is_some_and(|found| found.place.contains(place));
+        let what = found.map_or_else(|| "nothing".to_owned(), |found| found.place);
+        say(&format!(
+            "{:<16}{:<10}{what}",
+            target.name,
+            if right { "found" } else { "MISSED" }
+        ));
+        if !right || minimise::alone(target, b"")?.is_some() {
+            code = ExitCode::FAILURE;
+        }
+    }
+    Ok(code)
 }
 
 fn try_one(target: &'static Target, file: &Path) -> Result<ExitCode> {

@@ -3,6 +3,7 @@
 mod answers;
 mod formats;
 mod names;
+mod proof;
 mod scratch;
 mod start;
 
@@ -524,9 +525,27 @@ const fn target(
     }
 }
 
+/// Targets that are themselves at fault, and where that is to be found: what shows that every kind of fault is seen.
+pub const PROOF: &[(Target, &str)] = &[
+    (proof("proof-panic", proof::panic), "src/targets/proof.rs"),
+    (
+        proof("proof-task", proof::panic_beside),
+        "src/targets/proof.rs",
+    ),
+    (proof("proof-time", proof::time), "time"),
+    (proof("proof-endless", proof::endless), "endless"),
+    (proof("proof-memory", proof::memory), "died of signal"),
+    (proof("proof-stack", proof::stack), "died of signal"),
+];
+
+const fn proof(name: &'static str, run: fn(&[u8])) -> Target {
+    target(name, "is at fault", 16, run, &[b"fault"])
+}
+
 /// The target called `name`.
 pub fn find(name: &str) -> anyhow::Result<&'static Target> {
     ALL.iter()
+        .chain(PROOF.iter().map(|(target, _)| target))
         .find(|target| target.name == name)
         .ok_or_else(|| anyhow::anyhow!("there is no target '{name}'"))
 }

@@ -1,7 +1,8 @@
 //! A process that reads inputs and may die of them.
 //!
 //! It writes each input to a file before it reads it, with the number of those before, so that whoever started it knows
-//! what killed it. Its address space is bounded by `ulimit`; an input that never ends is ended by a thread that watches.
+//! what killed it. Once it is warm its address space may grow by [`MEMORY_BYTES_MAX`] and no more (`prlimit`), so that a
+//! large reservation ends it; an input that never ends is ended by a thread that watches.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -17,7 +18,7 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::corpus;
-use crate::judge::{Finding, SPACE_KIB_MAX, WALL_MAX, judge};
+use crate::judge::{Finding, MEMORY_BYTES_MAX, WALL_MAX, judge, warm_up};
 use crate::mutate;
 use crate::targets::Target;
 
@@ -115,8 +116,10 @@ fn current(path: &Path) -> Option<(u64, Vec<u8>)> {
 
 /// Does what is ordered, in this process. `scratch` is the file for the current input; the result goes to standard output.
 pub fn work(order: &Order, scratch: &Path) -> Result<i32> {
-    let start = now();
     let current = Current::new(scratch)?;
+    warm_up(order.target);
+    bound_memory()?;
+    let start = now();
     let mut done = Done::default();
     let mut kept = Vec::new();
     let inputs = match &order.only {
@@ -146,18 +149,35 @@ pub fn work(order: &Order, scratch: &Path) -> Result<i32> {
     Ok(if done.finding.is_some() { FOUND } else { 0 })
 }
 
+/// Lets the addresses of this process grow by [`MEMORY_BYTES_MAX`] at most.
+fn bound_memory() -> Result<()> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmSize:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix("kB"));
+    let kib: u64 = kib
+        .context("/proc/self/status says nothing of memory")?
+        .trim()
+        .parse()?;
+    let bytes = (kib << 10) + MEMORY_BYTES_MAX;
+    let bounded = Command::new("prlimit")
+        .args(["--pid", &std::process::id().to_string()])
+        .arg(format!("--as={bytes}:{bytes}"))
+        .status();
+    let bounded = bounded.context("prlimit (util-linux) is needed to bound memory")?;
+    anyhow::ensure!(
+        bounded.success(),
+        "the memory of a worker cannot be bounded"
+    );
+    Ok(())
+}
+
 /// Has an order done by a process of its own.
 pub fn employ(order: &Order) -> Result<Done> {
     let start = now();
     let scratch = tempfile::NamedTempFile::new()?;
     let program = std::env::current_exe().context("where is this program?")?;
-    let mut command = Command::new("/bin/sh");
+    let mut command = Command::new(program);
     command
-        .args([
-            "-c",
-            &format!("ulimit -c 0; ulimit -v {SPACE_KIB_MAX} && exec \"$0\" \"$@\""),
-        ])
-        .arg(program)
         .args(["work", order.target.name])
         .arg(scratch.path())
         .args([
