@@ -16,8 +16,8 @@ use crate::judge::WALL_MAX;
 use crate::report::say;
 use crate::targets::{ALL, Target, find};
 
-/// Bytes of inputs that are kept for one target; the corpus is part of every checkout.
-const KEPT_BYTES_MAX: u64 = 64 << 10;
+/// Bytes of inputs that are kept for one target beside its seeds; the corpus is part of every checkout.
+const KEPT_BYTES_MAX: u64 = 32 << 10;
 /// Memory of a process, in MiB.
 const RSS_MIB_MAX: u32 = 1024;
 
@@ -157,6 +157,7 @@ fn keep(program: &Path, target: &Target) -> Result<()> {
     inputs.sort_by_key(|(_, data)| data.len());
     let mut bytes: u64 = corpus::inputs(&folder)?
         .iter()
+        .filter(|(name, _)| !name.contains('-'))
         .map(|(_, data)| data.len() as u64)
         .sum();
     let mut kept = 0;

@@ -174,7 +174,29 @@ fn manifests() -> Seeds {
     ] {
         seeds.add(name, format!("{head}{rest}"));
     }
+    manifest_bombs(&mut seeds);
     seeds
+}
+
+/// Manifests of nearly the largest length, which compressed are short: what they take in memory decides.
+fn manifest_bombs(seeds: &mut Seeds) {
+    let head = r#"{"backup-type":"host","backup-id":"a","backup-time":1,"files":["#;
+    for (name, one, within) in [
+        ("arrays", "[0],", "more"),
+        ("objects", "{\"\":0},", "more"),
+        ("numbers", "0,", "unprotected-more"),
+    ] {
+        let many = one.repeat((4 << 20) / one.len() - 40);
+        let text = format!("{head}],\"{within}\":[{}]}}", many.trim_end_matches(','));
+        seeds.add(
+            &format!("bomb-{name}"),
+            encoded(text.as_bytes(), true, None),
+        );
+    }
+    let file = |i: usize| format!("{{\"filename\":\"{i}.blob\",\"size\":0,\"csum\":\"\"}},");
+    let many: String = (0..80_000).map(file).collect();
+    let text = format!("{head}{}]}}", many.trim_end_matches(','));
+    seeds.add("bomb-files", encoded(text.as_bytes(), true, None));
 }
 
 fn key_files() -> Seeds {

