@@ -4,6 +4,7 @@
 use std::sync::LazyLock;
 
 use holdfast_fuzz::judge::{judge, warm_up};
+use holdfast_fuzz::report::say;
 use holdfast_fuzz::targets::{Target, find};
 use libfuzzer_sys::fuzz_target;
 
@@ -17,7 +18,10 @@ static TARGET: LazyLock<&'static Target> = LazyLock::new(|| {
 fuzz_target!(|data: &[u8]| {
     if let Err(finding) = judge(&TARGET, data) {
         // libFuzzer keeps the input of a process that dies.
-        eprintln!("FOUND {}: {}: {}", TARGET.name, finding.place, finding.what);
+        say(&format!(
+            "FOUND {}: {}: {}",
+            TARGET.name, finding.place, finding.what
+        ));
         std::process::abort();
     }
 });

@@ -17,7 +17,9 @@ use crate::report::say;
 use crate::targets::{ALL, Target, find};
 
 /// Bytes of inputs that are kept for one target beside its seeds; the corpus is part of every checkout.
-const KEPT_BYTES_MAX: u64 = 32 << 10;
+const KEPT_BYTES_MAX: usize = 32 << 10;
+/// The number of them.
+const KEPT_MAX: usize = 100;
 /// Memory of a process, in MiB.
 const RSS_MIB_MAX: u32 = 1024;
 
@@ -155,15 +157,17 @@ fn keep(program: &Path, target: &Target) -> Result<()> {
     let mut inputs = corpus::inputs(chosen.path())?;
     inputs.retain(|(name, _)| !before.contains(name));
     inputs.sort_by_key(|(_, data)| data.len());
-    let mut bytes: u64 = corpus::inputs(&folder)?
-        .iter()
-        .filter(|(name, _)| !name.contains('-'))
-        .map(|(_, data)| data.len() as u64)
-        .sum();
+    let there = corpus::inputs(&folder)?;
+    let grown = there.iter().filter(|(name, _)| !name.contains('-'));
+    let (mut count, mut bytes) = grown.fold((0, 0), |(count, bytes), (_, data)| {
+        (count + 1, bytes + data.len())
+    });
     let mut kept = 0;
-    for (_, data) in &inputs {
-        bytes += data.len() as u64;
-        if bytes > KEPT_BYTES_MAX {
+    // Of too many some of every length.
+    let step = inputs.len().div_ceil(KEPT_MAX).max(1);
+    for (_, data) in inputs.iter().step_by(step) {
+        (count, bytes) = (count + 1, bytes + data.len());
+        if bytes > KEPT_BYTES_MAX || count > KEPT_MAX {
             break;
         }
         fs::write(folder.join(corpus::name_of(data)), data)?;
