@@ -143,9 +143,9 @@ fn campaign(targets: &[&'static Target], seed: u64, time: Duration) -> Result<Ex
     let waiting: Mutex<VecDeque<&'static Target>> = Mutex::new(targets.iter().copied().collect());
     let rows = Mutex::new(Vec::new());
     let failed = Mutex::new(None);
-    // As long for each; what is spent on findings comes on top.
-    let part = time * WORKERS as u32 / targets.len().max(1) as u32;
-    let part = part.min(time);
+    // What is spent on findings comes on top.
+    let parts: u32 = targets.iter().map(|target| target.part).sum();
+    let part = time * WORKERS as u32 / parts.max(1);
     let turn = || {
         loop {
             let next = waiting
@@ -153,7 +153,7 @@ fn campaign(targets: &[&'static Target], seed: u64, time: Duration) -> Result<Ex
                 .unwrap_or_else(PoisonError::into_inner)
                 .pop_front();
             let Some(target) = next else { return };
-            match one(target, seed, part) {
+            match one(target, seed, (part * target.part).min(time)) {
                 Ok(row) => rows
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)

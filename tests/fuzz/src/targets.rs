@@ -18,6 +18,8 @@ pub struct Target {
     pub bytes_max: usize,
     /// Reads one input; panics if something that must hold does not.
     pub run: fn(&[u8]),
+    /// Its part of the time of a run; what does much with each input needs more.
+    pub part: u32,
     /// Words of its language, for the mutator.
     pub words: &'static [&'static [u8]],
 }
@@ -402,20 +404,20 @@ pub const ALL: &[Target] = &[
         scratch::mirror_log,
         JSON,
     ),
-    target(
+    slow(target(
         "start",
         "a damaged cache directory and bucket: owner, format, journal, markers, walk; then GC",
         1 << 14,
         start::start,
         FILES,
-    ),
-    target(
+    )),
+    slow(target(
         "s3-answer",
         "answers of an S3 server, through the SDK",
         1 << 14,
         answers::s3_answer,
         XML,
-    ),
+    )),
     target(
         "config",
         "configuration file",
@@ -458,56 +460,61 @@ pub const ALL: &[Target] = &[
         holdfast::fuzz::task_index,
         JSON,
     ),
-    target(
+    slow(target(
         "tar-restore",
         "an archive that is restored",
         1 << 15,
         holdfast::fuzz::tar_restore,
         TAR,
-    ),
-    target(
+    )),
+    slow(target(
         "rest",
         "every REST call: path, parameters, body, rights",
         1 << 13,
         holdfast::fuzz::rest,
         CALLS,
-    ),
-    target(
+    )),
+    slow(target(
         "upgrade",
         "the upgrade request",
         1 << 12,
         holdfast::fuzz::upgrade,
         CALLS,
-    ),
-    target(
+    )),
+    slow(target(
         "backup",
         "every call of the backup protocol",
         1 << 15,
         holdfast::fuzz::backup,
         CALLS,
-    ),
-    target(
+    )),
+    slow(target(
         "reader",
         "every call of the reader protocol",
         1 << 13,
         holdfast::fuzz::reader,
         CALLS,
-    ),
-    target(
+    )),
+    slow(target(
         "http1",
         "bytes on a new connection",
         1 << 14,
         holdfast::fuzz::http1,
         WIRE,
-    ),
-    target(
+    )),
+    slow(target(
         "http2",
         "frames on an upgraded connection",
         1 << 14,
         holdfast::fuzz::http2,
         WIRE,
-    ),
+    )),
 ];
+
+/// One that does much with each input.
+const fn slow(target: Target) -> Target {
+    Target { part: 4, ..target }
+}
 
 const fn target(
     name: &'static str,
@@ -521,6 +528,7 @@ const fn target(
         what,
         bytes_max,
         run,
+        part: 1,
         words,
     }
 }

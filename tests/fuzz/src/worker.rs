@@ -190,7 +190,11 @@ pub fn employ(order: &Order) -> Result<Done> {
         // One arena: each further one reserves 64 MiB of addresses.
         .env("MALLOC_ARENA_MAX", "1")
         .stdin(Stdio::null())
-        .stderr(Stdio::piped());
+        .stderr(if std::env::var_os("HOSTILE_SHOW").is_some() {
+            Stdio::inherit()
+        } else {
+            Stdio::piped()
+        });
     if let Some(path) = &order.only {
         command.arg("--only").arg(path);
     }
