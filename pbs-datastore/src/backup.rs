@@ -25,7 +25,8 @@ const GIVE_UP_MAX: Duration = Duration::from_secs(10);
 /// Known chunks that are registered in one go, so that those of a large index need no memory beside it.
 const ADOPT_BATCH: usize = 4096;
 
-/// What is kept of the digest of a chunk that may be read: enough that nobody finds another chunk with the same.
+/// What is kept of the digest of a chunk that may be read: half of a hash of it, so that nobody finds another digest
+/// with the same. A half of the digest itself would not do: the digests of encrypted chunks are whatever their owner says.
 type Allowed = [u8; 16];
 
 /// Which kind of index a writer makes.
@@ -66,9 +67,9 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn kept(digest: &Digest) -> Allowed {
-    let mut start = Allowed::default();
-    start.copy_from_slice(&digest.as_bytes()[..size_of::<Allowed>()]);
-    start
+    let mut half = Allowed::default();
+    half.copy_from_slice(&Digest::of(digest.as_bytes()).as_bytes()[..size_of::<Allowed>()]);
+    half
 }
 
 /// A running backup. All calls may come at the same time.

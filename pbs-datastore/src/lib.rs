@@ -17,9 +17,12 @@ mod digest;
 mod env;
 mod error;
 pub mod files;
+#[cfg(feature = "fuzz")]
+pub mod fuzz;
 mod gc;
 pub mod index;
 mod job;
+mod json;
 mod key_file;
 pub mod layout;
 mod manifest;
@@ -64,6 +67,7 @@ pub use error::{Error, Result};
 pub use gc::{GcOptions, GcStatus};
 pub use index::{DynamicIndex, FixedIndex, Index, IndexChecksum, IndexChunk, IndexError};
 pub use job::JobContext;
+pub use json::json_values_at_most;
 pub use key_file::{KEY_FILE_BYTES_MAX, KeyFile, KeyFileError, KeyLock, PASSPHRASE_BYTES_MIN};
 pub use layout::{
     AREAS, BadNumber, BucketLayout, Folder, HoldfastFile, LocalLayout, Place, SnapshotFile,

@@ -13,11 +13,18 @@ use serde_json::{Map, Value};
 
 use crate::blob::{BlobError, DataBlob};
 use crate::crypt::{CryptKey, CryptMode, Fingerprint};
+use crate::json::json_values_at_most;
 use crate::safe_id::NameError;
 use crate::{ArchiveKind, ArchiveName, BackupGroup, BackupTime, Digest, Snapshot};
 
 /// Longest manifest before encoding: 4 MiB, some ten thousand files.
 pub const MANIFEST_BYTES_MAX: usize = 4 << 20;
+
+/// Most JSON values in a manifest; a file has five. A value of two bytes takes some hundred in memory, and compressed a
+/// manifest full of them is a few hundred bytes long, so the length alone bounds little (I9).
+const VALUES_MAX: usize = 1 << 17;
+/// About what a map takes for each six of its members: a node of its tree, at least half full.
+const NODE_BYTES: usize = 11 * (size_of::<String>() + size_of::<Value>()) + 16;
 
 /// Why a blob is no manifest.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +38,9 @@ pub enum ManifestError {
     /// The contents are no JSON object.
     #[error("the manifest is no JSON object: {0}")]
     Json(String),
+    /// More values than [`VALUES_MAX`].
+    #[error("the manifest holds more than {VALUES_MAX} values")]
+    TooManyValues,
     /// A member that must be there is missing or has another type.
     #[error("the manifest's member '{0}' is missing or of the wrong type")]
     Member(&'static str),
@@ -187,6 +197,9 @@ impl Manifest {
 
     /// Reads the JSON text of a manifest.
     pub fn from_json(text: &[u8]) -> Result<Self, ManifestError> {
+        if json_values_at_most(text) > VALUES_MAX {
+            return Err(ManifestError::TooManyValues);
+        }
         let members = serde_json::from_slice(text);
         Self::of(members.map_err(|error| ManifestError::Json(error.to_string()))?)
     }
@@ -233,8 +246,11 @@ impl Manifest {
 
     /// About how many bytes of memory it takes.
     pub(crate) fn memory_bytes(&self) -> usize {
-        // Each file is there twice, as member and as meaning.
-        self.members.iter().map(memory_of).sum::<usize>() * 2
+        let members = self.members.iter().map(memory_of).sum::<usize>();
+        let nodes = self.members.len().div_ceil(6) * NODE_BYTES;
+        let name = |file: &ManifestFile| file.name.as_str().len();
+        let files = self.files.iter().map(name).sum::<usize>();
+        members + nodes + files + self.files.len() * size_of::<ManifestFile>()
     }
 
     /// The manifest as it is stored: indented JSON, compressed, not encrypted.
@@ -424,16 +440,19 @@ fn write_canonical_object<'a>(
     text.push(b'}');
 }
 
-/// A value with its name, and with all that it holds.
+/// A value with its name, and with all that it holds, beyond its place in the map.
 fn memory_of((name, value): (&String, &Value)) -> usize {
-    name.len() + size_of::<String>() + memory_of_value(value)
+    name.len() + memory_of_value(value)
 }
 
 fn memory_of_value(value: &Value) -> usize {
     let inside = match value {
         Value::String(text) => text.len(),
         Value::Array(values) => values.iter().map(memory_of_value).sum(),
-        Value::Object(members) => members.iter().map(memory_of).sum(),
+        Value::Object(members) => {
+            let nodes = members.len().div_ceil(6) * NODE_BYTES;
+            nodes + members.iter().map(memory_of).sum::<usize>()
+        }
         Value::Null | Value::Bool(_) | Value::Number(_) => 0,
     };
     size_of::<Value>() + inside

@@ -18,7 +18,7 @@
 //!
 //! What was kept or forgotten after the refresh began is newer than its listing and left alone.
 
-mod log;
+pub(crate) mod log;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -11,9 +11,11 @@ use std::fmt;
 pub struct ETag(String);
 
 impl ETag {
-    /// Takes a tag as a server sent it, with or without quotes.
+    /// Takes a tag as a server sent it, with or without quotes. Blanks within the quotes, which the standard does not
+    /// know, go too: a tag that is written down and read again stays the same.
     pub fn new(text: &str) -> Self {
-        Self(text.trim().trim_matches('"').to_owned())
+        let around = |c: char| c == '"' || c.is_whitespace();
+        Self(text.trim_matches(around).to_owned())
     }
 
     /// The tag without quotes.
@@ -120,5 +122,14 @@ mod tests {
                 .as_md5()
                 .is_none()
         );
+    }
+
+    #[test]
+    fn a_tag_that_is_read_again_is_the_same() {
+        for text in ["\"q \"", " \" \"q\" ", "q\"", "\"", "W/\"q\""] {
+            let tag = ETag::new(text);
+            assert_eq!(ETag::new(tag.as_str()), tag, "{text:?}");
+            assert_eq!(ETag::new(&tag.quoted()), tag, "{text:?}");
+        }
     }
 }

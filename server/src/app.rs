@@ -28,6 +28,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use pbs_datastore::Env;
 use rustls::ServerConfig;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -313,6 +314,32 @@ impl App {
             return redirect_connection(stream).await;
         }
         let tls = timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await??;
+        self.converse(tls, peer, half_open).await
+    }
+
+    /// One connection without network and encryption: its bytes come from memory.
+    #[cfg(feature = "fuzz")]
+    pub(crate) async fn serve_in_memory(
+        &self,
+        io: tokio::io::DuplexStream,
+        peer: SocketAddr,
+    ) -> Result<(), BodyError> {
+        let place = self.places.take(peer.ip());
+        let place = place.ok_or("too many connections are open")?;
+        let half_open = self.places.half_open(&place).await;
+        self.converse(io, peer, half_open).await
+    }
+
+    /// Answers the requests of a connection.
+    async fn converse<S>(
+        &self,
+        stream: S,
+        peer: SocketAddr,
+        half_open: HalfOpen,
+    ) -> Result<(), BodyError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
         let half_open = Mutex::new(Some(half_open));
         let service = service_fn(|request| {
             drop(
@@ -324,7 +351,7 @@ impl App {
             let app = self.clone();
             async move { Ok::<_, std::convert::Infallible>(app.answer(request, peer).await) }
         });
-        let io = TokioIo::new(IdleIo::new(tls, SILENCE_MAX));
+        let io = TokioIo::new(IdleIo::new(stream, SILENCE_MAX));
         let connection = http1_server().serve_connection(io, service).with_upgrades();
         tokio::pin!(connection);
         tokio::select! {

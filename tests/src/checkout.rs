@@ -68,3 +68,42 @@ pub fn transcripts() -> Option<PathBuf> {
         .map(|dir| dir.join("shared/transcripts"))
         .find(|dir| found(dir))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Name and version of each package of a lock file.
+    fn locked(path: &str) -> BTreeSet<(String, String)> {
+        let text = fs::read_to_string(root().join(path)).expect("a lock file");
+        let value = |line: Option<&str>, key: &str| {
+            let value = line?.strip_prefix(key)?.strip_prefix(" = ")?;
+            Some(value.trim_matches('"').to_owned())
+        };
+        let mut packages = BTreeSet::new();
+        for package in text.split("[[package]]").skip(1) {
+            let mut lines = package.lines().skip(1);
+            let name = value(lines.next(), "name").expect("a name");
+            let version = value(lines.next(), "version").expect("a version");
+            packages.insert((name, version));
+        }
+        packages
+    }
+
+    #[test]
+    fn the_programs_with_hostile_input_are_built_from_the_same_packages() {
+        let only_there = ["holdfast-fuzz", "libfuzzer-sys", "arbitrary"];
+        let ours = locked("Cargo.lock");
+        let strange: Vec<_> = locked("tests/fuzz/Cargo.lock")
+            .into_iter()
+            .filter(|package| !ours.contains(package) && !only_there.contains(&&*package.0))
+            .collect();
+        assert!(
+            strange.is_empty(),
+            "copy Cargo.lock over tests/fuzz/Cargo.lock, then run: cargo metadata --manifest-path tests/fuzz/Cargo.toml; \
+             otherwise these are built a second time: {strange:?}"
+        );
+    }
+}

@@ -48,16 +48,7 @@ impl Journal {
         digests: &[Digest],
         unique: &str,
     ) -> io::Result<()> {
-        let mut text = String::with_capacity(digests.len() * 65 + 32);
-        text.push_str(HEADER);
-        for digest in digests {
-            text.push('\n');
-            text.push_str(&digest.to_string());
-        }
-        text.push('\n');
-        text.push_str(FOOTER);
-        text.push('\n');
-        replace(files, &self.temporary, &self.path, &[text.into()], unique)
+        replace(files, &self.temporary, &self.path, &[text_of(digests).into()], unique)
     }
 
     /// Removes the journal, durably.
@@ -91,10 +82,30 @@ impl Journal {
         let body = body
             .strip_suffix(&format!("{FOOTER}\n"))
             .ok_or_else(damaged)?;
-        body.lines()
+        let digests: Vec<Digest> = body
+            .lines()
             .map(|line| line.parse().map_err(|_| damaged()))
-            .collect()
+            .collect::<Result<_>>()?;
+        // What reads the same but was not written so was damaged all the same.
+        if text_of(&digests) == text {
+            Ok(digests)
+        } else {
+            Err(damaged())
+        }
     }
+}
+
+fn text_of(digests: &[Digest]) -> String {
+    let mut text = String::with_capacity(digests.len() * 65 + 32);
+    text.push_str(HEADER);
+    for digest in digests {
+        text.push('\n');
+        text.push_str(&digest.to_string());
+    }
+    text.push('\n');
+    text.push_str(FOOTER);
+    text.push('\n');
+    text
 }
 
 #[cfg(test)]
@@ -149,5 +160,23 @@ mod tests {
             std::fs::write(dir.path().join("gc-journal"), text).unwrap();
             assert!(journal.read(&OsFiles).is_err(), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_journal_that_reads_the_same_but_was_not_written_so_is_damaged() {
+        let dir = tempfile::tempdir().unwrap();
+        let journal = Journal::new(dir.path());
+        let digest = Digest([0xab; 32]).to_string();
+        let whole = format!("holdfast-gc-journal 1\n{digest}\nend\n");
+        for text in [
+            whole.replace("\nend", "end"),
+            whole.replace('\n', "\r\n").replacen("\r\n", "\n", 1),
+            whole.replace(&digest, &digest.to_uppercase()),
+        ] {
+            std::fs::write(dir.path().join("gc-journal"), &text).unwrap();
+            assert!(journal.read(&OsFiles).is_err(), "{text:?}");
+        }
+        std::fs::write(dir.path().join("gc-journal"), whole).unwrap();
+        assert_eq!(journal.read(&OsFiles).unwrap(), [Digest([0xab; 32])]);
     }
 }

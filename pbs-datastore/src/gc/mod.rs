@@ -24,7 +24,7 @@
 mod batches;
 mod condemn;
 mod cutoff;
-mod journal;
+pub(crate) mod journal;
 mod mark;
 mod reconcile;
 mod set_aside;

@@ -268,6 +268,38 @@ fn encrypted_damaged_and_boundless_manifests_are_refused() {
 }
 
 #[test]
+fn a_short_manifest_of_very_many_values_is_refused() {
+    let with = |one: &str, count: usize| {
+        let mut text = sample().to_string();
+        text.pop();
+        let many = vec![one; count].join(",");
+        Manifest::from_json(format!("{text},\"more\":[{many}]}}").as_bytes())
+    };
+    for one in ["0", "[]", "{\"a\":0}"] {
+        assert_eq!(with(one, VALUES_MAX), Err(ManifestError::TooManyValues));
+    }
+    assert!(with("0", VALUES_MAX - 100).is_ok());
+    // Commas and brackets within texts are no values, whatever is escaped there.
+    let texts = with(r#"",[{,[{\\\",[{,[{,\\""#, 10_000);
+    assert!(texts.is_ok(), "{texts:?}");
+}
+
+#[test]
+fn what_maps_take_in_memory_is_counted() {
+    let memory = |one: &str| {
+        let mut text = sample().to_string();
+        text.pop();
+        let many = vec![one; 1000].join(",");
+        let text = format!("{text},\"more\":[{many}]}}");
+        let manifest = Manifest::from_json(text.as_bytes()).expect("a manifest");
+        manifest.memory_bytes()
+    };
+    // The smallest node of a map of texts and values has eleven places.
+    let node = 11 * (size_of::<String>() + size_of::<Value>());
+    assert!(memory("{\"a\":0}") - memory("{}") >= 1000 * node);
+}
+
+#[test]
 fn deep_nesting_is_an_error() {
     let deep = "[".repeat(100_000);
     assert!(matches!(

@@ -22,7 +22,7 @@ struct Line<'a> {
 }
 
 /// The line for one change, with its line break.
-pub(super) fn line(name: &str, entry: Option<&MirrorEntry>) -> Vec<u8> {
+pub(crate) fn line(name: &str, entry: Option<&MirrorEntry>) -> Vec<u8> {
     let line = Line {
         name: name.into(),
         etag: entry.map(|entry| entry.etag.as_str().into()),
@@ -34,7 +34,7 @@ pub(super) fn line(name: &str, entry: Option<&MirrorEntry>) -> Vec<u8> {
 }
 
 /// All entries, and the length of the log in bytes and lines.
-pub(super) fn read(
+pub(crate) fn read(
     files: &dyn Files,
     path: &Path,
 ) -> io::Result<(BTreeMap<String, MirrorEntry>, u64, usize)> {

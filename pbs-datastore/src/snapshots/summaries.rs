@@ -11,7 +11,7 @@ use lru::LruCache;
 use super::SnapshotRef;
 use super::state::{SnapshotState, Validator};
 
-/// Manifests kept, about 1 KiB each.
+/// Manifests kept, some KiB each.
 const COUNT_MAX: NonZeroUsize = NonZeroUsize::new(32 * 1024).expect("not zero");
 
 /// Memory for them, of one datastore.

@@ -108,7 +108,7 @@ impl Default for Delays {
 
 impl Delays {
     /// No delay.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzz"))]
     pub(crate) const NONE: Self = Self {
         unauthorized: Duration::ZERO,
         forbidden: Duration::ZERO,

@@ -30,6 +30,8 @@ mod tasks;
 mod tests;
 mod users;
 
+#[cfg(feature = "fuzz")]
+pub(crate) use self::table::patterns;
 pub(crate) use self::{
     call::{Caller, Endpoint},
     envelope::{Delays, Reply},

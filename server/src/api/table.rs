@@ -104,12 +104,19 @@ fn machine() -> Vec<RouteEntry> {
     ]
 }
 
+fn rows() -> impl Iterator<Item = RouteEntry> {
+    [accounts(), contents(), machine()].into_iter().flatten()
+}
+
+/// Method and pattern of every call.
+#[cfg(feature = "fuzz")]
+pub(crate) fn patterns() -> impl Iterator<Item = (Method, &'static str)> {
+    rows().map(|(method, pattern, _)| (method, pattern))
+}
+
 /// The tree of all calls.
 pub(crate) fn routes() -> Router<Endpoint> {
-    let rows = [accounts(), contents(), machine()];
-    rows.into_iter()
-        .flatten()
-        .fold(Router::default(), |router, (method, pattern, endpoint)| {
-            router.route(method, pattern, endpoint)
-        })
+    rows().fold(Router::default(), |router, (method, pattern, endpoint)| {
+        router.route(method, pattern, endpoint)
+    })
 }

@@ -47,8 +47,16 @@ pub(crate) struct Passwords {
 
 impl Passwords {
     /// With the recommended cost: 19 MiB, two passes. Blocks for one hash.
+    #[cfg(not(feature = "fuzz"))]
     pub(crate) fn new() -> Self {
         Self::with_params(Params::default())
+    }
+
+    /// With the least cost: thousands of daemons are made there.
+    #[cfg(feature = "fuzz")]
+    pub(crate) fn new() -> Self {
+        let least = Params::new(Params::MIN_M_COST, 1, 1, None);
+        Self::with_params(least.unwrap_or_default())
     }
 
     /// With another cost, for tests.

@@ -8,7 +8,7 @@ mod datastore;
 mod link;
 mod password;
 mod s3;
-mod serve;
+pub(crate) mod serve;
 mod setup;
 #[cfg(test)]
 mod tests;

@@ -85,7 +85,8 @@ fn assemble(config_file: &Path, env: Env) -> anyhow::Result<Arc<Daemon>> {
     Ok(Daemon::assemble(config_file, lock, env)?)
 }
 
-fn protocol(daemon: &Arc<Daemon>) -> Protocol {
+/// What the two protocols need of the daemon.
+pub(crate) fn protocol(daemon: &Arc<Daemon>) -> Protocol {
     let (stores, verifying) = (daemon.stores.clone(), daemon.clone());
     Protocol {
         env: daemon.env.clone(),
@@ -105,7 +106,7 @@ fn protocol(daemon: &Arc<Daemon>) -> Protocol {
 }
 
 /// Ready once every datastore was tried, unless none of them can be used.
-fn ready_check(daemon: &Arc<Daemon>) -> ReadyCheck {
+pub(crate) fn ready_check(daemon: &Arc<Daemon>) -> ReadyCheck {
     let daemon = daemon.clone();
     Arc::new(move || {
         let config = daemon.config.read();
@@ -126,7 +127,8 @@ fn ready_check(daemon: &Arc<Daemon>) -> ReadyCheck {
     })
 }
 
-fn api_handler(daemon: &Arc<Daemon>) -> ApiHandler {
+/// The REST calls, for connections from the network.
+pub(crate) fn api_handler(daemon: &Arc<Daemon>) -> ApiHandler {
     let daemon = daemon.clone();
     Arc::new(move |request, peer| {
         let daemon = daemon.clone();

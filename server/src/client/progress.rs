@@ -39,7 +39,7 @@ impl Progress {
     }
 
     /// No output; messages are kept for [`Progress::kept`].
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzz"))]
     pub(crate) fn silent() -> Self {
         Self {
             bar: None,

@@ -153,6 +153,17 @@ impl Secrets {
         faults.or(secrets)
     }
 
+    /// Checks the text of a secrets file; all faults, one per line.
+    #[cfg(feature = "fuzz")]
+    pub(crate) fn check(text: &str) -> Result<(), String> {
+        let faults = Self::parse_text(text).err().unwrap_or_default();
+        if faults.is_empty() {
+            return Ok(());
+        }
+        let lines: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        Err(lines.join("\n"))
+    }
+
     fn read_keys(&mut self, faults: &mut Faults<'_>, section: &mut Section) {
         let mut texts = Texts::of(faults, section);
         let mut key = |faults: &mut Faults<'_>, name: &str| {

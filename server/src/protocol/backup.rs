@@ -23,7 +23,7 @@ use crate::api::{ApiError, Params, Reply};
 use crate::tasks::TaskLogger;
 
 /// The names below `/`.
-const NAMES: [&str; 11] = [
+pub(crate) const NAMES: [&str; 11] = [
     "blob",
     "dynamic_chunk",
     "dynamic_close",

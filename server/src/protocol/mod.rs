@@ -22,3 +22,5 @@ pub(crate) use self::{
     memory::{ProtocolMemory, WINDOWS_BYTES_SET_ASIDE},
     session::{SessionKind, SessionReport, SessionSubject, SessionTable},
 };
+#[cfg(feature = "fuzz")]
+pub(crate) use self::{backup::NAMES as BACKUP_NAMES, reader::NAMES as READER_NAMES};

@@ -22,7 +22,7 @@ use crate::api::ApiError;
 use crate::tasks::TaskLogger;
 
 /// The names below `/`.
-const NAMES: [&str; 3] = ["chunk", "download", "speedtest"];
+pub(crate) const NAMES: [&str; 3] = ["chunk", "download", "speedtest"];
 /// What a speed test is answered with.
 static SPEEDTEST: [u8; 1 << 20] = [b'A'; 1 << 20];
 /// Files that are answered at once in one session.

@@ -56,7 +56,7 @@ pub(super) fn log_path(dir: &Path, key: TaskKey) -> PathBuf {
 
 /// The remembered tasks of an index; those without an end get an unknown one, at the time of their last log line, or
 /// `now`.
-pub(super) fn read_index(text: &[u8], dir: &Path, now: i64) -> BTreeMap<TaskKey, TaskInfo> {
+pub(crate) fn read_index(text: &[u8], dir: &Path, now: i64) -> BTreeMap<TaskKey, TaskInfo> {
     let mut found: BTreeMap<TaskKey, TaskInfo> = BTreeMap::new();
     let mut damaged = 0;
     for line in text

@@ -22,6 +22,8 @@ mod upid;
 
 use std::sync::Arc;
 
+#[cfg(feature = "fuzz")]
+pub(crate) use self::index::read_index;
 #[expect(unused_imports, reason = "the surface for jobs and endpoints")]
 pub(crate) use self::{
     handle::{AbortSignal, Task, TaskLogger},

@@ -24,7 +24,7 @@ pub(crate) struct UpidError(String);
 
 /// What makes a task's name unique: start time first, so that later tasks are greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct TaskKey {
+pub(crate) struct TaskKey {
     pub(super) start_time: i64,
     pub(super) task_id: u64,
     pub(super) pid: u32,

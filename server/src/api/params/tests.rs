@@ -90,6 +90,17 @@ fn flags(#[case] text: &str, #[case] expected: Option<bool>) {
 }
 
 #[test]
+fn a_json_body_of_very_many_values_is_refused_wherever_they_are() {
+    let gathered = |text: &str| Params::gather([], None, JSON, text.as_bytes()).map(|_| ());
+    let list = |one: &str, count: usize| format!(r#"{{"a":[{}]}}"#, vec![one; count].join(","));
+    assert_eq!(gathered(&list("1", VALUES_MAX - 10)), Ok(()));
+    for one in ["1", r#"{"":0}"#, "[0]"] {
+        let refused = gathered(&list(one, VALUES_MAX)).expect_err("too many");
+        assert_eq!(refused.message(), "too many parameters", "{one}");
+    }
+}
+
+#[test]
 fn native_json_values() {
     assert_eq!(json(r#"{"f":true}"#).flag("f"), Ok(Some(true)));
     assert!(json(r#"{"f":[]}"#).flag("f").is_err());

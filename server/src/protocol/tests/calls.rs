@@ -42,6 +42,13 @@ async fn a_backup_is_written_and_read() {
     );
     let index = Index::parse(pbs_datastore::ArchiveKind::Dynamic, index.body).expect("an index");
     assert_eq!((index.len(), index.size()), (3, 400_005));
+    let (start, _) = chunk.split_at(chunk.len() - 32);
+    let similar = format!("{start}{}", "0".repeat(32));
+    assert_eq!(
+        reader.get(&similar).await.status,
+        401,
+        "its index names another"
+    );
     let answer = reader.get(&chunk).await;
     assert_eq!((answer.status, answer.length), (200, Some(300_012)));
     assert_eq!(&answer.body[12..], &chunks[1]);
