@@ -368,29 +368,41 @@ enum Target {
     Api,
 }
 
+/// What anyone may GET, beside the calls.
+const HEALTH: [(&str, Target); 2] = [
+    ("health/live", Target::Live),
+    ("health/ready", Target::Ready),
+];
+/// What leaves HTTP/1.1; below the prefix of the calls.
+const UPGRADES: [(&str, Target); 2] = [
+    ("backup", Target::Upgrade(ProtocolName::Backup)),
+    ("reader", Target::Upgrade(ProtocolName::Reader)),
+];
+
+/// The paths that are answered beside the calls of the API: those of the upgrades, and those that are open to anyone.
+pub(crate) fn paths_beside_calls() -> (Vec<&'static str>, Vec<&'static str>) {
+    let paths = |table: &[(&'static str, Target)]| table.iter().map(|(path, _)| *path).collect();
+    (paths(&UPGRADES), paths(&HEALTH))
+}
+
 impl Target {
     fn of<B>(request: &Request<B>) -> Self {
         if request.method() != Method::GET {
             return Self::Api;
         }
-        let whole: Vec<&str> = request
-            .uri()
-            .path()
-            .split('/')
-            .filter(|segment| !segment.is_empty())
-            .collect();
-        match whole.as_slice() {
-            ["health", "live"] => return Self::Live,
-            ["health", "ready"] => return Self::Ready,
-            _ => {}
+        let find = |table: &[(&str, Self)], path: &str| {
+            let row = table.iter().find(|(known, _)| *known == path);
+            row.map(|(_, target)| *target)
+        };
+        let segments = request.uri().path().split('/');
+        let whole: Vec<&str> = segments.filter(|segment| !segment.is_empty()).collect();
+        if let Some(health) = find(&HEALTH, &whole.join("/")) {
+            return health;
         }
         let path = ApiPath::of(request.uri());
-        let segments = path.as_ref().map(ApiPath::segments).unwrap_or_default();
-        match segments {
-            [only] if only == "backup" => Self::Upgrade(ProtocolName::Backup),
-            [only] if only == "reader" => Self::Upgrade(ProtocolName::Reader),
-            _ => Self::Api,
-        }
+        let below = path.map(|path| path.segments().join("/"));
+        let upgrade = below.ok().and_then(|below| find(&UPGRADES, &below));
+        upgrade.unwrap_or(Self::Api)
     }
 }
 

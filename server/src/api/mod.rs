@@ -39,5 +39,5 @@ pub(crate) use self::{
     respond::UPLOADS_AT_ONCE,
     router::Router,
     strangers::Strangers,
-    table::routes,
+    table::{calls, routes},
 };

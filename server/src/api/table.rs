@@ -104,12 +104,25 @@ fn machine() -> Vec<RouteEntry> {
     ]
 }
 
+fn rows() -> impl Iterator<Item = RouteEntry> {
+    [accounts(), contents(), machine()].into_iter().flatten()
+}
+
 /// The tree of all calls.
 pub(crate) fn routes() -> Router<Endpoint> {
-    let rows = [accounts(), contents(), machine()];
-    rows.into_iter()
-        .flatten()
-        .fold(Router::default(), |router, (method, pattern, endpoint)| {
-            router.route(method, pattern, endpoint)
-        })
+    rows().fold(Router::default(), |router, (method, pattern, endpoint)| {
+        router.route(method, pattern, endpoint)
+    })
+}
+
+/// Method and path of every call, and whether it is open to anyone.
+pub(crate) fn calls() -> Vec<(Method, &'static str, bool)> {
+    let row = |(method, pattern, endpoint): RouteEntry| {
+        let anyone = match endpoint.access {
+            Access::Anyone => true,
+            Access::Known => false,
+        };
+        (method, pattern, anyone)
+    };
+    rows().map(row).collect()
 }

@@ -19,6 +19,8 @@ mod tests;
 
 pub(crate) use self::{
     admission::{Access, Protocol, ProtocolName},
+    backup::calls as backup_calls,
     memory::{ProtocolMemory, WINDOWS_BYTES_SET_ASIDE},
+    reader::calls as reader_calls,
     session::{SessionKind, SessionReport, SessionSubject, SessionTable},
 };
