@@ -68,7 +68,7 @@ pub(crate) type ApiBody = UnsyncBoxBody<Bytes, BodyError>;
 pub(crate) type ApiAnswer = Pin<Box<dyn Future<Output = Response<ApiBody>> + Send>>;
 /// Answers REST requests: everything but upgrades and health.
 pub(crate) type ApiHandler = Arc<dyn Fn(Request<Incoming>, SocketAddr) -> ApiAnswer + Send + Sync>;
-/// Whether the daemon can serve; the error says what is missing, without secrets.
+/// Whether the daemon can serve; the error says what is missing, and nothing that a stranger may not know.
 pub(crate) type ReadyCheck = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 /// A whole answer as a REST answer.
