@@ -21,7 +21,7 @@ use super::error::ApiError;
 use super::params::Params;
 use super::path::{ApiPath, not_found};
 use super::router::Route;
-use crate::auth::{Credentials, Principal};
+use crate::auth::Principal;
 use crate::daemon::Daemon;
 
 /// Parameters whose values are in no log.
@@ -54,23 +54,13 @@ impl Daemon {
         }
     }
 
-    /// Who sent a request, proven. Failures with credentials are written down; without any it is no attempt.
+    /// Who sent a request, proven.
     pub(crate) fn identify(&self, head: &Parts, caller: Caller) -> Result<Principal, ApiError> {
         let Caller::Network(address) = caller else {
             return Ok(Principal::daemon());
         };
-        let credentials = Credentials::of(&head.headers);
-        let who = self
-            .authority
-            .authenticate(&head.method, credentials.as_ref());
-        if who.is_err()
-            && let Some(credentials) = &credentials
-        {
-            let claimed = credentials.claimed();
-            self.strangers
-                .refused(address, &claimed, self.clock.unix_seconds());
-        }
-        Ok(who?)
+        let now = self.clock.unix_seconds();
+        self.strangers.identify(&self.authority, head, address, now)
     }
 
     async fn answer<B>(self: &Arc<Self>, head: &Parts, body: B, caller: Caller) -> CallResult

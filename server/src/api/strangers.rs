@@ -6,6 +6,11 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
+use http::request::Parts;
+
+use super::error::ApiError;
+use crate::auth::{Authority, Credentials, Principal};
+
 /// Seconds between two lines about an address.
 const EVERY_SECONDS: i64 = 10;
 /// Addresses in the table.
@@ -24,6 +29,25 @@ struct Seen {
 pub(crate) struct Strangers(Mutex<BTreeMap<IpAddr, Seen>>);
 
 impl Strangers {
+    /// Who sent a request from `address` at `now` (Unix seconds), proven. Failures with credentials are written down;
+    /// without any it is no attempt.
+    pub(crate) fn identify(
+        &self,
+        authority: &Authority,
+        head: &Parts,
+        address: IpAddr,
+        now: i64,
+    ) -> Result<Principal, ApiError> {
+        let credentials = Credentials::of(&head.headers);
+        let who = authority.authenticate(&head.method, credentials.as_ref());
+        if who.is_err()
+            && let Some(credentials) = &credentials
+        {
+            self.refused(address, &credentials.claimed(), now);
+        }
+        Ok(who?)
+    }
+
     /// Writes a line about a failure at `now` (Unix seconds), unless there is a fresh one. `claimed` is who it said to be.
     pub(super) fn refused(&self, address: IpAddr, claimed: &str, now: i64) {
         if let Some(failures) = self.count(address, now) {

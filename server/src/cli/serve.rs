@@ -96,6 +96,7 @@ fn protocol(daemon: &Arc<Daemon>) -> Protocol {
         memory: ProtocolMemory::new(daemon.budget.clone()),
         shutdown: daemon.shutdown.clone(),
         delays: daemon.delays,
+        strangers: daemon.strangers.clone(),
         datastore: Arc::new(move |name, access| match access {
             Access::Write => stores.get_writable(name.as_str()),
             Access::Read => stores.get(name.as_str()),
