@@ -104,7 +104,8 @@ impl Daemon {
         if head.method == Method::GET {
             return endpoint.run(self.clone(), call).await;
         }
-        self.change(head, call).await
+        let record = Record::of(head, &call, endpoint.access);
+        self.change(head, call, record).await
     }
 
     /// Reads the body of a call and runs it, if the caller may send it.
@@ -121,7 +122,7 @@ impl Daemon {
         B::Data: Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let record = Record::of(head, &call);
+        let record = Record::of(head, &call, endpoint.access);
         let asked = Call::without_body(call.principal.clone(), call.caller, call.params.clone());
         let read = async {
             endpoint.admit(self.clone(), asked).await?;
@@ -138,10 +139,10 @@ impl Daemon {
             Ok((content, place)) => {
                 call.body = content;
                 call.held = Some(place);
-                self.change(head, call).await
+                self.change(head, call, record).await
             }
             Err(error) => {
-                record.refused(&error);
+                record.refused(self, &error);
                 Err(error)
             }
         }
@@ -161,22 +162,21 @@ impl Daemon {
     }
 
     /// Runs a call that changes something, and writes down who asked for what and how it ended.
-    async fn change(self: &Arc<Self>, head: &Parts, call: Call) -> CallResult {
+    async fn change(self: &Arc<Self>, head: &Parts, call: Call, record: Record) -> CallResult {
         let work = self.shutdown.begin_work();
         let work = work.ok_or_else(|| ApiError::unavailable("the daemon is stopping"))?;
-        let record = Record::of(head, &call);
         let method = head.method.clone();
         let segments = ApiPath::of(&head.uri)?.segments().to_vec();
         let daemon = self.clone();
         let running = self.env.spawn(async move {
             let _work = work;
             let result = match daemon.routes.clone().find(&method, &segments) {
-                Route::Endpoint { endpoint, .. } => endpoint.run(daemon, call).await,
+                Route::Endpoint { endpoint, .. } => endpoint.run(daemon.clone(), call).await,
                 _ => Err(ApiError::not_found("no such path")),
             };
             match &result {
                 Ok(_) => record.done(),
-                Err(error) => record.refused(error),
+                Err(error) => record.refused(&daemon, error),
             }
             result
         });
@@ -191,7 +191,11 @@ impl Daemon {
 
 /// What the audit line of a call says. The path stands there as it was sent: decoded it could hold line breaks, and pass
 /// for a line of its own.
+///
+/// What anyone may ask for has no line of its own, or anyone could fill the log: a login writes down that it was granted,
+/// and logins that are refused are counted by address.
 struct Record {
+    of_anyone: bool,
     who: String,
     from: Caller,
     call: String,
@@ -199,9 +203,10 @@ struct Record {
 }
 
 impl Record {
-    fn of(head: &Parts, call: &Call) -> Self {
+    fn of(head: &Parts, call: &Call, access: Access) -> Self {
         let who = call.principal.as_ref();
         Self {
+            of_anyone: access == Access::Anyone,
             who: who.map_or_else(|| "-".to_owned(), |who| who.id().to_string()),
             from: call.caller,
             call: format!("{} {}", head.method, head.uri.path()),
@@ -215,18 +220,31 @@ impl Record {
             from,
             call,
             asked,
+            of_anyone,
         } = self;
+        if *of_anyone {
+            return;
+        }
         tracing::info!(target: "audit", %who, %from, %call, asked, "done");
     }
 
-    fn refused(&self, error: &ApiError) {
+    fn refused(&self, daemon: &Daemon, error: &ApiError) {
         let Self {
             who,
             from,
             call,
             asked,
+            of_anyone,
         } = self;
         let status = error.status().as_u16();
+        if *of_anyone && let Caller::Network(address) = from {
+            // A call that makes no sense is no attempt.
+            if status != 400 {
+                let now = daemon.clock.unix_seconds();
+                daemon.strangers.refused(*address, asked, now);
+            }
+            return;
+        }
         tracing::warn!(target: "audit", %who, %from, %call, asked, status, %error, "refused");
     }
 }
@@ -293,7 +311,11 @@ mod tests {
         let path = ApiPath::of(&head.uri).expect("a path");
         assert!(path.segments()[2].contains('\n'), "calls see it decoded");
         let params = Params::gather([], Some("a=b%0Ac"), None, &[]).expect("parameters");
-        let record = Record::of(&head, &Call::without_body(None, Caller::Owner, params));
+        let record = Record::of(
+            &head,
+            &Call::without_body(None, Caller::Owner, params),
+            Access::Known,
+        );
         let Record { call, asked, .. } = record;
         assert!(!call.contains(char::is_control), "{call}");
         assert!(!asked.contains(char::is_control), "{asked}");
