@@ -9,7 +9,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use holdfast_tests::attack::http1::{Connection, Request};
 use sha2::{Digest as _, Sha256};
 
-use super::accounts::{ADMIN, OWNER, secret_of, token_header};
+use super::accounts::{ADMIN, OWNER, STORE, secret_of, token_header};
 use super::world::World;
 
 /// How long a ticket is good, in seconds, and how far its time may lie in the future.
@@ -36,6 +36,8 @@ pub(crate) struct Credential {
     pub(crate) headers: Vec<(String, String)>,
     /// What they are worth.
     pub(crate) standing: Standing,
+    /// A word that the bearer may know: it is in a right of the own that has become worthless.
+    pub(crate) knows: Option<&'static str>,
 }
 
 /// The signing keys of an instance, and what a user's password is checked against.
@@ -135,6 +137,7 @@ impl List {
             name: name.to_owned(),
             headers,
             standing,
+            knows: None,
         });
     }
 
@@ -344,6 +347,11 @@ fn powerless(list: &mut List, keys: &Keys) {
     ] {
         let headers = vec![token_header(token, &secret_of(token))];
         list.add(Standing::Powerless, name, headers);
+        if token == "reader@pbs!t"
+            && let Some(last) = list.0.last_mut()
+        {
+            last.knows = Some(STORE);
+        }
     }
     let (now, nobody) = (now(), "nobody@pbs");
     let proven = cookie(&keys.ticket(nobody, now), Some(&keys.csrf(nobody, now)));

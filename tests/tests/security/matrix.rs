@@ -230,7 +230,9 @@ fn check_answer(world: &World, job: &Job, answer: &Answer) -> Result<()> {
         "told too much: {text}"
     );
     if job.row.powerless == Outcome::Filtered {
-        let told = WORDS.iter().find(|word| text.contains(**word));
+        let unknown = |word: &&&str| job.credential.knows != Some(**word);
+        let mut secret = WORDS.iter().filter(unknown);
+        let told = secret.find(|word| text.contains(**word));
         ensure!(told.is_none(), "'{told:?}' is told: {text}");
     }
     if status >= 400 {

@@ -24,6 +24,8 @@ pub(crate) const BUDGET_BYTES: u64 = 64 << 20;
 pub(crate) const BESIDE_BUDGET_BYTES: u64 = 96 << 20;
 /// How long an honest client may take for one backup and one restore of some megabytes, whatever goes on beside it.
 const HONEST_TIME_MAX: Duration = Duration::from_secs(30);
+/// How long what a client that has gone left behind may take to go.
+pub(crate) const SETTLE_MAX: Duration = Duration::from_secs(15);
 /// Pieces of 4 MiB that the honest client backs up.
 const HONEST_PIECES: u64 = 2;
 /// Settings of the daemon.
@@ -75,6 +77,11 @@ impl World {
             image,
             _s3: s3,
         })
+    }
+
+    /// What honest clients back up.
+    pub(crate) fn image(&self) -> PathBuf {
+        self.image.clone()
     }
 
     /// Number of the daemon's process.
@@ -240,7 +247,7 @@ impl World {
 
     fn no_session_is_left(&self) -> Result<()> {
         let path = format!("admin/datastore/{STORE}/sessions");
-        let sessions = holdfast_tests::process::wait_for(Duration::from_secs(15), || {
+        let sessions = holdfast_tests::process::wait_for(SETTLE_MAX, || {
             let sessions = self.admin("GET", &path);
             match &sessions {
                 Ok(Value::Array(list)) if !list.is_empty() => None,
