@@ -18,7 +18,7 @@ use serde_json::json;
 
 use super::call::{Access, BodyKind, Call, CallResult, Caller, Endpoint, UploadPlace, data};
 use super::error::ApiError;
-use super::params::Params;
+use super::params::{BODY_BYTES_MAX, Params};
 use super::path::{ApiPath, not_found};
 use super::router::Route;
 use crate::auth::Principal;
@@ -94,10 +94,12 @@ impl Daemon {
                     .take_upload(endpoint, head, call, body, bytes_max)
                     .await;
             }
-            (BodyKind::Params, Access::Known) => Params::of_request(variables, head, body).await?,
-            (BodyKind::Params, Access::Anyone) => {
-                let short = Limited::new(body, ANYONE_BYTES_MAX);
-                Params::of_request(variables, head, short).await?
+            (BodyKind::Params, access) => {
+                let bytes_max = match access {
+                    Access::Known => BODY_BYTES_MAX,
+                    Access::Anyone => ANYONE_BYTES_MAX,
+                };
+                Params::of_request(variables, head, body, bytes_max).await?
             }
         };
         let call = Call::without_body(principal, caller, params);
