@@ -279,7 +279,7 @@ async fn windows(world: &World) -> Result<()> {
 /// Uploads that are announced in full and begun, and then nothing: all memory that a session may claim.
 async fn stalled_uploads(world: &World) -> Result<()> {
     let mut sessions = Vec::new();
-    for number in 0..4 {
+    for number in 0..8 {
         let mut session = world
             .backup_session(RIVAL, &format!("flood-stalled-{number}"))
             .await?;
@@ -287,7 +287,8 @@ async fn stalled_uploads(world: &World) -> Result<()> {
             .call("POST", "/dynamic_index?archive-name=a.didx", b"")
             .await?;
         ensure!(opened.status == 200, "{}", opened.text());
-        for _ in 0..50 {
+        // One stream less than the least that a session gets.
+        for _ in 0..15 {
             let target = chunk_target(1, &"cd".repeat(32), 1 << 24, 1 << 24);
             let stream = session.open("POST", &target, false).await?;
             session.data(stream, &[1; 100], false).await?;
