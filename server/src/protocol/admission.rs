@@ -331,7 +331,11 @@ impl Protocol {
         params: UpgradeParams,
         who: &Principal,
     ) -> Result<Work, ApiError> {
-        let memory = self.memory.open_writer().await.ok_or_else(no_window)?;
+        let memory = self
+            .memory
+            .open_writer(who.id().user())
+            .await
+            .ok_or_else(no_window)?;
         let request = BackupRequest {
             namespace: params.namespace,
             snapshot: params.snapshot,
@@ -350,7 +354,11 @@ impl Protocol {
         who: &Principal,
         owner_needed: bool,
     ) -> Result<Work, ApiError> {
-        let memory = self.memory.open_reader().await.ok_or_else(no_window)?;
+        let memory = self
+            .memory
+            .open_reader(who.id().user())
+            .await
+            .ok_or_else(no_window)?;
         let owner = if owner_needed {
             Some(datastore_id(who)?)
         } else {
