@@ -16,6 +16,7 @@ mod idle_io;
 mod instance;
 mod jobs;
 mod parent;
+mod places;
 mod protocol;
 mod quickstart;
 mod shutdown;

@@ -1,4 +1,5 @@
-//! Who could not prove who it is, in the audit log: one line for each address and [`EVERY_SECONDS`], with how often it
+//! Who could not prove who it is, in the audit log: one line for each address (of IPv6 the first 64 bits) and
+//! [`EVERY_SECONDS`], with how often it
 //! happened, so that neither guessing nor a client with an old ticket fills the log. The table is bounded; a full one
 //! forgets whoever was written down longest ago.
 
@@ -9,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use http::request::Parts;
 
 use super::error::ApiError;
-use crate::auth::{Authority, Credentials, Principal};
+use crate::auth::{Authority, Credentials, Principal, network_of};
 
 /// Seconds between two lines about an address.
 const EVERY_SECONDS: i64 = 10;
@@ -57,6 +58,7 @@ impl Strangers {
 
     /// How many failures a line written now stands for; `None` if there is to be none.
     fn count(&self, address: IpAddr, now: i64) -> Option<u64> {
+        let address = network_of(address);
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(seen) = table.get_mut(&address) {
             seen.since += 1;
