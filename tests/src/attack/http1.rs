@@ -188,6 +188,12 @@ impl Connection {
         Ok(self.stream.read_buf(&mut self.read).await? > 0)
     }
 
+    /// Whether the other side has closed; reads what it has said.
+    pub async fn is_over(&mut self) -> Result<bool> {
+        let reading = timeout(std::time::Duration::from_millis(1), self.more()).await;
+        Ok(matches!(reading, Ok(Ok(false) | Err(_))))
+    }
+
     /// Reads until the other side closes; everything it still said. An error if it does not close in time.
     pub async fn rest(mut self, time: std::time::Duration) -> Result<Vec<u8>> {
         let reading = async {
