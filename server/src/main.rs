@@ -15,6 +15,7 @@ mod entropy;
 mod idle_io;
 mod instance;
 mod jobs;
+mod log_lines;
 mod parent;
 mod places;
 mod protocol;

@@ -22,6 +22,7 @@ use crate::config::{Config, LogFormat, open_both};
 use crate::control::Control;
 use crate::daemon::{CONFIG_FILE, Daemon, DirectoryLock, hostname, secrets_file, state_dir_of};
 use crate::jobs::verify_new;
+use crate::log_lines::LogLines;
 use crate::protocol::{Access, Protocol, ProtocolMemory};
 use crate::shutdown::{Drained, stop_signal};
 use crate::stores::StoreState;
@@ -48,12 +49,13 @@ pub(crate) struct ServeArgs {
 fn begin_logging(config: &Config) {
     let level = config.server.log_level.name();
     let filter = EnvFilter::new(format!("{level},audit=info,{QUIET}"));
+    let colours = std::io::stderr().is_terminal();
     let logging = tracing_subscriber::fmt()
         .with_env_filter(filter)
         // A log that nobody reads any more is no reason to stop: the complaint would go the same way, and panic.
         .log_internal_errors(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
+        .with_ansi(colours)
+        .with_writer(move || LogLines::new(std::io::stderr(), colours));
     // Fails only if there is a log already.
     let begun = match config.server.log_format {
         LogFormat::Text => logging.try_init(),
