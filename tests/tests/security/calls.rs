@@ -531,6 +531,12 @@ impl Row {
     }
 }
 
+/// The rows of calls that only tell something.
+pub(crate) fn that_tell() -> impl Iterator<Item = &'static Row> {
+    let tells = |row: &&Row| row.kind == "rest" && row.method == "GET";
+    ROWS.iter().filter(tells)
+}
+
 /// Fails unless [`ROWS`] are exactly the calls that the daemon answers.
 pub(crate) fn check_completeness() -> Result<()> {
     let mut command = holdfast()?.command();
