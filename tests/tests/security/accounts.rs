@@ -122,9 +122,10 @@ pub(crate) fn write(daemon: &Daemon, s3: &Access) -> Result<()> {
     let mut config = String::new();
     for store in [STORE, OTHER_STORE] {
         let path = daemon.store_dir(store);
+        let path = path.display();
         writeln!(
             config,
-            "[datastore.{store}]\nbackend = \"filesystem\"\npath = {path:?}\ngc-atime-cutoff-minutes = 0"
+            "[datastore.{store}]\nbackend = \"filesystem\"\npath = \"{path}\"\ngc-atime-cutoff-minutes = 0"
         )?;
     }
     writeln!(config, "[s3.{S3}]\nendpoint = {:?}", s3.endpoint)?;

@@ -115,6 +115,8 @@ pub(crate) fn cookie(ticket: &str, csrf: Option<&str>) -> Vec<(String, String)> 
 /// Logs in: ticket and token against forged requests.
 pub(crate) async fn log_in(world: &World, user: &str, password: &str) -> Result<(String, String)> {
     let mut connection = Connection::open(&world.peer).await?;
+    // A ticket may stand for a password; in a form a plus is a blank.
+    let password = password.replace('+', "%2B");
     let body = format!("username={user}&password={password}");
     let request = Request::new("POST", "/api2/json/access/ticket").body(body);
     let answer = connection.ask(&request).await?;

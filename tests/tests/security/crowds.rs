@@ -19,7 +19,7 @@ const CONNECTIONS_MAX: usize = 256;
 /// Connections of a crowd at one address.
 const CROWD: usize = 400;
 /// How long a crowd stays.
-const STAY: Duration = Duration::from_secs(6);
+const STAY: Duration = Duration::from_secs(3);
 
 /// How a connection of a crowd begins, before it falls silent.
 #[derive(Clone, Copy, Debug)]
@@ -90,7 +90,9 @@ async fn attack(world: &World, addresses: &[u8]) -> Result<usize> {
     let connection = timeout(STAY, Connection::open(&world.peer)).await;
     let mut connection = connection.context("no connection beside the crowd")??;
     let path = format!("admin/datastore/{STORE}/snapshots");
-    let answer = connection.ask(&world.request(HONEST, "GET", &path)).await?;
+    let answer = connection
+        .ask(&World::request(HONEST, "GET", &path))
+        .await?;
     ensure!(answer.status == 200, "{}", answer.text());
     tokio::time::sleep(STAY).await;
     Ok(held)

@@ -20,6 +20,7 @@ const TRIES: usize = 8;
 const TOKENS_MAX: usize = 256;
 
 async fn try_password(peer: &Peer, user: &str, password: &str) -> Result<Answer> {
+    let password = password.replace('+', "%2B");
     let body = format!("username={user}&password={password}");
     let request = Request::new("POST", "/api2/json/access/ticket").body(body);
     Connection::open(peer).await?.ask(&request).await
@@ -114,7 +115,7 @@ fn guessing_is_bounded(world: &World) -> Result<()> {
         elsewhere.status
     );
     let path = format!("admin/datastore/{STORE}/snapshots");
-    let token = world.request(HONEST, "GET", &path);
+    let token = World::request(HONEST, "GET", &path);
     let answer = async { Connection::open(&peer).await?.ask(&token).await };
     let answer = world.runtime.block_on(answer)?;
     ensure!(

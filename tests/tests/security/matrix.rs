@@ -19,7 +19,7 @@ use super::credentials::{self, Credential, Standing};
 use super::world::World;
 
 /// Refusals are held back for three seconds, so that many connections wait at the same time.
-const CONNECTIONS: usize = 700;
+const CONNECTIONS: usize = 1200;
 /// What a stranger is told, whatever was shown.
 const STRANGER: &str = "authentication failed";
 /// Words that tell what there is to somebody who may not know it.
@@ -92,7 +92,7 @@ struct Job {
 fn protocol_of(row: &Row) -> Option<&'static str> {
     match (row.kind, row.path) {
         ("backup", _) | ("upgrade", "/api2/json/backup") => Some("proxmox-backup-protocol-v1"),
-        ("reader", _) | ("upgrade", _) => Some("proxmox-backup-reader-protocol-v1"),
+        ("reader" | "upgrade", _) => Some("proxmox-backup-reader-protocol-v1"),
         _ => None,
     }
 }

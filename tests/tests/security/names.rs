@@ -211,7 +211,7 @@ async fn over_rest(world: &World) -> Result<usize> {
     for name in NAMES {
         for (method, template) in CALLS {
             let target = filled(template, name);
-            let mut request = world.request(ADMIN, method, &target);
+            let mut request = World::request(ADMIN, method, &target);
             // A path of nothing but dots is another path.
             request.target = format!("/api2/json/{target}");
             let answer = connection.ask(&request).await;
@@ -277,8 +277,7 @@ async fn in_json(world: &World) -> Result<usize> {
             ),
         ] {
             let body = template.replace("$N", name);
-            let request = world
-                .request(ADMIN, method, path)
+            let request = World::request(ADMIN, method, path)
                 .with("Content-Type", "application/json")
                 .body(body.clone());
             let answer = Connection::open(&world.peer).await?.ask(&request).await?;

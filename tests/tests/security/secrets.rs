@@ -62,13 +62,14 @@ async fn use_secrets(world: &World) -> Result<BTreeMap<String, String>> {
         Request::new("GET", "/api2/json/version").with_all(&cookie("PBS:wrong-secret-8", None)),
         Request::new("GET", "/api2/json/version").with("Authorization", "Basic wrong-secret-9"),
     ];
-    for (number, request) in wrong.iter().enumerate() {
-        let answer = connection().await?.ask(request).await?;
-        ensure!(answer.status >= 400, "{request:?}: {}", answer.text());
-        keep(
-            &format!("wrong secret {}", number + 1),
-            &format!("wrong-secret-{}", number + 1),
-        );
+    let tried = wrong
+        .iter()
+        .map(|request| async { connection().await?.ask(request).await });
+    for (number, answer) in join_all(tried).await.into_iter().enumerate() {
+        let answer = answer?;
+        ensure!(answer.status >= 400, "{number}: {}", answer.text());
+        let secret = format!("wrong-secret-{}", number + 1);
+        keep(&secret, &secret);
     }
     let changes = [
         (
@@ -113,7 +114,7 @@ async fn use_secrets(world: &World) -> Result<BTreeMap<String, String>> {
         ),
     ];
     for (method, path, body) in changes {
-        let request = world.request(ADMIN, method, path).body(body);
+        let request = World::request(ADMIN, method, path).body(body);
         connection().await?.ask(&request).await?;
         for pair in body.split('&') {
             if let Some((_, secret)) = pair
@@ -128,20 +129,20 @@ async fn use_secrets(world: &World) -> Result<BTreeMap<String, String>> {
     let path = format!("admin/s3/{S3}/check?bucket=backups");
     let checked = connection()
         .await?
-        .ask(&world.request(ADMIN, "PUT", &path))
+        .ask(&World::request(ADMIN, "PUT", &path))
         .await?;
     ensure!(checked.status == 200, "{}", checked.text());
     let path = "access/users/nobody@pbs/token/fresh";
     let fresh = connection()
         .await?
-        .ask(&world.request(ADMIN, "POST", path))
+        .ask(&World::request(ADMIN, "POST", path))
         .await?;
     let fresh = fresh.json()?["data"]["value"]
         .as_str()
         .context("no secret")?
         .to_owned();
     keep("the secret of a new token", &fresh);
-    let renewed = world.request(ADMIN, "PUT", &format!("{path}?regenerate=1"));
+    let renewed = World::request(ADMIN, "PUT", &format!("{path}?regenerate=1"));
     let renewed = connection().await?.ask(&renewed).await?;
     keep(
         "a renewed secret",
@@ -226,7 +227,15 @@ fn nothing_secret_is_told() -> Result<()> {
 }
 
 async fn forge(world: &World) -> Result<usize> {
-    let encoded: String = FORGED.bytes().map(|byte| format!("%{byte:02x}")).collect();
+    let encoded = format!(
+        "%{}",
+        FORGED
+            .as_bytes()
+            .iter()
+            .map(|byte| hex::encode([*byte]))
+            .collect::<Vec<_>>()
+            .join("%")
+    );
     let (mut all, mut made) = (Vec::new(), 0);
     for line in [
         "%0a",
@@ -242,19 +251,45 @@ async fn forge(world: &World) -> Result<usize> {
         let login = Request::new("POST", "/api2/json/access/ticket");
         let requests = [
             login.clone().body(format!("username={text}&password=x")),
-            login.clone().body(format!("username={text}@pbs&password=x")),
+            login
+                .clone()
+                .body(format!("username={text}@pbs&password=x")),
             login.body(format!("username=a@pbs&password=x&{text}=x")),
             Request::new("GET", &format!("/api2/json/{text}")),
             Request::new("GET", &format!("/api2/json/version?{text}")),
-            Request::new("GET", "/api2/json/version").with("Authorization", &format!("PBSAPIToken {text}@pbs!t:x")),
-            Request::new("GET", "/api2/json/version").with("Authorization", &format!("PBSAPIToken a@pbs!{text}:x")),
-            world.request(ADMIN, "DELETE", &format!("access/users/{text}")),
-            world.request(ADMIN, "PUT", &format!("access/users/nobody@pbs?comment={text}")),
-            world.request(ADMIN, "POST", &format!("config/datastore?name=new&backend={text}&path=/x")),
-            world.request(ADMIN, "POST", &format!("config/datastore?name=new&backend=filesystem&path=/proc/{text}")),
-            world.request(ADMIN, "PUT", &format!("admin/datastore/{STORE}/group-notes?backup-type=host&backup-id={text}&notes={text}")),
-            world.request(ADMIN, "DELETE", &format!("nodes/localhost/tasks/{text}")),
-            world.request(ADMIN, "GET", &format!("backup?store={STORE}&backup-type=host&backup-id={text}&backup-time=1")),
+            Request::new("GET", "/api2/json/version")
+                .with("Authorization", &format!("PBSAPIToken {text}@pbs!t:x")),
+            Request::new("GET", "/api2/json/version")
+                .with("Authorization", &format!("PBSAPIToken a@pbs!{text}:x")),
+            World::request(ADMIN, "DELETE", &format!("access/users/{text}")),
+            World::request(
+                ADMIN,
+                "PUT",
+                &format!("access/users/nobody@pbs?comment={text}"),
+            ),
+            World::request(
+                ADMIN,
+                "POST",
+                &format!("config/datastore?name=new&backend={text}&path=/x"),
+            ),
+            World::request(
+                ADMIN,
+                "POST",
+                &format!("config/datastore?name=new&backend=filesystem&path=/proc/{text}"),
+            ),
+            World::request(
+                ADMIN,
+                "PUT",
+                &format!(
+                    "admin/datastore/{STORE}/group-notes?backup-type=host&backup-id={text}&notes={text}"
+                ),
+            ),
+            World::request(ADMIN, "DELETE", &format!("nodes/localhost/tasks/{text}")),
+            World::request(
+                ADMIN,
+                "GET",
+                &format!("backup?store={STORE}&backup-type=host&backup-id={text}&backup-time=1"),
+            ),
         ];
         let with_headers = |request: Request| {
             request

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use futures_util::future::try_join_all;
 use holdfast_tests::attack::http1::{Answer, Connection, Request};
 use holdfast_tests::process::say;
 use tokio::time::Instant;
@@ -47,9 +48,8 @@ async fn heads(world: &World) -> Result<usize> {
         format!("GET {target} HTTP/1.1\r\nHost: store\r\n{more}\r\n").into_bytes()
     };
     let ping = |more: String| get("/api2/json/ping", &more);
-    let many: String = (0..5000)
-        .map(|number| format!("x-{number}: y\r\n"))
-        .collect();
+    let many = (0..5000).map(|number| format!("x-{number}: y\r\n"));
+    let many = many.collect::<Vec<_>>().concat();
     let cookie = format!("Cookie: PBSAuthCookie={}\r\n", long(600));
     let method = format!("{} / HTTP/1.1\r\n\r\n", long(70_000));
     let hello = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n";
@@ -97,9 +97,9 @@ async fn heads(world: &World) -> Result<usize> {
         ("NUL bytes", vec![0; 1000], closed),
         ("no HTTP", hello.to_vec(), closed),
     ];
-    for (what, bytes, statuses) in &cases {
-        expect(world, what, bytes, statuses).await?;
-    }
+    let told = cases.iter();
+    let told = told.map(|(what, bytes, statuses)| expect(world, what, bytes, statuses));
+    try_join_all(told).await?;
     Ok(cases.len())
 }
 
@@ -205,13 +205,14 @@ async fn shapes(world: &World) -> Result<usize> {
             &[400, 404],
         ),
     ];
-    for (what, bytes, statuses) in &cases {
-        expect(world, what, bytes, statuses).await?;
-    }
-    for method in ["OPTIONS", "TRACE", "PATCH", "BREW"] {
+    let told = cases.iter();
+    let told = told.map(|(what, bytes, statuses)| expect(world, what, bytes, statuses));
+    try_join_all(told).await?;
+    let methods = ["OPTIONS", "TRACE", "PATCH", "BREW"].map(|method| {
         let request = line(&format!("{method} /api2/json/version HTTP/1.1"));
-        expect(world, method, &request, &[400, 401, 404, 405]).await?;
-    }
+        async move { expect(world, method, &request, &[400, 401, 404, 405]).await }
+    });
+    try_join_all(methods).await?;
     Ok(cases.len() + 4)
 }
 
@@ -228,26 +229,26 @@ async fn announced(world: &World) -> Result<usize> {
         ("a login of 20 KB", login, 20 << 10, 400),
         (
             "a call of a terabyte",
-            world.request(ADMIN, "POST", "access/users"),
+            World::request(ADMIN, "POST", "access/users"),
             1 << 40,
             400,
         ),
         (
             "a call of 600 KB",
-            world.request(ADMIN, "POST", "access/users"),
+            World::request(ADMIN, "POST", "access/users"),
             600 << 10,
             400,
         ),
         (
             "a log of a terabyte",
-            world.request(RIVAL, "POST", &log),
+            World::request(RIVAL, "POST", &log),
             1 << 40,
             400,
         ),
         ("a log of a stranger", stranger, 16 << 20, 401),
         (
             "a log for another's backup",
-            world.request("owner@pbs!t", "POST", &log),
+            World::request("owner@pbs!t", "POST", &log),
             16 << 20,
             403,
         ),
@@ -267,11 +268,9 @@ async fn endless(world: &World) -> Result<usize> {
     );
     let requests = [
         Request::new("POST", "/api2/json/access/ticket"),
-        world.request(ADMIN, "POST", "access/users"),
-        world
-            .request(ADMIN, "PUT", "access/acl")
-            .with("Content-Type", "application/json"),
-        world.request(RIVAL, "POST", &log),
+        World::request(ADMIN, "POST", "access/users"),
+        World::request(ADMIN, "PUT", "access/acl").with("Content-Type", "application/json"),
+        World::request(RIVAL, "POST", &log),
     ];
     let mut piece = b"10000\r\n".to_vec();
     piece.extend(vec![b'a'; 0x10000]);
@@ -302,7 +301,8 @@ async fn costly(world: &World) -> Result<usize> {
         "{{{}\"z\":1}}",
         (0..30_000)
             .map(|n| format!("\"k{n}\":[],"))
-            .collect::<String>()
+            .collect::<Vec<_>>()
+            .concat()
     );
     let list = format!("{{\"delete\":[{}\"x\"]}}", "\"x\",".repeat(100_000));
     let numbers = format!("{{\"enable\":{}}}", "9".repeat(400_000));
@@ -314,7 +314,7 @@ async fn costly(world: &World) -> Result<usize> {
         ("a long number", numbers.into_bytes()),
         ("the same again and again", same.into_bytes()),
     ];
-    let request = world.request(ADMIN, "PUT", "access/users/nobody@pbs");
+    let request = World::request(ADMIN, "PUT", "access/users/nobody@pbs");
     for (what, body) in &json {
         let request = request
             .clone()

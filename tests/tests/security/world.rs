@@ -90,7 +90,7 @@ impl World {
     }
 
     /// A request of a token.
-    pub(crate) fn request(&self, token: &str, method: &str, path: &str) -> Request {
+    pub(crate) fn request(token: &str, method: &str, path: &str) -> Request {
         let (name, value) = token_header(token, &secret_of(token));
         Request::new(method, &format!("/api2/json/{path}")).with(&name, &value)
     }
@@ -98,7 +98,7 @@ impl World {
     /// A call of a token on a connection of its own.
     pub(crate) async fn call(&self, token: &str, method: &str, path: &str) -> Result<Answer> {
         let mut connection = Connection::open(&self.peer).await?;
-        connection.ask(&self.request(token, method, path)).await
+        connection.ask(&Self::request(token, method, path)).await
     }
 
     /// A call of the administrator that must succeed; its data.
@@ -121,8 +121,7 @@ impl World {
             "backup" => "proxmox-backup-protocol-v1",
             _ => "proxmox-backup-reader-protocol-v1",
         };
-        let request = self
-            .request(token, "GET", &format!("{protocol}?{query}"))
+        let request = World::request(token, "GET", &format!("{protocol}?{query}"))
             .with("Connection", "upgrade")
             .with("Upgrade", name);
         let answer = connection.ask(&request).await?;
