@@ -53,6 +53,11 @@ impl World {
 
     /// The same with more settings for `[server]`; those given twice count as given here.
     pub(crate) fn with(settings: &[&str]) -> Result<Self> {
+        Self::with_more(settings, "")
+    }
+
+    /// The same with more of a configuration.
+    pub(crate) fn with_more(settings: &[&str], config: &str) -> Result<Self> {
         let s3 = EmbeddedS3::start()?;
         let name = |setting: &str| setting.split('=').next().unwrap_or_default().to_owned();
         let given: Vec<String> = settings.iter().map(|setting| name(setting)).collect();
@@ -61,6 +66,7 @@ impl World {
         all.extend(settings);
         let daemon = Daemon::set_up(&all)?;
         accounts::write(&daemon, &s3.access())?;
+        daemon.edit_config(|text| format!("{text}\n{config}"))?;
         let image = daemon.dir().join("honest-image");
         content::write_image(&image, 7, HONEST_PIECES)?;
         daemon.start()?;
