@@ -19,7 +19,7 @@ fn place(files: &dyn Files, dir: &Path) -> io::Result<()> {
 /// The journal of a delete batch, read from the empty directory `dir`. What is accepted is, written again, the same file:
 /// nothing in it was skipped or guessed.
 pub fn gc_journal(data: &[u8], dir: &Path) {
-    let (files, journal) = (OsFiles, Journal::new(dir));
+    let (files, journal) = (OsFiles, Journal::new(dir, dir));
     place(&files, dir).expect("a directory of ours");
     let path = dir.join("gc-journal");
     std::fs::write(&path, data).expect("written");

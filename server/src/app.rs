@@ -2,19 +2,17 @@
 //!
 //! A connection is TLS with HTTP/1.1 inside; two endpoints upgrade it ([`crate::protocol`]), the rest is REST. What is
 //! bounded before anybody is known: connections, and those that have not sent a request yet, in all and per address; the time
-//! for the handshake, for a request's head, and without a byte in either direction. Connections beyond their number are
-//! closed at once: clients notice and try again. One that only finds no place among those without a request waits for it:
-//! sixty clients behind one address may well begin at the same moment.
+//! for the handshake, for a request's head, and without a byte in either direction. Who makes room for whom is the concern of
+//! [`crate::places`]. Connections that find none are closed at once: clients notice and try again.
 //!
 //! Plain HTTP on the port is answered with a redirect to `https`.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,12 +28,12 @@ use pbs_datastore::Env;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
 use crate::api::{ApiError, ApiPath};
 use crate::idle_io::IdleIo;
+use crate::places::{HalfOpen, Place, Places};
 use crate::protocol::{Protocol, ProtocolName};
 use crate::shutdown::Shutdown;
 
@@ -47,13 +45,6 @@ const HEAD_MAX: Duration = Duration::from_mins(1);
 const SILENCE_MAX: Duration = Duration::from_mins(15);
 /// Longest head of a request, in bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// Which part of the connections may be without a request yet.
-const HALF_OPEN_PART: usize = 4;
-/// Which part of the connections may come from one address.
-const ADDRESS_PART: usize = 2;
-/// Once half of the places without a request are taken, which part of them one address may have. Until then it may have
-/// more.
-const ADDRESS_HALF_OPEN_PART: usize = 8;
 /// How long a connection waits for a place among those without a request.
 const PLACE_WAIT_MAX: Duration = Duration::from_mins(1);
 /// Pause after the system refused to accept a connection.
@@ -69,7 +60,7 @@ pub(crate) type ApiBody = UnsyncBoxBody<Bytes, BodyError>;
 pub(crate) type ApiAnswer = Pin<Box<dyn Future<Output = Response<ApiBody>> + Send>>;
 /// Answers REST requests: everything but upgrades and health.
 pub(crate) type ApiHandler = Arc<dyn Fn(Request<Incoming>, SocketAddr) -> ApiAnswer + Send + Sync>;
-/// Whether the daemon can serve; the error says what is missing, without secrets.
+/// Whether the daemon can serve; the error says what is missing, and nothing that a stranger may not know.
 pub(crate) type ReadyCheck = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 /// A whole answer as a REST answer.
@@ -97,142 +88,6 @@ impl fmt::Debug for App {
         f.debug_struct("App")
             .field("protocol", &self.protocol)
             .finish_non_exhaustive()
-    }
-}
-
-/// How many connections are open, and whose.
-#[derive(Debug)]
-struct Places {
-    all: Arc<Semaphore>,
-    half_open: Arc<Semaphore>,
-    half_open_max: usize,
-    /// A place without a request was given back.
-    freed: Notify,
-    address_max: usize,
-    by_address: Mutex<HashMap<IpAddr, Held>>,
-}
-
-/// What one address holds.
-#[derive(Debug, Default)]
-struct Held {
-    open: usize,
-    half_open: usize,
-}
-
-/// The place of one connection.
-struct Place {
-    places: Arc<Places>,
-    address: IpAddr,
-    _all: OwnedSemaphorePermit,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.places.give_back(self.address, |held| held.open -= 1);
-    }
-}
-
-/// The place of a connection without a request yet.
-struct HalfOpen {
-    places: Arc<Places>,
-    address: IpAddr,
-    permit: Option<OwnedSemaphorePermit>,
-}
-
-impl Drop for HalfOpen {
-    fn drop(&mut self) {
-        self.places
-            .give_back(self.address, |held| held.half_open -= 1);
-        drop(self.permit.take());
-        self.places.freed.notify_waiters();
-    }
-}
-
-impl Places {
-    fn new(connections_max: u64) -> Self {
-        let all = usize::try_from(connections_max)
-            .unwrap_or(Semaphore::MAX_PERMITS)
-            .min(Semaphore::MAX_PERMITS);
-        let half_open_max = (all / HALF_OPEN_PART).max(1);
-        Self {
-            all: Arc::new(Semaphore::new(all)),
-            half_open: Arc::new(Semaphore::new(half_open_max)),
-            half_open_max,
-            freed: Notify::new(),
-            address_max: (all / ADDRESS_PART).max(1),
-            by_address: Mutex::default(),
-        }
-    }
-
-    /// The place of a connection; `None` if there are too many.
-    fn take(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
-        let all = Arc::clone(&self.all).try_acquire_owned().ok()?;
-        let address = address.to_canonical();
-        let mut by_address = self.lock();
-        let open = by_address.get(&address).map_or(0, |held| held.open);
-        if open >= self.address_max {
-            return None;
-        }
-        by_address.entry(address).or_default().open += 1;
-        drop(by_address);
-        Some(Place {
-            places: Arc::clone(self),
-            address,
-            _all: all,
-        })
-    }
-
-    /// A place without a request, for the connection of `place`; `None` if its address has its part of them.
-    fn try_half_open(self: &Arc<Self>, place: &Place) -> Option<HalfOpen> {
-        // Under the lock, so that nobody misses a permit that another takes and gives back.
-        let mut by_address = self.lock();
-        let permit = Arc::clone(&self.half_open).try_acquire_owned().ok()?;
-        let scarce = self.half_open.available_permits() < self.half_open_max / 2;
-        let part = if scarce {
-            (self.half_open_max / ADDRESS_HALF_OPEN_PART).max(1)
-        } else {
-            self.half_open_max
-        };
-        let held = by_address.entry(place.address).or_default();
-        if held.half_open >= part {
-            return None;
-        }
-        held.half_open += 1;
-        drop(by_address);
-        Some(HalfOpen {
-            places: Arc::clone(self),
-            address: place.address,
-            permit: Some(permit),
-        })
-    }
-
-    /// Waits for a place without a request.
-    async fn half_open(self: &Arc<Self>, place: &Place) -> HalfOpen {
-        loop {
-            let mut freed = pin!(self.freed.notified());
-            // From here on no return is missed.
-            freed.as_mut().enable();
-            if let Some(half_open) = self.try_half_open(place) {
-                return half_open;
-            }
-            freed.await;
-        }
-    }
-
-    fn give_back(&self, address: IpAddr, change: impl FnOnce(&mut Held)) {
-        let mut by_address = self.lock();
-        if let Some(held) = by_address.get_mut(&address) {
-            change(held);
-            if held.open == 0 && held.half_open == 0 {
-                by_address.remove(&address);
-            }
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Held>> {
-        self.by_address
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -275,7 +130,7 @@ impl App {
 
     fn admit(&self, stream: TcpStream, peer: SocketAddr, acceptor: &TlsAcceptor) {
         let Some(place) = self.places.take(peer.ip()) else {
-            tracing::warn!(%peer, "connection closed: too many are open (connections-max)");
+            self.tell_closed(peer);
             return;
         };
         let Some(work) = self.shutdown.begin_work() else {
@@ -286,16 +141,31 @@ impl App {
             let _work = work;
             let waited = tokio::select! {
                 waited = timeout(PLACE_WAIT_MAX, app.places.half_open(&place)) => waited,
+                () = place.displaced() => return,
                 () = app.shutdown.requested() => return,
             };
             let Ok(half_open) = waited else {
-                tracing::warn!(%peer, "connection closed: too many of its address have sent no request yet");
+                app.tell_closed(peer);
                 return;
             };
-            if let Err(error) = app.serve(stream, peer, acceptor, half_open).await {
+            let served = tokio::select! {
+                served = app.serve(stream, peer, acceptor, half_open, &place) => served,
+                () = place.displaced() => {
+                    app.tell_closed(peer);
+                    return;
+                }
+            };
+            if let Err(error) = served {
                 tracing::debug!(%peer, %error, "connection ended");
             }
         }));
+    }
+
+    /// Notes down that a connection was closed for want of a place.
+    fn tell_closed(&self, peer: SocketAddr) {
+        if let Some(count) = self.places.closed_one() {
+            tracing::warn!(last = %peer, count, "connections closed: too many are open (connections-max)");
+        }
     }
 
     async fn serve(
@@ -304,6 +174,7 @@ impl App {
         peer: SocketAddr,
         acceptor: TlsAcceptor,
         half_open: HalfOpen,
+        place: &Place,
     ) -> Result<(), BodyError> {
         stream.set_nodelay(true)?;
         let mut first = [0];
@@ -349,7 +220,12 @@ impl App {
                     .take(),
             );
             let app = self.clone();
-            async move { Ok::<_, std::convert::Infallible>(app.answer(request, peer).await) }
+            async move {
+                place.set_busy(true);
+                let answer = app.answer(request, peer).await;
+                place.set_busy(false);
+                Ok::<_, std::convert::Infallible>(answer)
+            }
         });
         let io = TokioIo::new(IdleIo::new(stream, SILENCE_MAX));
         let connection = http1_server().serve_connection(io, service).with_upgrades();
@@ -395,29 +271,41 @@ enum Target {
     Api,
 }
 
+/// What anyone may GET, beside the calls.
+const HEALTH: [(&str, Target); 2] = [
+    ("health/live", Target::Live),
+    ("health/ready", Target::Ready),
+];
+/// What leaves HTTP/1.1; below the prefix of the calls.
+const UPGRADES: [(&str, Target); 2] = [
+    ("backup", Target::Upgrade(ProtocolName::Backup)),
+    ("reader", Target::Upgrade(ProtocolName::Reader)),
+];
+
+/// The paths that are answered beside the calls of the API: those of the upgrades, and those that are open to anyone.
+pub(crate) fn paths_beside_calls() -> (Vec<&'static str>, Vec<&'static str>) {
+    let paths = |table: &[(&'static str, Target)]| table.iter().map(|(path, _)| *path).collect();
+    (paths(&UPGRADES), paths(&HEALTH))
+}
+
 impl Target {
     fn of<B>(request: &Request<B>) -> Self {
         if request.method() != Method::GET {
             return Self::Api;
         }
-        let whole: Vec<&str> = request
-            .uri()
-            .path()
-            .split('/')
-            .filter(|segment| !segment.is_empty())
-            .collect();
-        match whole.as_slice() {
-            ["health", "live"] => return Self::Live,
-            ["health", "ready"] => return Self::Ready,
-            _ => {}
+        let find = |table: &[(&str, Self)], path: &str| {
+            let row = table.iter().find(|(known, _)| *known == path);
+            row.map(|(_, target)| *target)
+        };
+        let segments = request.uri().path().split('/');
+        let whole: Vec<&str> = segments.filter(|segment| !segment.is_empty()).collect();
+        if let Some(health) = find(&HEALTH, &whole.join("/")) {
+            return health;
         }
         let path = ApiPath::of(request.uri());
-        let segments = path.as_ref().map(ApiPath::segments).unwrap_or_default();
-        match segments {
-            [only] if only == "backup" => Self::Upgrade(ProtocolName::Backup),
-            [only] if only == "reader" => Self::Upgrade(ProtocolName::Reader),
-            _ => Self::Api,
-        }
+        let below = path.map(|path| path.segments().join("/"));
+        let upgrade = below.ok().and_then(|below| find(&UPGRADES, &below));
+        upgrade.unwrap_or(Self::Api)
     }
 }
 
@@ -533,68 +421,5 @@ mod tests {
         );
         let nameless = Request::builder().uri("/a").body(()).expect("a request");
         assert_eq!(redirect(&nameless).status(), StatusCode::BAD_REQUEST);
-    }
-
-    #[test]
-    fn places_are_bounded_in_all_by_address_and_half_open() {
-        let places = Arc::new(Places::new(16));
-        let address = |last: u8| IpAddr::from([192, 0, 2, last]);
-        let mut open: Vec<_> = (0..8)
-            .map(|_| places.take(address(1)).expect("room"))
-            .collect();
-        assert!(
-            places.take(address(1)).is_none(),
-            "half of all from one address"
-        );
-        open.extend((2..10).map(|last| places.take(address(last)).expect("room")));
-        assert!(places.take(address(99)).is_none(), "no more in all");
-        let half_open: Vec<_> = open[8..12]
-            .iter()
-            .map(|place| places.try_half_open(place).expect("room"))
-            .collect();
-        assert!(
-            places.try_half_open(&open[15]).is_none(),
-            "a quarter without a request"
-        );
-        drop(half_open);
-        assert!(places.try_half_open(&open[15]).is_some());
-        open.clear();
-        assert!(places.lock().is_empty());
-        assert_eq!(places.all.available_permits(), 16);
-    }
-
-    #[tokio::test]
-    async fn one_address_leaves_places_for_others_and_its_further_ones_wait() {
-        let places = Arc::new(Places::new(512));
-        let address = |last: u8| IpAddr::from([192, 0, 2, last]);
-        let open = |last: u8, count: usize| {
-            let places = Arc::clone(&places);
-            std::iter::repeat_with(move || places.take(address(last)).expect("room"))
-                .take(count)
-                .collect::<Vec<_>>()
-        };
-        let first = open(1, 100);
-        let mut silent: Vec<_> = first
-            .iter()
-            .filter_map(|place| places.try_half_open(place))
-            .collect();
-        assert_eq!(silent.len(), 64, "half of them while nobody else needs any");
-        let others: Vec<_> = (2..6).flat_map(|last| open(last, 20)).collect();
-        let others_silent: Vec<_> = others
-            .iter()
-            .filter_map(|place| places.try_half_open(place))
-            .collect();
-        assert_eq!(others_silent.len(), 4 * 16, "then an eighth for each");
-        let late = others.last().expect("there are some");
-        assert!(places.try_half_open(late).is_none());
-        drop(others_silent);
-        let mut waiting = Box::pin(places.half_open(&first[99]));
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        assert!(waiting.as_mut().poll(&mut context).is_pending());
-        silent.truncate(10);
-        drop(waiting.as_mut().await);
-        drop(waiting);
-        drop((silent, first, others));
-        assert!(places.lock().is_empty());
     }
 }

@@ -135,7 +135,7 @@ pub(crate) struct Daemon {
     /// The stop.
     pub(crate) shutdown: Shutdown,
     /// Who could not prove who it is.
-    pub(crate) strangers: Strangers,
+    pub(crate) strangers: Arc<Strangers>,
     /// How long refusals are held back.
     pub(crate) delays: Delays,
     /// The calls.
@@ -199,7 +199,7 @@ impl Daemon {
             budget,
             uploads: Arc::new(Semaphore::new(UPLOADS_AT_ONCE)),
             shutdown: Shutdown::new(),
-            strangers: Strangers::default(),
+            strangers: Arc::default(),
             delays: Delays::default(),
             routes: Arc::new(routes()),
             _lock: lock,

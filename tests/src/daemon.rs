@@ -61,7 +61,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Sets one up. `settings` are lines for the section `[server]`.
+    /// Sets one up. `settings` are lines for the section `[server]`; the log is JSON unless they say otherwise.
     pub fn set_up(settings: &[&str]) -> Result<Self> {
         Self::set_up_with(holdfast()?, settings)
     }
@@ -97,7 +97,12 @@ impl Daemon {
             _temporary: temporary,
             _watchdog: watchdog,
         };
+        let given = |line: &str| {
+            let name = |line: &str| line.split('=').next().map(|name| name.trim().to_owned());
+            settings.iter().any(|setting| name(setting) == name(line))
+        };
         let mut lines = vec!["log-format = \"json\"", "shutdown-seconds = 20"];
+        lines.retain(|line| !given(line));
         lines.extend(settings);
         daemon.edit_config(|text| {
             text.replacen(
@@ -513,6 +518,9 @@ fn keep_log(
 }
 
 fn address_in(line: &str) -> Option<SocketAddr> {
+    if let Some((_, rest)) = line.split_once(": listening address=") {
+        return rest.split(' ').next()?.parse().ok();
+    }
     let line: Value = serde_json::from_str(line).ok()?;
     let fields = &line["fields"];
     (fields["message"] == "listening").then(|| fields["address"].as_str()?.parse().ok())?
@@ -527,6 +535,9 @@ mod tests {
         let line =
             r#"{"level": "INFO", "fields": {"message": "listening", "address": "127.0.0.1:4"}}"#;
         assert_eq!(address_in(line), "127.0.0.1:4".parse().ok());
+        let line =
+            "2026-01-01T00:00:00Z  INFO holdfast::cli::serve: listening address=127.0.0.1:5 x=y";
+        assert_eq!(address_in(line), "127.0.0.1:5".parse().ok());
         assert_eq!(address_in("Error: no disk"), None);
     }
 }

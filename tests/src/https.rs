@@ -84,8 +84,8 @@ impl ServerCertVerifier for Pinned {
     }
 }
 
-/// GETs `path` from the daemon at `address`, which must show the certificate with this fingerprint.
-pub fn get(address: SocketAddr, fingerprint: &str, path: &str) -> Result<Answer> {
+/// What a client speaks that believes the certificate with this fingerprint and no other.
+pub fn client_config(fingerprint: &str) -> Result<Arc<ClientConfig>> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = Pinned {
         sha256: hex::decode(fingerprint.replace(':', ""))?,
@@ -96,11 +96,17 @@ pub fn get(address: SocketAddr, fingerprint: &str, path: &str) -> Result<Answer>
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
+    Ok(Arc::new(config))
+}
+
+/// GETs `path` from the daemon at `address`, which must show the certificate with this fingerprint.
+pub fn get(address: SocketAddr, fingerprint: &str, path: &str) -> Result<Answer> {
+    let config = client_config(fingerprint)?;
     let socket = TcpStream::connect_timeout(&address, TIME_MAX)?;
     socket.set_read_timeout(Some(TIME_MAX))?;
     socket.set_write_timeout(Some(TIME_MAX))?;
     let name = ServerName::IpAddress(address.ip().into());
-    let connection = ClientConnection::new(Arc::new(config), name)?;
+    let connection = ClientConnection::new(config, name)?;
     let mut stream = StreamOwned::new(connection, socket);
     // Version 1.0: the answer ends with the connection and has no chunks.
     write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;

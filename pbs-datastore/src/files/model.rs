@@ -13,7 +13,7 @@
 //! A process sees the disk through a [`ModelFiles`]. When the process has died, all calls through it fail and change
 //! nothing, and its locks are gone.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -81,7 +81,7 @@ struct State {
     inodes: BTreeMap<Ino, Inode>,
     last_ino: Ino,
     names: BTreeMap<PathBuf, Ino>,
-    dirs: BTreeMap<PathBuf, ()>,
+    dirs: BTreeSet<PathBuf>,
     durable_names: BTreeMap<PathBuf, Ino>,
     changes: Vec<Change>,
     locks: BTreeMap<PathBuf, u64>,
@@ -162,7 +162,7 @@ impl ModelDisk {
             inode.lose_power(&mut rng);
         }
         let State { dirs, .. } = &*state;
-        names.retain(|path, _| dirs.contains_key(&parent(path)));
+        names.retain(|path, _| dirs.contains(&parent(path)));
         state.names = names;
         state.locks.clear();
         state.all_durable();
@@ -173,7 +173,7 @@ impl ModelDisk {
         let state = self.state();
         let below = |path: &&PathBuf| path.starts_with(dir);
         DirCopy {
-            dirs: state.dirs.keys().filter(below).cloned().collect(),
+            dirs: state.dirs.iter().filter(below).cloned().collect(),
             files: state
                 .names
                 .iter()
@@ -187,10 +187,8 @@ impl ModelDisk {
     pub fn put_back(&self, dir: &Path, copy: &DirCopy) {
         let mut state = self.state();
         state.names.retain(|path, _| !path.starts_with(dir));
-        state.dirs.retain(|path, ()| !path.starts_with(dir));
-        state
-            .dirs
-            .extend(copy.dirs.iter().map(|dir| (dir.clone(), ())));
+        state.dirs.retain(|path| !path.starts_with(dir));
+        state.dirs.extend(copy.dirs.iter().cloned());
         for (path, inode) in &copy.files {
             let ino = state.next_ino();
             state.inodes.insert(ino, inode.clone());
@@ -259,7 +257,7 @@ impl State {
     fn inode(&self, path: &Path) -> io::Result<&Inode> {
         match self.names.get(path) {
             Some(ino) => Ok(&self.inodes[ino]),
-            None if self.dirs.contains_key(path) => Err(error(Errno::EISDIR)),
+            None if self.dirs.contains(path) => Err(error(Errno::EISDIR)),
             None => Err(error(Errno::ENOENT)),
         }
     }
@@ -271,9 +269,10 @@ impl State {
     }
 
     fn has_dir(&self, path: &Path) -> io::Result<()> {
-        match self.dirs.contains_key(path) || path.parent().is_none() {
-            true => Ok(()),
-            false => Err(error(Errno::ENOENT)),
+        if self.dirs.contains(path) || path.parent().is_none() {
+            Ok(())
+        } else {
+            Err(error(Errno::ENOENT))
         }
     }
 
@@ -300,14 +299,14 @@ impl State {
     fn all_durable(&mut self) {
         self.changes.clear();
         self.durable_names.clone_from(&self.names);
-        let used: std::collections::BTreeSet<Ino> = self.names.values().copied().collect();
+        let used: BTreeSet<Ino> = self.names.values().copied().collect();
         self.inodes.retain(|ino, _| used.contains(ino));
         self.inodes.values_mut().for_each(Inode::make_durable);
     }
 
     fn is_empty_dir(&self, dir: &Path) -> bool {
         let inside = |path: &PathBuf| path.parent() == Some(dir);
-        !self.names.keys().any(inside) && !self.dirs.keys().any(inside)
+        !self.names.keys().any(inside) && !self.dirs.iter().any(inside)
     }
 }
 
@@ -373,13 +372,13 @@ impl Files for ModelFiles {
     fn create(&self, path: &Path, mode: u32, parts: &[Bytes], sync: bool) -> io::Result<()> {
         let mut state = self.alive()?;
         state.has_dir(&parent(path))?;
-        if state.names.contains_key(path) || state.dirs.contains_key(path) {
+        if state.names.contains_key(path) || state.dirs.contains(path) {
             return Err(error(Errno::EEXIST));
         }
         let mut content = BytesMut::new();
-        parts
-            .iter()
-            .for_each(|part| content.extend_from_slice(part));
+        for part in parts {
+            content.extend_from_slice(part);
+        }
         state.room_for(content.len() as u64, 1)?;
         let ino = state.next_ino();
         let clock = state.clock;
@@ -462,7 +461,7 @@ impl Files for ModelFiles {
         let mut state = self.alive()?;
         state.inode(from)?;
         state.has_dir(&parent(to))?;
-        if state.dirs.contains_key(to) {
+        if state.dirs.contains(to) {
             return Err(error(Errno::EISDIR));
         }
         state.change(Change::Rename(from.to_owned(), to.to_owned()));
@@ -492,7 +491,7 @@ impl Files for ModelFiles {
         let state = self.alive()?;
         match state.inode(path) {
             Ok(inode) => Ok(inode.stat()),
-            Err(_) if state.dirs.contains_key(path) => Ok(dir_stat(state.clock)),
+            Err(_) if state.dirs.contains(path) => Ok(dir_stat(state.clock)),
             Err(error) => Err(error),
         }
     }
@@ -519,8 +518,8 @@ impl Files for ModelFiles {
                 stat: state.inodes[ino].stat(),
             })
         });
-        let dirs = state.dirs.range(below).take_while(|(p, ())| inside(p));
-        let dirs = dirs.filter_map(|(entry, ())| {
+        let dirs = state.dirs.range(below).take_while(inside);
+        let dirs = dirs.filter_map(|entry| {
             Some(DirEntry {
                 name: name(entry)?,
                 stat: dir_stat(state.clock),
@@ -537,14 +536,14 @@ impl Files for ModelFiles {
             if state.names.contains_key(dir) {
                 return Err(error(Errno::ENOTDIR));
             }
-            state.dirs.insert(dir.to_owned(), ());
+            state.dirs.insert(dir.to_owned());
         }
         Ok(())
     }
 
     fn remove_dir(&self, path: &Path) -> io::Result<()> {
         let mut state = self.alive()?;
-        if !state.dirs.contains_key(path) {
+        if !state.dirs.contains(path) {
             return Err(error(Errno::ENOENT));
         }
         if !state.is_empty_dir(path) {
@@ -556,7 +555,7 @@ impl Files for ModelFiles {
 
     fn remove_tree(&self, path: &Path) -> io::Result<()> {
         let mut state = self.alive()?;
-        if !state.dirs.contains_key(path) {
+        if !state.dirs.contains(path) {
             return Err(error(Errno::ENOENT));
         }
         let inside = |(entry, _): &(&PathBuf, &Ino)| entry.starts_with(path);
@@ -569,7 +568,7 @@ impl Files for ModelFiles {
         for file in files {
             state.change(Change::Unlink(file));
         }
-        state.dirs.retain(|dir, ()| !dir.starts_with(path));
+        state.dirs.retain(|dir| !dir.starts_with(path));
         Ok(())
     }
 

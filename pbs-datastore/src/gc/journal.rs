@@ -48,7 +48,13 @@ impl Journal {
         digests: &[Digest],
         unique: &str,
     ) -> io::Result<()> {
-        replace(files, &self.temporary, &self.path, &[text_of(digests).into()], unique)
+        replace(
+            files,
+            &self.temporary,
+            &self.path,
+            &[text_of(digests).into()],
+            unique,
+        )
     }
 
     /// Removes the journal, durably.
@@ -165,7 +171,7 @@ mod tests {
     #[test]
     fn a_journal_that_reads_the_same_but_was_not_written_so_is_damaged() {
         let dir = tempfile::tempdir().unwrap();
-        let journal = Journal::new(dir.path());
+        let journal = Journal::new(dir.path(), dir.path());
         let digest = Digest([0xab; 32]).to_string();
         let whole = format!("holdfast-gc-journal 1\n{digest}\nend\n");
         for text in [

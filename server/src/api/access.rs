@@ -34,6 +34,7 @@ pub(crate) async fn login(daemon: Arc<Daemon>, call: Call) -> CallResult {
         .authority
         .login(&username, &password, address)
         .await?;
+    tracing::info!(target: "audit", who = %login.user, from = %call.caller, "logged in");
     let body = json!({
         "username": login.user,
         "ticket": login.ticket,

@@ -5,6 +5,9 @@ use http::StatusCode;
 use crate::auth::AuthError;
 use crate::config::ConfigError;
 
+/// Longest message, in bytes: what a client sent is part of many, and goes to the log too.
+const MESSAGE_BYTES_MAX: usize = 4096;
+
 /// What the client gets instead of data. Clients show the text and decide by the status.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -14,7 +17,8 @@ pub(crate) struct ApiError {
 }
 
 impl ApiError {
-    /// `status` with `message`; line breaks become `; `, and an empty text the name of the status.
+    /// `status` with `message`; line breaks become `; `, other characters that a terminal would obey are written out, and
+    /// an empty text becomes the name of the status.
     pub(crate) fn new(status: StatusCode, message: impl AsRef<str>) -> Self {
         let lines: Vec<&str> = message
             .as_ref()
@@ -26,7 +30,7 @@ impl ApiError {
             let name = status.canonical_reason().unwrap_or("error");
             name.to_lowercase()
         } else {
-            lines.join("; ")
+            plain(&lines.join("; "))
         };
         Self { status, message }
     }
@@ -101,6 +105,31 @@ impl ApiError {
     }
 }
 
+/// Whether a character does something else than to be seen: it could forge or hide parts of a line.
+fn is_obeyed(c: char) -> bool {
+    let reorders = ['\u{200e}', '\u{200f}', '\u{2028}', '\u{2029}'].contains(&c)
+        || ('\u{202a}'..='\u{202e}').contains(&c)
+        || ('\u{2066}'..='\u{2069}').contains(&c);
+    c.is_control() || reorders
+}
+
+/// A text that can be shown and logged whoever it is from.
+fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        if plain.len() >= MESSAGE_BYTES_MAX {
+            plain.push('…');
+            break;
+        }
+        if is_obeyed(c) {
+            plain.extend(c.escape_unicode());
+        } else {
+            plain.push(c);
+        }
+    }
+    plain
+}
+
 impl From<AuthError> for ApiError {
     fn from(error: AuthError) -> Self {
         let text = error.to_string();
@@ -125,5 +154,22 @@ impl From<ConfigError> for ApiError {
             | ConfigError::Refused(_)
             | ConfigError::Exists(_) => Self::bad_request(text),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_seen_and_not_obeyed() {
+        let error = ApiError::bad_request("'\u{1b}[2J\0\r\u{202e}' is no\nname");
+        assert_eq!(
+            error.message(),
+            r"'\u{1b}[2J\u{0}\u{d}\u{202e}' is no; name"
+        );
+        let long = ApiError::bad_request("é".repeat(1 << 20));
+        assert!(long.message().len() <= MESSAGE_BYTES_MAX + '…'.len_utf8());
+        assert!(long.message().ends_with('…'));
     }
 }

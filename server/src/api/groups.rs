@@ -108,14 +108,16 @@ pub(crate) async fn change_owner(daemon: Arc<Daemon>, mut call: Call) -> CallRes
     if opened.reach != Reach::All && !own(&new) {
         return Err(refused());
     }
+    // Before the lock, which shows whether somebody works with the group.
+    opened.demand_group(&id).await.map_err(|_| refused())?;
     let snapshots = opened.store.snapshots();
     let group = snapshots.lock_group(&id).await?;
     let owner = snapshots.owner(&id).await?;
-    if owner.is_none() && snapshots.group_info(id.clone()).await?.is_none() {
-        return Err(ApiError::bad_request(format!("group {id} does not exist")));
-    }
     if !opened.reach.covers(owner_of(owner.as_ref()).as_ref()) {
         return Err(refused());
+    }
+    if owner.is_none() && snapshots.group_info(id.clone()).await?.is_none() {
+        return Err(ApiError::bad_request(format!("group {id} does not exist")));
     }
     if !daemon.authority.is_active(&new) {
         let kind = if new.token().is_some() {

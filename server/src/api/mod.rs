@@ -30,8 +30,6 @@ mod tasks;
 mod tests;
 mod users;
 
-#[cfg(feature = "fuzz")]
-pub(crate) use self::table::patterns;
 pub(crate) use self::{
     call::{Caller, Endpoint},
     envelope::{Delays, Reply},
@@ -41,5 +39,5 @@ pub(crate) use self::{
     respond::UPLOADS_AT_ONCE,
     router::Router,
     strangers::Strangers,
-    table::routes,
+    table::{calls, routes},
 };

@@ -74,11 +74,12 @@ impl Params {
         Ok(params)
     }
 
-    /// The parameters of a whole request that is no upload; reads its body.
+    /// The parameters of a whole request that is no upload; reads its body, of at most `bytes_max` bytes.
     pub(crate) async fn of_request<B>(
         variables: impl IntoIterator<Item = (&str, String)>,
         head: &http::request::Parts,
         body: B,
+        bytes_max: usize,
     ) -> Result<Self, ApiError>
     where
         B: Body,
@@ -92,7 +93,7 @@ impl Params {
                     .map_err(|_| ApiError::bad_request("the content type is not a text"))?,
             ),
         };
-        let body = read_body(body).await?;
+        let body = read_body(body, bytes_max).await?;
         Self::gather(variables, head.uri.query(), content_type, &body)
     }
 
@@ -326,18 +327,20 @@ fn kind_of(content_type: Option<&str>) -> Result<BodyKind, ApiError> {
     }
 }
 
-/// Reads the body of a call that is no upload.
-pub(crate) async fn read_body<B>(body: B) -> Result<Bytes, ApiError>
+/// Reads the body of a call that is no upload. One that is announced too large is not waited for.
+async fn read_body<B>(body: B, bytes_max: usize) -> Result<Bytes, ApiError>
 where
     B: Body,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let limited = Limited::new(body, BODY_BYTES_MAX);
+    let too_large = || ApiError::bad_request(format!("the body is larger than {bytes_max} bytes"));
+    if body.size_hint().lower() > bytes_max as u64 {
+        return Err(too_large());
+    }
+    let limited = Limited::new(body, bytes_max);
     match tokio::time::timeout(BODY_TIME_MAX, limited.collect()).await {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(ApiError::bad_request(format!(
-            "the body is larger than {BODY_BYTES_MAX} bytes"
-        ))),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
         Ok(Err(error)) => Err(ApiError::bad_request(format!(
             "the body could not be read: {error}"
         ))),

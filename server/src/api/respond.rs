@@ -18,10 +18,10 @@ use serde_json::json;
 
 use super::call::{Access, BodyKind, Call, CallResult, Caller, Endpoint, UploadPlace, data};
 use super::error::ApiError;
-use super::params::Params;
+use super::params::{BODY_BYTES_MAX, Params};
 use super::path::{ApiPath, not_found};
 use super::router::Route;
-use crate::auth::{Credentials, Principal};
+use crate::auth::Principal;
 use crate::daemon::Daemon;
 
 /// Parameters whose values are in no log.
@@ -54,23 +54,13 @@ impl Daemon {
         }
     }
 
-    /// Who sent a request, proven. Failures with credentials are written down; without any it is no attempt.
+    /// Who sent a request, proven.
     pub(crate) fn identify(&self, head: &Parts, caller: Caller) -> Result<Principal, ApiError> {
         let Caller::Network(address) = caller else {
             return Ok(Principal::daemon());
         };
-        let credentials = Credentials::of(&head.headers);
-        let who = self
-            .authority
-            .authenticate(&head.method, credentials.as_ref());
-        if who.is_err()
-            && let Some(credentials) = &credentials
-        {
-            let claimed = credentials.claimed();
-            self.strangers
-                .refused(address, &claimed, self.clock.unix_seconds());
-        }
-        Ok(who?)
+        let now = self.clock.unix_seconds();
+        self.strangers.identify(&self.authority, head, address, now)
     }
 
     async fn answer<B>(self: &Arc<Self>, head: &Parts, body: B, caller: Caller) -> CallResult
@@ -104,17 +94,20 @@ impl Daemon {
                     .take_upload(endpoint, head, call, body, bytes_max)
                     .await;
             }
-            (BodyKind::Params, Access::Known) => Params::of_request(variables, head, body).await?,
-            (BodyKind::Params, Access::Anyone) => {
-                let short = Limited::new(body, ANYONE_BYTES_MAX);
-                Params::of_request(variables, head, short).await?
+            (BodyKind::Params, access) => {
+                let bytes_max = match access {
+                    Access::Known => BODY_BYTES_MAX,
+                    Access::Anyone => ANYONE_BYTES_MAX,
+                };
+                Params::of_request(variables, head, body, bytes_max).await?
             }
         };
         let call = Call::without_body(principal, caller, params);
         if head.method == Method::GET {
             return endpoint.run(self.clone(), call).await;
         }
-        self.change(head, call).await
+        let record = Record::of(head, &call, endpoint.access);
+        self.change(head, call, record).await
     }
 
     /// Reads the body of a call and runs it, if the caller may send it.
@@ -131,7 +124,7 @@ impl Daemon {
         B::Data: Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let record = Record::of(head, &call);
+        let record = Record::of(head, &call, endpoint.access);
         let asked = Call::without_body(call.principal.clone(), call.caller, call.params.clone());
         let read = async {
             endpoint.admit(self.clone(), asked).await?;
@@ -148,10 +141,10 @@ impl Daemon {
             Ok((content, place)) => {
                 call.body = content;
                 call.held = Some(place);
-                self.change(head, call).await
+                self.change(head, call, record).await
             }
             Err(error) => {
-                record.refused(&error);
+                record.refused(self, &error);
                 Err(error)
             }
         }
@@ -171,22 +164,21 @@ impl Daemon {
     }
 
     /// Runs a call that changes something, and writes down who asked for what and how it ended.
-    async fn change(self: &Arc<Self>, head: &Parts, call: Call) -> CallResult {
+    async fn change(self: &Arc<Self>, head: &Parts, call: Call, record: Record) -> CallResult {
         let work = self.shutdown.begin_work();
         let work = work.ok_or_else(|| ApiError::unavailable("the daemon is stopping"))?;
-        let record = Record::of(head, &call);
         let method = head.method.clone();
         let segments = ApiPath::of(&head.uri)?.segments().to_vec();
         let daemon = self.clone();
         let running = self.env.spawn(async move {
             let _work = work;
             let result = match daemon.routes.clone().find(&method, &segments) {
-                Route::Endpoint { endpoint, .. } => endpoint.run(daemon, call).await,
+                Route::Endpoint { endpoint, .. } => endpoint.run(daemon.clone(), call).await,
                 _ => Err(ApiError::not_found("no such path")),
             };
             match &result {
                 Ok(_) => record.done(),
-                Err(error) => record.refused(error),
+                Err(error) => record.refused(&daemon, error),
             }
             result
         });
@@ -201,7 +193,11 @@ impl Daemon {
 
 /// What the audit line of a call says. The path stands there as it was sent: decoded it could hold line breaks, and pass
 /// for a line of its own.
+///
+/// What anyone may ask for has no line of its own, or anyone could fill the log: a login writes down that it was granted,
+/// and logins that are refused are counted by address.
 struct Record {
+    of_anyone: bool,
     who: String,
     from: Caller,
     call: String,
@@ -209,9 +205,10 @@ struct Record {
 }
 
 impl Record {
-    fn of(head: &Parts, call: &Call) -> Self {
+    fn of(head: &Parts, call: &Call, access: Access) -> Self {
         let who = call.principal.as_ref();
         Self {
+            of_anyone: access == Access::Anyone,
             who: who.map_or_else(|| "-".to_owned(), |who| who.id().to_string()),
             from: call.caller,
             call: format!("{} {}", head.method, head.uri.path()),
@@ -225,18 +222,31 @@ impl Record {
             from,
             call,
             asked,
+            of_anyone,
         } = self;
+        if *of_anyone {
+            return;
+        }
         tracing::info!(target: "audit", %who, %from, %call, asked, "done");
     }
 
-    fn refused(&self, error: &ApiError) {
+    fn refused(&self, daemon: &Daemon, error: &ApiError) {
         let Self {
             who,
             from,
             call,
             asked,
+            of_anyone,
         } = self;
         let status = error.status().as_u16();
+        if *of_anyone && let Caller::Network(address) = from {
+            // A call that makes no sense is no attempt.
+            if status != 400 {
+                let now = daemon.clock.unix_seconds();
+                daemon.strangers.refused(*address, asked, now);
+            }
+            return;
+        }
         tracing::warn!(target: "audit", %who, %from, %call, asked, status, %error, "refused");
     }
 }
@@ -303,7 +313,11 @@ mod tests {
         let path = ApiPath::of(&head.uri).expect("a path");
         assert!(path.segments()[2].contains('\n'), "calls see it decoded");
         let params = Params::gather([], Some("a=b%0Ac"), None, &[]).expect("parameters");
-        let record = Record::of(&head, &Call::without_body(None, Caller::Owner, params));
+        let record = Record::of(
+            &head,
+            &Call::without_body(None, Caller::Owner, params),
+            Access::Known,
+        );
         let Record { call, asked, .. } = record;
         assert!(!call.contains(char::is_control), "{call}");
         assert!(!asked.contains(char::is_control), "{asked}");

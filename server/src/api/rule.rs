@@ -33,15 +33,14 @@ impl Reach {
         }
     }
 
-    /// Refuses what is out of reach.
+    /// Refuses what is out of reach. Whether it exists, and whose it is, is not told.
     pub(crate) fn demand(&self, owner: Option<&AuthId>) -> Result<(), ApiError> {
         if self.covers(owner) {
             return Ok(());
         }
-        Err(ApiError::forbidden(match owner {
-            Some(owner) => format!("permission check failed: the backup group belongs to {owner}"),
-            None => "permission check failed: the backup group has no owner".to_owned(),
-        }))
+        Err(ApiError::forbidden(
+            "permission check failed: there is no such backup group, or it belongs to somebody else",
+        ))
     }
 }
 
@@ -180,6 +179,8 @@ mod tests {
         assert!(!own.covers(None));
         assert!(Reach::All.covers(None));
         let token = Reach::Own(Principal::of("u@pbs!t"));
-        assert!(token.demand(Some(&id("u@pbs"))).is_err());
+        let others = token.demand(Some(&id("u@pbs")));
+        assert!(others.is_err());
+        assert_eq!(others, token.demand(None), "nobody learns what there is");
     }
 }

@@ -1,10 +1,16 @@
-//! Who could not prove who it is, in the audit log: one line for each address and [`EVERY_SECONDS`], with how often it
+//! Who could not prove who it is, in the audit log: one line for each address (of IPv6 the first 64 bits) and
+//! [`EVERY_SECONDS`], with how often it
 //! happened, so that neither guessing nor a client with an old ticket fills the log. The table is bounded; a full one
 //! forgets whoever was written down longest ago.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
+
+use http::request::Parts;
+
+use super::error::ApiError;
+use crate::auth::{Authority, Credentials, Principal, network_of};
 
 /// Seconds between two lines about an address.
 const EVERY_SECONDS: i64 = 10;
@@ -24,6 +30,25 @@ struct Seen {
 pub(crate) struct Strangers(Mutex<BTreeMap<IpAddr, Seen>>);
 
 impl Strangers {
+    /// Who sent a request from `address` at `now` (Unix seconds), proven. Failures with credentials are written down;
+    /// without any it is no attempt.
+    pub(crate) fn identify(
+        &self,
+        authority: &Authority,
+        head: &Parts,
+        address: IpAddr,
+        now: i64,
+    ) -> Result<Principal, ApiError> {
+        let credentials = Credentials::of(&head.headers);
+        let who = authority.authenticate(&head.method, credentials.as_ref());
+        if who.is_err()
+            && let Some(credentials) = &credentials
+        {
+            self.refused(address, &credentials.claimed(), now);
+        }
+        Ok(who?)
+    }
+
     /// Writes a line about a failure at `now` (Unix seconds), unless there is a fresh one. `claimed` is who it said to be.
     pub(super) fn refused(&self, address: IpAddr, claimed: &str, now: i64) {
         if let Some(failures) = self.count(address, now) {
@@ -33,6 +58,7 @@ impl Strangers {
 
     /// How many failures a line written now stands for; `None` if there is to be none.
     fn count(&self, address: IpAddr, now: i64) -> Option<u64> {
+        let address = network_of(address);
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(seen) = table.get_mut(&address) {
             seen.since += 1;

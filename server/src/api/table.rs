@@ -108,15 +108,21 @@ fn rows() -> impl Iterator<Item = RouteEntry> {
     [accounts(), contents(), machine()].into_iter().flatten()
 }
 
-/// Method and pattern of every call.
-#[cfg(feature = "fuzz")]
-pub(crate) fn patterns() -> impl Iterator<Item = (Method, &'static str)> {
-    rows().map(|(method, pattern, _)| (method, pattern))
-}
-
 /// The tree of all calls.
 pub(crate) fn routes() -> Router<Endpoint> {
     rows().fold(Router::default(), |router, (method, pattern, endpoint)| {
         router.route(method, pattern, endpoint)
     })
+}
+
+/// Method and path of every call, and whether it is open to anyone.
+pub(crate) fn calls() -> Vec<(Method, &'static str, bool)> {
+    let row = |(method, pattern, endpoint): RouteEntry| {
+        let anyone = match endpoint.access {
+            Access::Anyone => true,
+            Access::Known => false,
+        };
+        (method, pattern, anyone)
+    };
+    rows().map(row).collect()
 }

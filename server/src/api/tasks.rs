@@ -9,19 +9,22 @@ use super::call::{Answer, Call, CallResult, done};
 use super::error::ApiError;
 use super::params::Params;
 use super::rule::{AUDIT, require};
-use crate::auth::{AclPath, Principal, Privilege};
+use crate::auth::{AclPath, AuthId, Principal, Privilege};
 use crate::daemon::Daemon;
 use crate::tasks::{
     TaskFilter, TaskInfo, Upid, download_name, list_reply, log_reply, status_reply,
 };
 
+/// Whether `who` may see every task of `owner`.
+fn sees_all_of(daemon: &Daemon, who: &Principal, owner: &AuthId) -> bool {
+    let tasks = AclPath::tasks();
+    who.owns(owner) || daemon.authority.allowed(who, &tasks, Privilege::SysAudit)
+}
+
 /// Whether `who` may see `task`.
 fn sees(daemon: &Daemon, who: &Principal, task: &TaskInfo) -> bool {
     let authority = &daemon.authority;
-    if who.owns(task.upid.auth_id()) {
-        return true;
-    }
-    if authority.allowed(who, &AclPath::tasks(), Privilege::SysAudit) {
+    if sees_all_of(daemon, who, task.upid.auth_id()) {
         return true;
     }
     let starter = match task.upid.kind() {
@@ -40,14 +43,12 @@ fn take_upid(params: &mut Params) -> Result<Upid, ApiError> {
 
 /// A task that `who` may see; others do not learn whether it exists.
 fn visible(daemon: &Daemon, who: &Principal, upid: &Upid) -> Result<TaskInfo, ApiError> {
-    let task = daemon.tasks.find(upid);
-    let seen = |task: &TaskInfo| sees(daemon, who, task);
-    match task {
-        Ok(task) if seen(&task) => Ok(task),
-        Ok(_) => Err(ApiError::forbidden(
-            "permission check failed: the task belongs to somebody else",
+    match daemon.tasks.find(upid) {
+        Ok(task) if sees(daemon, who, &task) => Ok(task),
+        Err(error) if sees_all_of(daemon, who, upid.auth_id()) => Err(error.into()),
+        _ => Err(ApiError::forbidden(
+            "permission check failed: there is no such task, or it belongs to somebody else",
         )),
-        Err(error) => Err(error.into()),
     }
 }
 

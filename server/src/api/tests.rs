@@ -476,8 +476,8 @@ async fn a_group_changes_hands_within_a_user_or_by_modify() {
     let token = fixture.token("backup@pbs").await;
     let name = token.trim_start_matches("PBSAPIToken=");
     let name = name.rsplit_once(':').expect("a secret").0;
-    let by_token = async |new: &str| {
-        let mut request = json_request(Method::POST, path, &to("a", new));
+    let by_token = async |id: &str, new: &str| {
+        let mut request = json_request(Method::POST, path, &to(id, new));
         let value = token.parse().expect("a header");
         request.headers_mut().insert("authorization", value);
         fixture.send(request, PEER).await.status().as_u16()
@@ -486,22 +486,23 @@ async fn a_group_changes_hands_within_a_user_or_by_modify() {
         let answer = fixture.own(Method::POST, path, to(id, new)).await;
         answer.0.as_u16()
     };
-    assert_eq!(by_token(name).await, 401, "of somebody else");
+    assert_eq!(by_token("a", name).await, 401, "of somebody else");
+    assert_eq!(by_token("none", name).await, 401, "of nobody");
     assert_eq!(by_root("a", "nobody@pbs").await, 400);
     assert_eq!(by_root("a", "off@pbs").await, 400, "not enabled");
     assert_eq!(by_root("none", "backup@pbs").await, 400);
     assert_eq!(owner(), "root@pam\n");
     assert_eq!(by_root("a", name).await, 200);
-    assert_eq!(by_token("admin@pbs").await, 401, "to somebody else");
+    assert_eq!(by_token("a", "admin@pbs").await, 401, "to somebody else");
     assert_eq!(owner(), format!("{name}\n"));
     assert_eq!(
-        by_token("backup@pbs").await,
+        by_token("a", "backup@pbs").await,
         200,
         "to the user of the token"
     );
     assert_eq!(owner(), "backup@pbs\n");
     assert_eq!(
-        by_token(name).await,
+        by_token("a", name).await,
         401,
         "a token does not own what is the user's"
     );

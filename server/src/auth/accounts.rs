@@ -14,6 +14,9 @@ use super::password::Passwords;
 use super::token::{ClearSecret, StoredSecret};
 use crate::config::{self, ConfigError, ConfigStore, SecretsStore};
 
+/// Most API tokens of one user. Users add their own without any right, and each makes the configuration longer.
+const TOKENS_OF_USER_MAX: usize = 256;
+
 /// New values for an account; `None` leaves a value as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct AccountChange {
@@ -144,6 +147,14 @@ impl Accounts {
         token: &TokenId,
         values: &AccountChange,
     ) -> Result<ClearSecret, ConfigError> {
+        let config = self.config.read();
+        let of_user = config.tokens.keys().filter(|id| id.user() == token.user());
+        if of_user.count() >= TOKENS_OF_USER_MAX {
+            return Err(ConfigError::Refused(format!(
+                "{} has {TOKENS_OF_USER_MAX} API tokens already; remove one that is not used",
+                token.user()
+            )));
+        }
         self.create("token", seen, &token.to_string(), values)?;
         self.renew_token_secret(token)
     }

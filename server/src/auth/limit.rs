@@ -240,7 +240,7 @@ fn make_room(buckets: &mut BTreeMap<Key, Bucket>, key: &Key, now: i64) {
 }
 
 /// What counts as one address.
-fn network_of(address: IpAddr) -> IpAddr {
+pub(crate) fn network_of(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
             let s = v6.segments();

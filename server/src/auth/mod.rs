@@ -28,7 +28,7 @@ pub(crate) use self::{
     acl::{Acl, AclEntry, AclPath, AclPathError},
     credentials::Credentials,
     id::{AuthId, IdError, TokenId, UserId, is_safe_id, owns},
-    limit::{LoginLimit, TooManyAttempts},
+    limit::{LoginLimit, TooManyAttempts, network_of},
     password::{PasswordError, Passwords},
     privilege::{Privilege, Privileges, Role},
     ticket::TicketKeys,

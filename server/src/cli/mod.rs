@@ -4,6 +4,7 @@
 //! or wrong usage.
 
 mod acl;
+mod calls;
 mod datastore;
 mod link;
 mod password;
@@ -65,6 +66,9 @@ enum Command {
     /// Serve a directory as an S3 bucket.
     #[command(name = "s3-server", hide = true)]
     S3Server(S3ServerArgs),
+    /// Print every call that the daemon answers, as JSON.
+    #[command(hide = true)]
+    Calls,
 }
 
 /// Which set-up a management command is about, and how it prints.
@@ -151,6 +155,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
             Command::Acl(command) => command.run().await,
             Command::Quickstart(args) => args.run().await,
             Command::S3Server(args) => args.run().await,
+            Command::Calls => calls::print(),
         };
         match result {
             Ok(()) => ExitCode::SUCCESS,

@@ -22,6 +22,7 @@ use crate::config::{Config, LogFormat, open_both};
 use crate::control::Control;
 use crate::daemon::{CONFIG_FILE, Daemon, DirectoryLock, hostname, secrets_file, state_dir_of};
 use crate::jobs::verify_new;
+use crate::log_lines::LogLines;
 use crate::protocol::{Access, Protocol, ProtocolMemory};
 use crate::shutdown::{Drained, stop_signal};
 use crate::stores::StoreState;
@@ -48,12 +49,13 @@ pub(crate) struct ServeArgs {
 fn begin_logging(config: &Config) {
     let level = config.server.log_level.name();
     let filter = EnvFilter::new(format!("{level},audit=info,{QUIET}"));
+    let colours = std::io::stderr().is_terminal();
     let logging = tracing_subscriber::fmt()
         .with_env_filter(filter)
         // A log that nobody reads any more is no reason to stop: the complaint would go the same way, and panic.
         .log_internal_errors(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
+        .with_ansi(colours)
+        .with_writer(move || LogLines::new(std::io::stderr(), colours));
     // Fails only if there is a log already.
     let begun = match config.server.log_format {
         LogFormat::Text => logging.try_init(),
@@ -97,6 +99,7 @@ pub(crate) fn protocol(daemon: &Arc<Daemon>) -> Protocol {
         memory: ProtocolMemory::new(daemon.budget.clone()),
         shutdown: daemon.shutdown.clone(),
         delays: daemon.delays,
+        strangers: daemon.strangers.clone(),
         datastore: Arc::new(move |name, access| match access {
             Access::Write => stores.get_writable(name.as_str()),
             Access::Read => stores.get(name.as_str()),
@@ -105,25 +108,25 @@ pub(crate) fn protocol(daemon: &Arc<Daemon>) -> Protocol {
     }
 }
 
-/// Ready once every datastore was tried, unless none of them can be used.
+/// Ready once every datastore was tried, unless none of them can be used. Anyone may ask, so no datastore is named.
 pub(crate) fn ready_check(daemon: &Arc<Daemon>) -> ReadyCheck {
     let daemon = daemon.clone();
     Arc::new(move || {
         let config = daemon.config.read();
-        let mut faults = Vec::new();
+        let mut faulty = 0;
         for name in config.datastores.keys() {
             match daemon.stores.state(name) {
                 Some(StoreState::Opening) => {
-                    return Err(format!("datastore '{name}' is being opened"));
+                    return Err("a datastore is being opened".to_owned());
                 }
                 Some(StoreState::Open(_)) => {}
-                _ => faults.push(format!("'{name}'")),
+                _ => faulty += 1,
             }
         }
-        if faults.is_empty() || faults.len() < config.datastores.len() {
+        if faulty == 0 || faulty < config.datastores.len() {
             return Ok(());
         }
-        Err(format!("no datastore is available: {}", faults.join(", ")))
+        Err("no datastore is available; the log says why".to_owned())
     })
 }
 

@@ -128,7 +128,7 @@ pub(crate) enum LogFormat {
 pub(crate) struct Datastore {
     /// Where the chunks are: `backend` and the settings that belong to it.
     pub(crate) backend: Backend,
-    /// One line. Default: none.
+    /// One line of at most 256 bytes. Default: none.
     pub(crate) comment: Option<String>,
     /// `gc-atime-cutoff-minutes`: how long an unused chunk is kept at least, 0 to 2880 min. Default: 1445 (24 h 5 min).
     pub(crate) gc_atime_cutoff_minutes: u64,
@@ -223,7 +223,7 @@ pub(crate) struct S3Endpoint {
     pub(crate) request_timeout_seconds: u64,
     /// Attempts of one request, 1 to 20. Default: 8.
     pub(crate) attempts_max: u64,
-    /// One line. Default: none.
+    /// One line of at most 256 bytes. Default: none.
     pub(crate) comment: Option<String>,
 }
 
@@ -269,7 +269,7 @@ pub(crate) struct Account {
     pub(crate) enable: bool,
     /// From when on it may not: Unix seconds or an RFC 3339 text; 0 is never. Default: 0.
     pub(crate) expire: Expiry,
-    /// One line. Default: none.
+    /// One line of at most 256 bytes. Default: none.
     pub(crate) comment: Option<String>,
 }
 

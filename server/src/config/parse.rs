@@ -440,9 +440,17 @@ fn check_name(faults: &mut Faults<'_>, section: &Section, name: &str) {
     }
 }
 
+/// Longest comment, in bytes.
+const COMMENT_BYTES_MAX: usize = 256;
+
 fn check_comment(faults: &mut Faults<'_>, section: &mut Section, comment: Option<&str>) {
-    if comment.is_some_and(|text| text.chars().any(char::is_control)) {
-        section.fault(faults, "comment", "must be a single line");
+    let fits = |text: &str| text.len() <= COMMENT_BYTES_MAX && !text.chars().any(char::is_control);
+    if !comment.is_none_or(fits) {
+        section.fault(
+            faults,
+            "comment",
+            "must be a single line of at most 256 bytes",
+        );
     }
 }
 

@@ -1,10 +1,8 @@
 //! Whether a collection of inputs makes every call there is.
 
-use std::collections::BTreeSet;
-
 use super::calls::{Call, calls};
-use crate::api::{ApiPath, patterns};
-use crate::protocol::{BACKUP_NAMES, READER_NAMES};
+use crate::api::{self, ApiPath};
+use crate::protocol::{backup_calls, reader_calls};
 
 /// The calls that no input makes: of those for [`rest`](super::rest), [`backup`](super::backup) and
 /// [`reader`](super::reader).
@@ -13,21 +11,27 @@ pub fn calls_missed(rest: &[Vec<u8>], backup: &[Vec<u8>], reader: &[Vec<u8>]) ->
         .iter()
         .flat_map(|input| calls(input, "/api2/json/", true))
         .collect();
-    let mut missed: Vec<String> = patterns()
-        .filter(|(method, pattern)| {
+    let mut missed: Vec<String> = api::calls()
+        .into_iter()
+        .filter(|(method, pattern, _)| {
             let leads = |call: &Call| call.method == *method && leads_to(call, pattern);
             !made.iter().any(leads)
         })
-        .map(|(method, pattern)| format!("{method} {pattern}"))
+        .map(|(method, pattern, _)| format!("{method} {pattern}"))
         .collect();
-    for (names, inputs) in [(&BACKUP_NAMES[..], backup), (&READER_NAMES[..], reader)] {
-        let made: BTreeSet<String> = inputs
+    for (named, inputs) in [(backup_calls(), backup), (reader_calls(), reader)] {
+        let made: Vec<Call> = inputs
             .iter()
             .flat_map(|input| calls(input, "", false))
-            .map(|call| call.target.path().trim_matches('/').to_owned())
             .collect();
-        let never = names.iter().filter(|name| !made.contains(**name));
-        missed.extend(never.map(|name| format!("/{name}")));
+        let is_made = |method: &http::Method, name: &str| {
+            let is = |call: &Call| {
+                call.method == *method && call.target.path().trim_matches('/') == name
+            };
+            made.iter().any(is)
+        };
+        let never = named.iter().filter(|(method, name)| !is_made(method, name));
+        missed.extend(never.map(|(method, name)| format!("{method} /{name}")));
     }
     missed
 }

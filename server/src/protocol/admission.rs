@@ -34,8 +34,8 @@ use super::memory::{ProtocolMemory, ReaderMemory, WriterMemory};
 use super::reader::ReaderSession;
 use super::served::{Calls, Served};
 use super::session::{OpenSession, SessionKind, SessionSubject, SessionTable};
-use crate::api::{ApiError, Delays, Params};
-use crate::auth::{AclPath, Authority, Credentials, Principal, Privilege};
+use crate::api::{ApiError, Delays, Params, Strangers};
+use crate::auth::{AclPath, Authority, Principal, Privilege};
 use crate::config::ConfigStore;
 use crate::shutdown::Shutdown;
 use crate::tasks::{Task, TaskRegistry, TaskStart};
@@ -88,6 +88,7 @@ pub(crate) struct Protocol {
     pub(crate) memory: Arc<ProtocolMemory>,
     pub(crate) shutdown: Shutdown,
     pub(crate) delays: Delays,
+    pub(crate) strangers: Arc<Strangers>,
     pub(crate) datastore: FindDatastore,
     pub(crate) finished: OnFinished,
 }
@@ -192,7 +193,10 @@ impl Protocol {
         let admitted = match self.admit(protocol, head, peer).await {
             Ok(admitted) => admitted,
             Err(error) => {
-                tracing::info!(%peer, ?protocol, %error, "session refused");
+                // Strangers have lines of their own, which are few however often they try.
+                if error.status() != StatusCode::UNAUTHORIZED {
+                    tracing::info!(%peer, ?protocol, %error, "session refused");
+                }
                 // A client that has gone needs no answer.
                 drop(answer.send(Err(error)));
                 return;
@@ -220,10 +224,11 @@ impl Protocol {
         head: &Parts,
         peer: SocketAddr,
     ) -> Result<Admitted, ApiError> {
-        let credentials = Credentials::of(&head.headers);
+        let address = peer.ip().to_canonical();
+        let now = self.env.now().as_second();
         let who = self
-            .authority
-            .authenticate(&head.method, credentials.as_ref())?;
+            .strangers
+            .identify(&self.authority, head, address, now)?;
         let params = UpgradeParams::of(protocol, head)?;
         let owner_needed = self.check_privilege(protocol, &who, &params)?;
         let access = match protocol {
@@ -326,7 +331,11 @@ impl Protocol {
         params: UpgradeParams,
         who: &Principal,
     ) -> Result<Work, ApiError> {
-        let memory = self.memory.open_writer().await.ok_or_else(no_window)?;
+        let memory = self
+            .memory
+            .open_writer(who.id().user())
+            .await
+            .ok_or_else(no_window)?;
         let request = BackupRequest {
             namespace: params.namespace,
             snapshot: params.snapshot,
@@ -345,7 +354,11 @@ impl Protocol {
         who: &Principal,
         owner_needed: bool,
     ) -> Result<Work, ApiError> {
-        let memory = self.memory.open_reader().await.ok_or_else(no_window)?;
+        let memory = self
+            .memory
+            .open_reader(who.id().user())
+            .await
+            .ok_or_else(no_window)?;
         let owner = if owner_needed {
             Some(datastore_id(who)?)
         } else {

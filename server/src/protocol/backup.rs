@@ -9,33 +9,60 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use hyper::body::{Body as _, Incoming};
+use pbs_datastore::IndexKind::{Dynamic, Fixed};
 use pbs_datastore::{
     ArchiveKind, ArchiveName, Backup, CHUNK_BYTES_MAX, CHUNK_ENCODED_BYTES_MAX, Digest, IndexKind,
 };
 use tokio::sync::Semaphore;
 
 use super::answer::{AnswerBody, Refusal, json, keeping, raw};
-use super::call::{Call, archive_name, directory, no_memory, take, take_file_name};
+use super::call::{
+    Call, CallRow, archive_name, directory, find, listed, no_memory, take, take_file_name,
+};
 use super::flow::{BodyFault, discard_body, read_body};
 use super::memory::{Claims, WriterMemory};
 use super::session::Progress;
 use crate::api::{ApiError, Params, Reply};
 use crate::tasks::TaskLogger;
 
-/// The names below `/`.
-pub(crate) const NAMES: [&str; 11] = [
-    "blob",
-    "dynamic_chunk",
-    "dynamic_close",
-    "dynamic_index",
-    "finish",
-    "fixed_chunk",
-    "fixed_close",
-    "fixed_index",
-    "previous",
-    "previous_backup_time",
-    "speedtest",
+/// What a call does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    Directory,
+    Previous,
+    PreviousTime,
+    Create(IndexKind),
+    Append(IndexKind),
+    Chunk(IndexKind),
+    Close(IndexKind),
+    Blob,
+    Finish,
+    Speedtest,
+}
+
+/// Every call: method, name below `/`, and what it does. There is no other way to a call.
+const CALLS: [CallRow<Action>; 14] = [
+    (Method::GET, "", Action::Directory),
+    (Method::POST, "blob", Action::Blob),
+    (Method::POST, "dynamic_chunk", Action::Chunk(Dynamic)),
+    (Method::POST, "dynamic_close", Action::Close(Dynamic)),
+    (Method::POST, "dynamic_index", Action::Create(Dynamic)),
+    (Method::PUT, "dynamic_index", Action::Append(Dynamic)),
+    (Method::POST, "finish", Action::Finish),
+    (Method::POST, "fixed_chunk", Action::Chunk(Fixed)),
+    (Method::POST, "fixed_close", Action::Close(Fixed)),
+    (Method::POST, "fixed_index", Action::Create(Fixed)),
+    (Method::PUT, "fixed_index", Action::Append(Fixed)),
+    (Method::GET, "previous", Action::Previous),
+    (Method::GET, "previous_backup_time", Action::PreviousTime),
+    (Method::POST, "speedtest", Action::Speedtest),
 ];
+
+/// Method and name of every call.
+pub(crate) fn calls() -> Vec<(Method, &'static str)> {
+    listed(&CALLS)
+}
+
 /// Shortest encoded chunk: a header and one byte.
 const CHUNK_ENCODED_BYTES_MIN: i64 = 13;
 /// Shortest blob: a header.
@@ -79,40 +106,34 @@ impl BackupSession {
         &self,
         request: Request<Incoming>,
     ) -> Result<Response<AnswerBody>, Refusal> {
-        use IndexKind::{Dynamic, Fixed};
         let call = Call::of(request)?;
-        let reply = match (call.method.clone(), call.name.as_str()) {
-            (Method::GET, "") => directory(&NAMES)?,
-            (Method::GET, "previous") => return self.previous(call).await,
-            (Method::GET, "previous_backup_time") => {
+        let Some(action) = find(&CALLS, &call) else {
+            return Err(call.unknown());
+        };
+        let reply = match action {
+            Action::Directory => directory(&CALLS)?,
+            Action::Previous => return self.previous(call).await,
+            Action::PreviousTime => {
                 take(self.params(call).await?, |_| Ok(()))?;
-                Reply::new(
-                    &self
-                        .backup
-                        .previous_time()
-                        .map(pbs_datastore::BackupTime::seconds),
-                )?
+                let time = self.backup.previous_time();
+                Reply::new(&time.map(pbs_datastore::BackupTime::seconds))?
             }
-            (Method::POST, "dynamic_index") => self.create_dynamic(call).await?,
-            (Method::POST, "fixed_index") => self.create_fixed(call).await?,
-            (Method::PUT, "dynamic_index") => self.append(call, Dynamic).await?,
-            (Method::PUT, "fixed_index") => self.append(call, Fixed).await?,
-            (Method::POST, "dynamic_chunk") => self.chunk(call, Dynamic).await?,
-            (Method::POST, "fixed_chunk") => self.chunk(call, Fixed).await?,
-            (Method::POST, "dynamic_close") => self.close(call, Dynamic).await?,
-            (Method::POST, "fixed_close") => self.close(call, Fixed).await?,
-            (Method::POST, "blob") => self.blob(call).await?,
-            (Method::POST, "finish") => {
+            Action::Create(Dynamic) => self.create_dynamic(call).await?,
+            Action::Create(Fixed) => self.create_fixed(call).await?,
+            Action::Append(kind) => self.append(call, kind).await?,
+            Action::Chunk(kind) => self.chunk(call, kind).await?,
+            Action::Close(kind) => self.close(call, kind).await?,
+            Action::Blob => self.blob(call).await?,
+            Action::Finish => {
                 take(self.params(call).await?, |_| Ok(()))?;
                 self.backup.finish().await?;
                 self.log.log("snapshot finished");
                 Reply::null()
             }
-            (Method::POST, "speedtest") => {
+            Action::Speedtest => {
                 discard_body(call.body, &self.progress).await?;
                 Reply::null()
             }
-            _ => return Err(call.unknown()),
         };
         Ok(json(reply))
     }

@@ -135,8 +135,29 @@ pub(crate) fn archive_name(text: &str) -> Result<ArchiveName, Refusal> {
         .map_err(|_| ApiError::bad_request(format!("unknown archive type: \"{text}\"")).into())
 }
 
-/// The answer to `GET /`.
-pub(crate) fn directory(names: &[&str]) -> Result<crate::api::Reply, ApiError> {
+/// A row in a protocol's table of calls: method, name below `/`, what the call does.
+pub(super) type CallRow<A> = (Method, &'static str, A);
+
+/// What a call does; `None` if the table has none of its method and name.
+pub(super) fn find<A: Copy>(table: &[CallRow<A>], call: &Call) -> Option<A> {
+    let row = table
+        .iter()
+        .find(|(method, name, _)| *method == call.method && *name == call.name);
+    row.map(|(_, _, action)| *action)
+}
+
+/// Method and name of every row.
+pub(super) fn listed<A>(table: &[CallRow<A>]) -> Vec<(Method, &'static str)> {
+    let row = |(method, name, _): &CallRow<A>| (method.clone(), *name);
+    table.iter().map(row).collect()
+}
+
+/// The answer to `GET /`: the names below it, sorted.
+pub(super) fn directory<A>(table: &[CallRow<A>]) -> Result<crate::api::Reply, ApiError> {
+    let mut names: Vec<&str> = table.iter().map(|(_, name, _)| *name).collect();
+    names.retain(|name| !name.is_empty());
+    names.sort_unstable();
+    names.dedup();
     let list: Vec<_> = names
         .iter()
         .map(|name| serde_json::json!({ "subdir": name }))

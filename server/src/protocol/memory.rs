@@ -10,17 +10,21 @@
 //!    session are granted in order of arrival, and no session holds more than its share, so that a slow client with
 //!    many bodies under way does not keep others from writing. Who holds a claim asks for no second one. Bodies of calls
 //!    that are no uploads are claimed in the same way; the tiny ones of a reader session are covered by its window.
+//!    All sessions of one user together leave the longest body to others, or as much as the windows leave: one user whose
+//!    bodies stall, in however many sessions, does not keep other users from writing.
 //! 3. Files on their way out are read under a claim, of at most that of the longest body: long indexes are beside it.
 //! 4. Chunks on their way out were granted their memory by the datastore. Here they count against the session's share
 //!    only, so that a slow reader with many chunks under way does not keep others from their turn.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use pbs_datastore::{CHUNK_ENCODED_BYTES_MAX, MemoryBudget, MemoryPermit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+use crate::auth::UserId;
 
 use super::flow::{READER_BODY_BYTES_MAX, STREAMS_MAX, stream_window_bytes};
 
@@ -68,6 +72,8 @@ pub(crate) struct ProtocolMemory {
     windows_bytes_max: u64,
     /// Open sessions.
     sessions: AtomicUsize,
+    /// Who has sessions.
+    users: Mutex<BTreeMap<UserId, Weak<UserShare>>>,
 }
 
 impl ProtocolMemory {
@@ -82,6 +88,7 @@ impl ProtocolMemory {
             windows: Arc::new(Semaphore::new((windows_bytes_max / KIB) as usize)),
             windows_bytes_max,
             sessions: AtomicUsize::new(0),
+            users: Mutex::default(),
             budget,
         })
     }
@@ -92,7 +99,7 @@ impl ProtocolMemory {
 
     /// The memory of a session that uploads. `None` if it is one too many and even the smallest window does not become
     /// free in time.
-    pub(crate) async fn open_writer(self: &Arc<Self>) -> Option<WriterMemory> {
+    pub(crate) async fn open_writer(self: &Arc<Self>, user: &UserId) -> Option<WriterMemory> {
         let least = self.place(&self.writers, WRITER_WINDOW_BYTES_MIN).await?;
         let more = self.more();
         let bytes = WRITER_WINDOW_BYTES_MIN + more.as_ref().map_or(0, Room::bytes);
@@ -102,12 +109,12 @@ impl ProtocolMemory {
                 streams: streams_of(bytes),
                 _room: [Some(least), more],
             },
-            claims: self.claims(),
+            claims: self.claims(user),
         })
     }
 
     /// The memory of a session that only reads; `None` as above.
-    pub(crate) async fn open_reader(self: &Arc<Self>) -> Option<ReaderMemory> {
+    pub(crate) async fn open_reader(self: &Arc<Self>, user: &UserId) -> Option<ReaderMemory> {
         let room = self.place(&self.readers, READER_BYTES).await?;
         Some(ReaderMemory {
             window: Window {
@@ -115,16 +122,40 @@ impl ProtocolMemory {
                 streams: READER_STREAMS,
                 _room: [Some(room), None],
             },
-            claims: self.claims(),
+            claims: self.claims(user),
         })
     }
 
-    fn claims(self: &Arc<Self>) -> Claims {
+    fn claims(self: &Arc<Self>, user: &UserId) -> Claims {
         self.sessions.fetch_add(1, Ordering::Relaxed);
-        Claims(Arc::new(Gate {
+        let user = self.user(user);
+        let gate = Arc::new(Gate {
             memory: Arc::clone(self),
+            user: Arc::clone(&user),
             state: Mutex::default(),
-        }))
+        });
+        {
+            let mut state = user.lock();
+            state.gates.retain(|gate| gate.strong_count() > 0);
+            state.gates.push_back(Arc::downgrade(&gate));
+        }
+        Claims(gate)
+    }
+
+    /// What the sessions of a user share.
+    fn user(&self, user: &UserId) -> Arc<UserShare> {
+        let mut users = self.users.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(share) = users.get(user).and_then(Weak::upgrade) {
+            return share;
+        }
+        users.retain(|_, share| share.strong_count() > 0);
+        let share = Arc::<UserShare>::default();
+        users.insert(user.clone(), Arc::downgrade(&share));
+        share
+    }
+
+    fn windows_bytes_held(&self) -> u64 {
+        self.windows_bytes_max - self.windows_bytes_free().min(self.windows_bytes_max)
     }
 
     /// Room that is set aside, or room in the budget.
@@ -144,7 +175,7 @@ impl ProtocolMemory {
 
     /// By how much the window of a new session is larger than the smallest. The first sessions get a sixth of what is
     /// left for windows, and enough for all streams; the second half of it is for the others in equal parts. Nobody waits
-    /// for it.
+    /// for it, and what one user's bodies leave to others is left to them.
     fn more(&self) -> Option<Room> {
         let free = self.windows_bytes_free();
         let full = WRITER_WINDOW_BYTES_FULL - WRITER_WINDOW_BYTES_MIN;
@@ -155,7 +186,9 @@ impl ProtocolMemory {
         } else {
             free / (1 + others)
         };
-        let wanted = wanted.min(most);
+        let spare = self.budget.bytes_free();
+        let spare = spare.saturating_sub(CHUNK_ENCODED_BYTES_MAX as u64);
+        let wanted = wanted.min(most).min(spare);
         let kib = u32::try_from(wanted / KIB).ok().filter(|kib| *kib > 0)?;
         let share = Arc::clone(&self.windows).try_acquire_many_owned(kib).ok()?;
         let permit = self.budget.try_take(u64::from(kib) * KIB)?;
@@ -164,11 +197,17 @@ impl ProtocolMemory {
 
     /// What one session may claim: an equal part, with one part left for the next session.
     fn session_bytes_max(&self) -> u64 {
-        let windows =
-            self.windows_bytes_max - self.windows_bytes_free().min(self.windows_bytes_max);
         let sessions = self.sessions.load(Ordering::Relaxed) as u64;
-        let share = self.budget.bytes_max().saturating_sub(windows) / (1 + sessions);
+        let all = self.budget.bytes_max();
+        let share = all.saturating_sub(self.windows_bytes_held()) / (1 + sessions);
         share.max(CHUNK_ENCODED_BYTES_MAX as u64)
+    }
+
+    /// What the sessions of one user may claim: all but the longest body.
+    fn user_bytes_max(&self) -> u64 {
+        let longest = CHUNK_ENCODED_BYTES_MAX as u64;
+        let others = self.windows_bytes_held() + longest;
+        self.budget.bytes_max().saturating_sub(others).max(longest)
     }
 }
 
@@ -277,9 +316,61 @@ pub(crate) struct Claim {
     _grant: Grant,
 }
 
+/// What all sessions of one user hold.
+#[derive(Debug, Default)]
+struct UserShare(Mutex<UserState>);
+
+#[derive(Debug, Default)]
+struct UserState {
+    /// Bytes granted and not given back.
+    held: u64,
+    /// A gate was refused since the last time that something was given back.
+    waiting: bool,
+    /// Those of the open sessions.
+    gates: VecDeque<Weak<Gate>>,
+}
+
+impl UserShare {
+    fn lock(&self) -> MutexGuard<'_, UserState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes `bytes` if they are within the user's share. A user who holds nothing may always claim one body.
+    fn try_take(&self, bytes: u64, bytes_max: u64) -> bool {
+        let mut state = self.lock();
+        let fits = state.held == 0 || state.held + bytes <= bytes_max;
+        if fits {
+            state.held += bytes;
+        } else {
+            state.waiting = true;
+        }
+        fits
+    }
+
+    /// Holds `now` instead of `before`, and lets those in who waited for it, each time beginning with another session.
+    fn change(&self, before: u64, now: u64) {
+        let gates = {
+            let mut state = self.lock();
+            state.held = state.held - before + now;
+            if now >= before || !std::mem::take(&mut state.waiting) {
+                return;
+            }
+            if !state.gates.is_empty() {
+                state.gates.rotate_left(1);
+            }
+            state.gates.retain(|gate| gate.strong_count() > 0);
+            state.gates.clone()
+        };
+        for gate in gates.iter().filter_map(Weak::upgrade) {
+            gate.admit();
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Gate {
     memory: Arc<ProtocolMemory>,
+    user: Arc<UserShare>,
     state: Mutex<GateState>,
 }
 
@@ -310,6 +401,7 @@ impl Grant {
             let mut state = self.gate.lock();
             state.held = state.held - self.bytes + bytes;
         }
+        self.gate.user.change(self.bytes, bytes);
         self.bytes = bytes;
         self.gate.admit();
     }
@@ -318,6 +410,7 @@ impl Grant {
 impl Drop for Grant {
     fn drop(&mut self) {
         self.gate.lock().held -= self.bytes;
+        self.gate.user.change(self.bytes, 0);
         self.gate.admit();
     }
 }
@@ -333,15 +426,17 @@ impl Gate {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A session that holds nothing may always claim one body.
-    fn fits(&self, held: u64, bytes: u64) -> bool {
-        held == 0 || held + bytes <= self.memory.session_bytes_max()
+    /// Takes `bytes` for a session that holds `held`, if they are within its share and its user's. As far as it goes by
+    /// the session, one that holds nothing may always claim one body.
+    fn try_take(&self, held: u64, bytes: u64) -> bool {
+        let fits = held == 0 || held + bytes <= self.memory.session_bytes_max();
+        fits && self.user.try_take(bytes, self.memory.user_bytes_max())
     }
 
     async fn enter(self: &Arc<Self>, bytes: u64) -> Option<Grant> {
         let granted = {
             let mut state = self.lock();
-            if state.queue.is_empty() && self.fits(state.held, bytes) {
+            if state.queue.is_empty() && self.try_take(state.held, bytes) {
                 state.held += bytes;
                 None
             } else {
@@ -369,7 +464,7 @@ impl Gate {
                     return;
                 };
                 let gone = head.granted.is_closed();
-                if !gone && !self.fits(state.held, head.bytes) {
+                if !gone && !self.try_take(state.held, head.bytes) {
                     return;
                 }
                 let Some(waiter) = state.queue.pop_front() else {
@@ -391,137 +486,4 @@ impl Gate {
 }
 
 #[cfg(test)]
-mod tests {
-    use futures_util::{FutureExt as _, poll};
-    use rstest::rstest;
-
-    use super::*;
-
-    /// With this much memory configured.
-    fn memory(mib: u64) -> Arc<ProtocolMemory> {
-        ProtocolMemory::new(MemoryBudget::new(mib * MIB - WINDOWS_BYTES_SET_ASIDE))
-    }
-
-    #[rstest]
-    #[case(64)]
-    #[case(256)]
-    #[tokio::test(start_paused = true)]
-    async fn sixty_four_of_each_sort_are_admitted_at_once_whatever_is_held(#[case] mib: u64) {
-        let memory = memory(mib);
-        let first = memory.open_writer().await.expect("room");
-        assert_eq!(first.window.streams(), STREAMS_MAX);
-        // Others hold all that is left.
-        let rest = memory.budget.try_take(memory.budget.bytes_free());
-        let (mut writers, mut readers) = (vec![first], Vec::new());
-        for _ in 1..SESSIONS_SURE {
-            let writer = memory.open_writer().now_or_never();
-            writers.push(writer.expect("no wait").expect("room"));
-        }
-        for _ in 0..SESSIONS_SURE {
-            let reader = memory.open_reader().now_or_never();
-            readers.push(reader.expect("no wait").expect("room"));
-        }
-        assert!(memory.open_writer().await.is_none(), "one too many");
-        assert!(memory.open_reader().await.is_none(), "one too many");
-        writers.pop();
-        assert!(memory.open_writer().await.is_some(), "one has left");
-        drop(rest);
-        assert!(memory.open_reader().await.is_some(), "there is room again");
-    }
-
-    #[rstest]
-    #[case(64)]
-    #[case(256)]
-    #[case(4096)]
-    #[tokio::test(start_paused = true)]
-    async fn windows_shrink_as_sessions_come_and_leave_room_for_bodies(#[case] mib: u64) {
-        let memory = memory(mib);
-        let mut sessions = Vec::new();
-        for _ in 0..SESSIONS_SURE {
-            sessions.push(memory.open_writer().await.expect("room"));
-        }
-        let windows: Vec<&Window> = sessions.iter().map(|session| &session.window).collect();
-        let least = windows.last().expect("some").bytes();
-        assert!(u64::from(least) >= WRITER_WINDOW_BYTES_MIN);
-        assert!(windows[0].bytes() >= 4 << 20, "{windows:?}");
-        assert!(memory.budget.bytes_free() >= BODIES_BYTES_MIN);
-        for window in windows {
-            let stream = stream_window_bytes(window.bytes(), window.streams());
-            assert!(stream >= 4 * 1024, "{window:?}");
-            if u64::from(window.bytes()) >= WRITER_WINDOW_BYTES_FULL {
-                assert!(stream >= 16 * 1024 && window.streams() == STREAMS_MAX);
-            }
-        }
-        drop(sessions);
-        assert_eq!(memory.budget.bytes_free(), memory.budget.bytes_max());
-        assert_eq!(
-            memory.windows_bytes_free(),
-            memory.windows_bytes_max / KIB * KIB
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn claims_are_granted_in_order_within_the_share() {
-        let memory = memory(64);
-        let session = memory.open_writer().await.expect("room");
-        let claims = session.claims.clone();
-        let share = memory.session_bytes_max();
-        let longest = CHUNK_ENCODED_BYTES_MAX as u64;
-        assert!(share >= longest && share <= 31 * MIB);
-        let first = claims.take(longest).await.expect("granted");
-        let large = claims.take(longest);
-        let small = claims.take(1);
-        tokio::pin!(large, small);
-        assert!(poll!(&mut large).is_pending(), "beyond the share");
-        assert!(poll!(&mut small).is_pending(), "waits for its turn");
-        let other = memory.open_writer().await.expect("room");
-        let elsewhere = other.claims.take(longest).await;
-        assert!(elsewhere.is_some(), "another session has its own share");
-        drop(first);
-        assert!(large.await.is_some());
-        assert!(small.await.is_some());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn waiters_that_leave_are_passed_over() {
-        let memory = memory(64);
-        let session = memory.open_writer().await.expect("room");
-        let claims = session.claims.clone();
-        let longest = CHUNK_ENCODED_BYTES_MAX as u64;
-        let first = claims.take(longest).await.expect("granted");
-        {
-            let gone = claims.take(longest);
-            tokio::pin!(gone);
-            assert!(poll!(&mut gone).is_pending());
-        }
-        {
-            let next = claims.take(longest);
-            tokio::pin!(next);
-            assert!(poll!(&mut next).is_pending());
-            drop(first);
-            assert!(next.await.is_some());
-        }
-        assert_eq!(claims.0.lock().held, 0);
-        drop((session, claims));
-        assert_eq!(memory.budget.bytes_free(), memory.budget.bytes_max());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn answers_count_against_the_share_with_their_real_size() {
-        let memory = memory(64);
-        let session = memory.open_reader().await.expect("room");
-        let share = memory.session_bytes_max();
-        let mut answers = Vec::new();
-        for _ in 0..share / ANSWER_BYTES_LIKELY {
-            answers.push(session.claims.answer().await.expect("room"));
-        }
-        let one_more = session.claims.answer();
-        tokio::pin!(one_more);
-        assert!(poll!(&mut one_more).is_pending());
-        answers[0].resize(1000);
-        assert!(one_more.await.is_some());
-        answers[1].resize(16 * MIB);
-        drop(answers);
-        assert_eq!(session.claims.0.lock().held, 0);
-    }
-}
+mod tests;

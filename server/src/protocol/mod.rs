@@ -19,8 +19,8 @@ mod tests;
 
 pub(crate) use self::{
     admission::{Access, Protocol, ProtocolName},
+    backup::calls as backup_calls,
     memory::{ProtocolMemory, WINDOWS_BYTES_SET_ASIDE},
+    reader::calls as reader_calls,
     session::{SessionKind, SessionReport, SessionSubject, SessionTable},
 };
-#[cfg(feature = "fuzz")]
-pub(crate) use self::{backup::NAMES as BACKUP_NAMES, reader::NAMES as READER_NAMES};

@@ -14,15 +14,37 @@ use tokio::sync::Semaphore;
 
 use super::answer::{AnswerBody, Refusal, json, raw};
 use super::backup::absent;
-use super::call::{Call, archive_name, directory, no_memory, take, take_file_name};
+use super::call::{
+    Call, CallRow, archive_name, directory, find, listed, no_memory, take, take_file_name,
+};
 use super::flow::READER_BODY_BYTES_MAX;
 use super::memory::{Claims, ReaderMemory};
 use super::session::Progress;
 use crate::api::ApiError;
 use crate::tasks::TaskLogger;
 
-/// The names below `/`.
-pub(crate) const NAMES: [&str; 3] = ["chunk", "download", "speedtest"];
+/// What a call does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    Directory,
+    Chunk,
+    Download,
+    Speedtest,
+}
+
+/// Every call: method, name below `/`, and what it does. There is no other way to a call.
+const CALLS: [CallRow<Action>; 4] = [
+    (Method::GET, "", Action::Directory),
+    (Method::GET, "chunk", Action::Chunk),
+    (Method::GET, "download", Action::Download),
+    (Method::GET, "speedtest", Action::Speedtest),
+];
+
+/// Method and name of every call.
+pub(crate) fn calls() -> Vec<(Method, &'static str)> {
+    listed(&CALLS)
+}
+
 /// What a speed test is answered with.
 static SPEEDTEST: [u8; 1 << 20] = [b'A'; 1 << 20];
 /// Files that are answered at once in one session.
@@ -61,17 +83,19 @@ impl ReaderSession {
         request: Request<Incoming>,
     ) -> Result<Response<AnswerBody>, Refusal> {
         let call = Call::of(request)?;
-        match (call.method.clone(), call.name.as_str()) {
-            (Method::GET, "") => Ok(json(directory(&NAMES)?)),
-            (Method::GET, "download") => self.download(call).await,
-            (Method::GET, "chunk") => self.chunk(call).await,
-            (Method::GET, "speedtest") => Ok(raw(
+        let Some(action) = find(&CALLS, &call) else {
+            return Err(call.unknown());
+        };
+        match action {
+            Action::Directory => Ok(json(directory(&CALLS)?)),
+            Action::Download => self.download(call).await,
+            Action::Chunk => self.chunk(call).await,
+            Action::Speedtest => Ok(raw(
                 [Bytes::from_static(&SPEEDTEST)],
                 true,
                 (),
                 &self.progress,
             )),
-            _ => Err(call.unknown()),
         }
     }
 

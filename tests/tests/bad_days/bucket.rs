@@ -72,7 +72,7 @@ fn a_server_that_is_away_at_the_start_is_waited_for() -> Result<()> {
         ensure!(daemon.get("/health/live")?.status == 200, "it lives");
         let ready = daemon.get("/health/ready")?;
         ensure!(
-            ready.status == 503 && ready.text().contains(STORE),
+            ready.status == 503 && !ready.text().contains(STORE),
             "{ready:?}"
         );
         let told = backup(&daemon, &source, "during")?.expect_code(1)?;

@@ -211,7 +211,7 @@ fn shows_the_loss(daemon: &Daemon) -> Result<()> {
     }
     let ready = daemon.get("/health/ready")?;
     ensure!(
-        ready.status == 503 && ready.text().contains(STORE),
+        ready.status == 503 && !ready.text().contains(STORE),
         "{ready:?}"
     );
     Ok(())

@@ -117,8 +117,22 @@ fn a_replaced_file_survives_a_power_loss_whole_and_an_unsynced_one_need_not() {
     for seed in 0..50 {
         let disk = ModelDisk::new();
         let files = mounted(&disk);
-        replace(&*files, &path("safe"), &["old".into()], "1").unwrap();
-        replace(&*files, &path("safe"), &["new".into()], "2").unwrap();
+        replace(
+            &*files,
+            Path::new("/d/tmp"),
+            &path("safe"),
+            &["old".into()],
+            "1",
+        )
+        .unwrap();
+        replace(
+            &*files,
+            Path::new("/d/tmp"),
+            &path("safe"),
+            &["new".into()],
+            "2",
+        )
+        .unwrap();
         files
             .create(&path("loose"), FILE_MODE, &["content".into()], false)
             .unwrap();

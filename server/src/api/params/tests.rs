@@ -156,9 +156,14 @@ fn what_is_left_over_or_missing_is_named() {
 #[tokio::test]
 async fn bodies_are_bounded() {
     let body = Full::new(Bytes::from(vec![b'x'; BODY_BYTES_MAX]));
-    assert_eq!(read_body(body).await.expect("read").len(), BODY_BYTES_MAX);
+    assert_eq!(
+        read_body(body, BODY_BYTES_MAX).await.expect("read").len(),
+        BODY_BYTES_MAX
+    );
     let body = Full::new(Bytes::from(vec![b'x'; BODY_BYTES_MAX + 1]));
-    let error = read_body(body).await.expect_err("too large");
+    let error = read_body(body, BODY_BYTES_MAX)
+        .await
+        .expect_err("too large");
     assert_eq!(error.status(), StatusCode::BAD_REQUEST);
 }
 
@@ -169,7 +174,8 @@ async fn a_whole_request_is_read() {
         .body(Full::new(Bytes::from_static(br#"{"username":"a@pbs"}"#)))
         .expect("a request");
     let (head, body) = request.into_parts();
-    let params = Params::of_request([("node", "localhost".into())], &head, body).await;
+    let params =
+        Params::of_request([("node", "localhost".into())], &head, body, BODY_BYTES_MAX).await;
     let mut params = params.expect("gathered");
     assert_eq!(params.required::<String>("username"), Ok("a@pbs".into()));
     assert_eq!(params.required::<String>("node"), Ok("localhost".into()));

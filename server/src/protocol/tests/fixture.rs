@@ -126,6 +126,7 @@ impl Fixture {
             memory: ProtocolMemory::new(budget.clone()),
             shutdown: Shutdown::new(),
             delays: Delays::NONE,
+            strangers: Arc::default(),
             datastore: Arc::new({
                 let datastore = Arc::clone(&datastore);
                 move |name, _| {
