@@ -1,6 +1,7 @@
 //! Exhaustive models.
 #![allow(missing_docs)]
 pub mod chunk;
+pub mod roots;
 pub mod rules;
 pub mod settle;
 pub mod trial;
