@@ -3,5 +3,6 @@
 pub mod chunk;
 pub mod roots;
 pub mod rules;
+pub mod seal;
 pub mod settle;
 pub mod trial;

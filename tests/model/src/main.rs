@@ -5,6 +5,7 @@ fn main() {
     let only: Vec<String> = std::env::args().skip(1).filter(|a| a!="--large").collect();
     let mut all = holdfast_model::chunk::trials::trials(large);
     all.extend(holdfast_model::roots::trials::trials(large));
+    all.extend(holdfast_model::seal::trials::trials(large));
     for t in all {
         if !only.is_empty() && !only.iter().any(|o| format!("{t:?}").contains(o.as_str())) { continue; }
         let f = t.run();
