@@ -1,6 +1,8 @@
 //! Exhaustive models.
 #![allow(missing_docs)]
+pub mod cache;
 pub mod chunk;
+pub mod owner;
 pub mod roots;
 pub mod rules;
 pub mod seal;

@@ -6,6 +6,8 @@ fn main() {
     let mut all = holdfast_model::chunk::trials::trials(large);
     all.extend(holdfast_model::roots::trials::trials(large));
     all.extend(holdfast_model::seal::trials::trials(large));
+    all.extend(holdfast_model::cache::trials::trials(large));
+    all.extend(holdfast_model::owner::trials::trials(large));
     for t in all {
         if !only.is_empty() && !only.iter().any(|o| format!("{t:?}").contains(o.as_str())) { continue; }
         let f = t.run();

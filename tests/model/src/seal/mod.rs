@@ -46,6 +46,8 @@ pub enum Rule {
     FilesConditional,
     /// Step 2: a file whose upload has no answer is not replaced by another content.
     UnansweredNotReplaced,
+    /// Step 2: nor, where there is no such condition, any file of a session that has had an answer lost.
+    DoubtfulNotReplaced,
     /// Step 4: a file without acknowledgement is compared by content.
     ConfirmComparesContent,
     /// Step 5: before every attempt the session asks whether a chunk of its was lost.
@@ -79,6 +81,7 @@ impl rules::Rule for Rule {
         Self::LockKept,
         Self::FilesConditional,
         Self::UnansweredNotReplaced,
+        Self::DoubtfulNotReplaced,
         Self::ConfirmComparesContent,
         Self::LossAskedAgain,
         Self::SealConditional,

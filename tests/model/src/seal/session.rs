@@ -156,6 +156,9 @@ impl Seal {
                 push(GiveUp);
                 let answered = session.phase == Phase::Uploaded;
                 let may = answered || !self.follows(Rule::UnansweredNotReplaced);
+                // Without the condition even a first attempt that was repeated with success may arrive again.
+                let doubt = state.doubt && !self.follows(Rule::FilesConditional);
+                let may = may && !(doubt && self.follows(Rule::DoubtfulNotReplaced));
                 if self.replaces && !session.second && may {
                     sent.iter().for_each(|outcome| push(Replace2(*outcome)));
                 }
@@ -239,8 +242,12 @@ impl Seal {
                 state.folder.file = Some(content);
                 session.phase = Phase::Uploaded;
             }
-            // Another's, or our own first attempt: compared before the seal.
-            Outcome::Answered => session.phase = Phase::Unanswered,
+            // 412 of our own first attempt, or of another's object; then nothing is touched any more.
+            Outcome::Answered if state.folder.file == Some(content) => session.phase = Phase::Uploaded,
+            Outcome::Answered => {
+                session.own_file = false;
+                session.phase = Phase::CleaningUp;
+            }
             Outcome::AnswerLost | Outcome::Lost => {
                 state.lost -= 1;
                 state.doubt = true;
