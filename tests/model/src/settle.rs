@@ -110,7 +110,11 @@ where
             came_by,
         }
     };
-    let steps = |path: &[Visit<M>]| path.iter().filter_map(|visit| visit.came_by.clone()).collect();
+    let steps = |path: &[Visit<M>]| {
+        path.iter()
+            .filter_map(|visit| visit.came_by.clone())
+            .collect()
+    };
     known.insert(from.clone(), Seen::OnPath);
     let mut path = vec![visit(from.clone(), None)];
     if path[0].untried.is_empty() {

@@ -76,7 +76,11 @@ impl Trial {
         Self {
             model,
             name: format!("{scenario}, {without}"),
-            off: without.rules().iter().map(|rule| format!("{rule:?}")).collect(),
+            off: without
+                .rules()
+                .iter()
+                .map(|rule| format!("{rule:?}"))
+                .collect(),
             expect,
             run: Box::new(run),
         }
@@ -112,7 +116,10 @@ impl Trial {
 }
 
 /// Measures how long something takes.
-#[expect(clippy::disallowed_methods, reason = "no replay depends on it: it is only shown")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "no replay depends on it: it is only shown"
+)]
 pub(crate) fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
     let began = std::time::Instant::now();
     let result = work();

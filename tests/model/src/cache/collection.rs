@@ -22,7 +22,7 @@ pub enum CollectionStep {
 use CollectionStep::{Condemn1, Cutoff1, Delete4, Forget5, Mark2, Release8};
 
 impl Cache {
-    pub(super) fn collection_actions(&self, state: &State, actions: &mut Vec<Action>) {
+    pub(super) fn collection_actions(state: &State, actions: &mut Vec<Action>) {
         let step = match state.stage {
             Stage::Idle if state.runs > 0 => Cutoff1,
             Stage::Idle => return,
@@ -50,10 +50,16 @@ impl Cache {
                     let used = state.now;
                     state.marker = state.marker.map(|marker| Marker { used, ..marker });
                 }
-                state.stage = if named_without_marker { Stage::Idle } else { Stage::Marked };
+                state.stage = if named_without_marker {
+                    Stage::Idle
+                } else {
+                    Stage::Marked
+                };
             }
             Condemn1 => {
-                let young = state.marker.is_some_and(|marker| marker.used >= state.cutoff);
+                let young = state
+                    .marker
+                    .is_some_and(|marker| marker.used >= state.cutoff);
                 if young || !state.stored || self.is_guarded(state) {
                     state.stage = Stage::Idle;
                 } else {

@@ -298,7 +298,7 @@ impl Model for Cache {
             actions.push(Action::Remove);
         }
         self.cache_actions(state, actions);
-        self.collection_actions(state, actions);
+        Self::collection_actions(state, actions);
     }
 
     fn next_state(&self, state: &State, action: Action) -> Option<State> {
@@ -313,12 +313,11 @@ impl Model for Cache {
                 next.session = Some((next.now, false));
             }
             Action::Insert => {
-                let content = match next.marker {
-                    Some(marker) => marker.content,
-                    None => {
-                        next.stored = true;
-                        Content::Chunk
-                    }
+                let content = if let Some(marker) = next.marker {
+                    marker.content
+                } else {
+                    next.stored = true;
+                    Content::Chunk
                 };
                 let used = next.now;
                 next.marker = Some(Marker { used, content });
@@ -362,23 +361,44 @@ impl Model for Cache {
 fn reachable() -> Vec<Property<Cache>> {
     vec![
         Property::sometimes("a fill is overtaken by a deletion", |_, state: &State| {
-            matches!(state.fill, Fill::Read { era: Some(era), .. } if era < state.era) && !state.stored
+            matches!(state.fill, Fill::Read { era: Some(era), .. } if era < state.era)
+                && !state.stored
         }),
         Property::sometimes("a fill creates a marker", |_, state: &State| {
             state.fills == 0
                 && state.fill == Fill::Idle
                 && state.sessions == 2
-                && state.marker.is_some_and(|marker| marker.content == Content::Chunk && marker.used == 1)
+                && state
+                    .marker
+                    .is_some_and(|marker| marker.content == Content::Chunk && marker.used == 1)
         }),
-        Property::sometimes("a marker is evicted while its file is read", |_, state: &State| {
-            let open = matches!(state.reader, Reader::Open { content: Content::Chunk });
-            open && state.marker.is_some_and(|marker| marker.content == Content::Empty)
-        }),
+        Property::sometimes(
+            "a marker is evicted while its file is read",
+            |_, state: &State| {
+                let open = matches!(
+                    state.reader,
+                    Reader::Open {
+                        content: Content::Chunk
+                    }
+                );
+                open && state
+                    .marker
+                    .is_some_and(|marker| marker.content == Content::Empty)
+            },
+        ),
         Property::sometimes("a damaged file is read", |_, state: &State| {
-            matches!(state.reader, Reader::Open { content: Content::Corrupt })
+            matches!(
+                state.reader,
+                Reader::Open {
+                    content: Content::Corrupt
+                }
+            )
         }),
-        Property::sometimes("the chunk is collected and uploaded again", |_, state: &State| {
-            state.runs == 0 && state.stage == Stage::Idle && state.era > 0 && state.stored
-        }),
+        Property::sometimes(
+            "the chunk is collected and uploaded again",
+            |_, state: &State| {
+                state.runs == 0 && state.stage == Stage::Idle && state.era > 0 && state.stored
+            },
+        ),
     ]
 }

@@ -35,7 +35,9 @@ use CacheStep::{
 impl Cache {
     pub(super) fn cache_actions(&self, state: &State, actions: &mut Vec<Action>) {
         let mut push = |step| actions.push(Action::Cache(step));
-        let cached = state.marker.filter(|marker| marker.content != Content::Empty);
+        let cached = state
+            .marker
+            .filter(|marker| marker.content != Content::Empty);
         match state.fill {
             Fill::Idle => {
                 if state.fills > 0 && cached.is_none() {
@@ -86,9 +88,18 @@ impl Cache {
             }
             Fill3Read(damaged) => self.read_object(state, damaged),
             Fill6Judge => {
-                if let Fill::Read { era, asked, corrupt } = state.fill {
+                if let Fill::Read {
+                    era,
+                    asked,
+                    corrupt,
+                } = state.fill
+                {
                     let spoiled = self.is_spoiled(state, era);
-                    state.fill = if spoiled { Fill::Idle } else { Fill::Judged { asked, corrupt } };
+                    state.fill = if spoiled {
+                        Fill::Idle
+                    } else {
+                        Fill::Judged { asked, corrupt }
+                    };
                 }
             }
             Fill6Insert => self.fill(state),
@@ -154,7 +165,11 @@ impl Cache {
 
     fn fill(&self, state: &mut State) {
         let (spoiled, asked, corrupt) = match state.fill {
-            Fill::Read { era, asked, corrupt } => (self.is_spoiled(state, era), asked, corrupt),
+            Fill::Read {
+                era,
+                asked,
+                corrupt,
+            } => (self.is_spoiled(state, era), asked, corrupt),
             Fill::Judged { asked, corrupt } => (false, asked, corrupt),
             Fill::Idle | Fill::Registered { .. } => return,
         };
@@ -162,7 +177,11 @@ impl Cache {
         if spoiled {
             return;
         }
-        let content = if corrupt { Content::Corrupt } else { Content::Chunk };
+        let content = if corrupt {
+            Content::Corrupt
+        } else {
+            Content::Chunk
+        };
         let used = match state.marker {
             Some(marker) if self.follows(Rule::FillKeepsTimes) => marker.used,
             // A new marker is as young as the question whether the object is there.
@@ -190,7 +209,9 @@ impl Cache {
         state.reader = match content {
             Content::Corrupt if self.follows(Rule::CachedReadChecked) => {
                 // Under the guard, if it is still there and still that; a condemned one goes anyway.
-                if let Some(marker) = state.marker.filter(|marker| marker.content == Content::Corrupt)
+                if let Some(marker) = state
+                    .marker
+                    .filter(|marker| marker.content == Content::Corrupt)
                     && !state.condemned
                 {
                     self.empty(state, marker);

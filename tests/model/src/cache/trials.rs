@@ -34,7 +34,9 @@ fn trial(size: Size, off: &[Rule], expect: Expect) -> Trial {
         without: without.clone(),
     };
     let scenario = format!("one chunk, {runs} runs, {fills} fills");
-    Trial::new("cache", &scenario, &without, expect, move || explore(model.clone(), expect))
+    Trial::new("cache", &scenario, &without, expect, move || {
+        explore(model.clone(), expect)
+    })
 }
 
 /// All of them.
@@ -56,10 +58,16 @@ pub fn trials(large: bool) -> Vec<Trial> {
         breaks(&[CachedReadChecked], &[NOTHING_CORRUPT_SERVED]),
         // A cached chunk is checked again whenever it is read.
         holds(&[FillVerified]),
-        breaks(&[FillVerified, CachedReadChecked], &[NOTHING_CORRUPT_SERVED]),
+        breaks(
+            &[FillVerified, CachedReadChecked],
+            &[NOTHING_CORRUPT_SERVED],
+        ),
         // Without its marker nothing of a condemned digest is evicted, and its marker goes anyway.
         holds(&[EvictionLeavesCondemned]),
-        breaks(&[EvictionLeavesCondemned, EvictionGuarded], &[MARKER_IS_TRUE]),
+        breaks(
+            &[EvictionLeavesCondemned, EvictionGuarded],
+            &[MARKER_IS_TRUE],
+        ),
     ];
     if large {
         trials.push(trial(Size::Large, &[], Expect::Holds));

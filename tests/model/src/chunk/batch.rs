@@ -41,8 +41,8 @@ pub enum BatchStep {
 }
 
 use BatchStep::{
-    Aside1, Cancel, Clear7, Condemn1, Delete4, Delete4AnswerLost, Delete4Lost,
-    Delete4LostThenDone, Delete4Refused, Fail, Forget5, Forget5Sync, Journal2, Release8, Wait6,
+    Aside1, Cancel, Clear7, Condemn1, Delete4, Delete4AnswerLost, Delete4Lost, Delete4LostThenDone,
+    Delete4Refused, Fail, Forget5, Forget5Sync, Journal2, Release8, Wait6,
 };
 
 impl Chunk {
@@ -74,15 +74,19 @@ impl Chunk {
             Stage::Deleted => push(Forget5),
             Stage::Forgotten => push(Forget5Sync),
             Stage::Durable => {
-                let pending = !state.bucket.late_deletes.and(state.batch.digests).is_empty();
-                let waits = self.follows(Rule::UnknownDeleteWaits) && self.follows(Rule::LateWithinT);
+                let pending = !state
+                    .bucket
+                    .late_deletes
+                    .and(state.batch.digests)
+                    .is_empty();
+                let waits =
+                    self.follows(Rule::UnknownDeleteWaits) && self.follows(Rule::LateWithinT);
                 if !pending || !waits {
                     push(Wait6);
                 }
             }
             Stage::Waited if self.follows(Rule::ReleaseAfterClear) => push(Clear7),
-            Stage::Waited => push(Release8),
-            Stage::Cleared => push(Release8),
+            Stage::Waited | Stage::Cleared => push(Release8),
             Stage::ReleasedEarly => push(Clear7),
         }
         let fails = matches!(stage, Stage::Deleted | Stage::Waited);
@@ -100,7 +104,7 @@ impl Chunk {
             Aside1(digest) => self.condemn_corrupt(state, digest),
             Journal2 => self.write_journal(state),
             Delete4 | Delete4Refused | Delete4AnswerLost | Delete4Lost | Delete4LostThenDone => {
-                self.delete(state, step);
+                Self::delete(state, step);
             }
             Forget5 => {
                 let kept = if self.follows(Rule::EveryMarkerRemoved) {
@@ -127,9 +131,8 @@ impl Chunk {
                     state.batch.stage = Stage::Cleared;
                 }
             }
-            Release8 => self.release(state),
-            Fail => self.give_up(state, self.follows(Rule::FailureNeverReleases)),
-            Cancel => self.give_up(state, self.follows(Rule::FailureNeverReleases)),
+            Release8 => Self::release(state),
+            Fail | Cancel => Self::give_up(state, self.follows(Rule::FailureNeverReleases)),
         }
     }
 
@@ -140,7 +143,8 @@ impl Chunk {
             ..Batch::default()
         };
         for digest in state.collector.candidates.iter() {
-            let theirs = state.table[digest] != Sentence::Free && self.follows(Rule::CondemnedLeftAlone);
+            let theirs =
+                state.table[digest] != Sentence::Free && self.follows(Rule::CondemnedLeftAlone);
             let checked = is_unused(state, digest) && !self.is_guarded(state, digest);
             if !theirs && (checked || !self.follows(Rule::CheckUnderGuard)) {
                 batch.digests.add(digest);
@@ -186,7 +190,7 @@ impl Chunk {
             for digest in state.batch.digests.iter() {
                 state.table[digest] = Sentence::Free;
             }
-            self.end_batch(state);
+            Self::end_batch(state);
             return;
         }
         if self.follows(Rule::JournalBeforeDelete) {
@@ -197,7 +201,7 @@ impl Chunk {
     }
 
     /// Step 4.
-    fn delete(&self, state: &mut State, step: BatchStep) {
+    fn delete(state: &mut State, step: BatchStep) {
         let takes_effect = matches!(step, Delete4 | Delete4AnswerLost | Delete4LostThenDone);
         let pending = matches!(step, Delete4Lost | Delete4LostThenDone);
         if pending || step == Delete4AnswerLost {
@@ -218,7 +222,7 @@ impl Chunk {
     }
 
     /// Step 8.
-    fn release(&self, state: &mut State) {
+    fn release(state: &mut State) {
         for digest in state.batch.digests.iter() {
             state.table[digest] = Sentence::Free;
         }
@@ -233,19 +237,23 @@ impl Chunk {
     }
 
     /// The batch ends in the middle. Nobody knows what became of its deletes.
-    fn give_up(&self, state: &mut State, abandoned: bool) {
+    fn give_up(state: &mut State, abandoned: bool) {
         if state.batch.stage != Stage::Condemned {
             state.left.faults = state.left.faults.saturating_sub(1);
         }
-        let sentence = if abandoned { Sentence::Abandoned } else { Sentence::Free };
+        let sentence = if abandoned {
+            Sentence::Abandoned
+        } else {
+            Sentence::Free
+        };
         for digest in state.batch.digests.iter() {
             state.table[digest] = sentence;
         }
-        self.end_batch(state);
+        Self::end_batch(state);
     }
 
     /// A batch that fails ends its collection.
-    fn end_batch(&self, state: &mut State) {
+    fn end_batch(state: &mut State) {
         if !state.batch.aside {
             state.collector = Collector::default();
         }

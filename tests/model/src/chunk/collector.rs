@@ -43,7 +43,10 @@ impl Chunk {
                 for digest in collector.findings.iter() {
                     actions.push(Action::Collect(Reconcile5Adopt(digest)));
                 }
-                if collector.findings.is_empty() && collector.candidates.is_empty() && state.batch.stage == Stage::None {
+                if collector.findings.is_empty()
+                    && collector.candidates.is_empty()
+                    && state.batch.stage == Stage::None
+                {
                     actions.push(Action::Collect(Tidy6));
                 }
             }
@@ -73,12 +76,18 @@ impl Chunk {
                     state.collector.start = state.now;
                 }
                 let collector = &mut state.collector;
-                collector.cutoff = collector.oldest.take().map_or(collector.start, |oldest| oldest.min(collector.start));
+                collector.cutoff = collector
+                    .oldest
+                    .take()
+                    .map_or(collector.start, |oldest| oldest.min(collector.start));
                 collector.run = Run::Marking(0);
             }
             Mark2 => self.mark(state),
             Sweep3List => {
-                state.collector.listed = state.bucket.chunks.map(|object| object.map(|object| object.written));
+                state.collector.listed = state
+                    .bucket
+                    .chunks
+                    .map(|object| object.map(|object| object.written));
                 state.collector.run = Run::Listed;
             }
             Sweep3Compare => self.compare(state),
@@ -95,7 +104,11 @@ impl Chunk {
                 writer.phase == super::Phase::Open
             }
         };
-        let open = state.writers.iter().filter(counts).map(|writer| writer.start);
+        let open = state
+            .writers
+            .iter()
+            .filter(counts)
+            .map(|writer| writer.start);
         open.min().filter(|_| self.follows(Rule::SessionsInCutoff))
     }
 
@@ -112,7 +125,11 @@ impl Chunk {
             }
         }
         let next = usize::from(snapshot) + 1;
-        state.collector.run = if next == SNAPSHOTS { Run::Marked } else { Run::Marking(next as u8) };
+        state.collector.run = if next == SNAPSHOTS {
+            Run::Marked
+        } else {
+            Run::Marking(next as u8)
+        };
     }
 
     fn compare(&self, state: &mut State) {
@@ -173,5 +190,8 @@ impl Chunk {
 pub(super) fn is_unused(state: &State, digest: usize) -> bool {
     let disk = &state.disk;
     let marks = [disk.marker[digest], disk.upload[digest], disk.using[digest]];
-    marks.into_iter().flatten().all(|used| used < state.collector.cutoff)
+    marks
+        .into_iter()
+        .flatten()
+        .all(|used| used < state.collector.cutoff)
 }

@@ -37,7 +37,9 @@ impl Chunk {
             push(Crash);
             if self.power_loss {
                 let changed = changes(&state.disk, &state.synced);
-                (0..=changed).filter(|mask| mask & !changed == 0 && *mask != changed).for_each(|mask| push(PowerLoss(mask)));
+                (0..=changed)
+                    .filter(|mask| mask & !changed == 0 && *mask != changed)
+                    .for_each(|mask| push(PowerLoss(mask)));
             }
         }
         let over = state.bucket.late_deletes.is_empty() || !self.follows(Rule::LateWithinT);
@@ -56,11 +58,11 @@ impl Chunk {
 
     pub(super) fn daemon_step(&self, state: &mut State, step: DaemonStep) {
         match step {
-            Crash => self.die(state),
+            Crash => Self::die(state),
             PowerLoss(mask) => {
                 state.disk = what_is_left(&state.disk, &state.synced, mask);
                 state.synced = state.disk;
-                self.die(state);
+                Self::die(state);
             }
             Start => self.start(state),
             TPasses => state.settling = false,
@@ -80,7 +82,7 @@ impl Chunk {
         }
     }
 
-    fn die(&self, state: &mut State) {
+    fn die(state: &mut State) {
         state.left.crashes = state.left.crashes.saturating_sub(1);
         state.up = false;
         state.table = [Sentence::Free; DIGESTS];
@@ -125,7 +127,11 @@ fn files(disk: &Disk, digest: usize) -> [Option<Tick>; 3] {
 fn changes(disk: &Disk, synced: &Disk) -> u8 {
     let mut mask = 0;
     for digest in 0..DIGESTS {
-        for (kind, (now, then)) in files(disk, digest).into_iter().zip(files(synced, digest)).enumerate() {
+        for (kind, (now, then)) in files(disk, digest)
+            .into_iter()
+            .zip(files(synced, digest))
+            .enumerate()
+        {
             if now != then {
                 mask |= 1 << (3 * digest + kind);
             }

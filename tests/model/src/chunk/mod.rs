@@ -31,8 +31,8 @@ use collector::CollectorStep;
 use daemon::DaemonStep;
 pub use rule::Rule;
 use state::{
-    BASE, Batch, Broken, Bucket, Collector, DIGESTS, Digests, Disk, Left, Next, Object, Phase, Sentence,
-    Stage, State, WRITERS, Writer,
+    BASE, Batch, Broken, Bucket, Collector, DIGESTS, Digests, Disk, Left, Next, Object, Phase,
+    Sentence, Stage, State, WRITERS, Writer,
 };
 use writer::WriterStep;
 
@@ -244,7 +244,9 @@ impl Model for Chunk {
 
     fn properties(&self) -> Vec<Property<Self>> {
         let mut properties = vec![
-            Property::always(TOLD_IS_STORED, |_, state: &State| !state.broken.told_falsely),
+            Property::always(TOLD_IS_STORED, |_, state: &State| {
+                !state.broken.told_falsely
+            }),
             Property::always(NOTHING_IN_USE_DELETED, |_, state: &State| {
                 !state.broken.deleted_in_use
             }),
@@ -252,14 +254,20 @@ impl Model for Chunk {
                 !state.up || (0..DIGESTS).all(|digest| marker_is_true(state, digest))
             }),
             Property::always(UPLOADS_ARE_MARKED, |_, state: &State| {
-                state.writers.iter().all(|writer| upload_is_marked(state, writer))
+                state
+                    .writers
+                    .iter()
+                    .all(|writer| upload_is_marked(state, writer))
             }),
             Property::always(CONDEMNED_IS_NOT_TOLD, |_, state: &State| {
                 !state.broken.told_condemned
             }),
             Property::always(FREE_MEANS_OVER, |_, state: &State| {
                 let free = |digest: &usize| state.table[*digest] == Sentence::Free;
-                !state.up || !(0..DIGESTS).filter(free).any(|digest| state.bucket.late_deletes.has(digest))
+                !state.up
+                    || !(0..DIGESTS)
+                        .filter(free)
+                        .any(|digest| state.bucket.late_deletes.has(digest))
             }),
         ];
         if self.without.rules().is_empty() {
@@ -291,10 +299,13 @@ impl Chunk {
     fn reachable(&self) -> Vec<Property<Self>> {
         let mut properties = Vec::new();
         if self.left.runs > 0 {
-            properties.push(Property::sometimes("a chunk is collected", |_, state: &State| {
-                let batch = &state.batch;
-                batch.stage == Stage::Cleared && batch.doubtful.is_empty()
-            }));
+            properties.push(Property::sometimes(
+                "a chunk is collected",
+                |_, state: &State| {
+                    let batch = &state.batch;
+                    batch.stage == Stage::Cleared && batch.doubtful.is_empty()
+                },
+            ));
             properties.push(Property::sometimes(
                 "a chunk is uploaded again after its deletion, and sealed",
                 |_, state: &State| {
@@ -308,7 +319,11 @@ impl Chunk {
             properties.push(Property::sometimes(
                 "a session is told of a chunk while a collection looks at it",
                 |_, state: &State| {
-                    !state.collector.candidates.and(state.writers[0].told).is_empty()
+                    !state
+                        .collector
+                        .candidates
+                        .and(state.writers[0].told)
+                        .is_empty()
                 },
             ));
         }
@@ -323,22 +338,29 @@ impl Chunk {
         if self.left.crashes > 0 && self.left.lost > 0 && self.left.runs > 0 {
             properties.push(Property::sometimes(
                 "a recovery holds a digest whose delete is on its way",
-                |_, state: &State| {
-                    !state.recovering.and(state.bucket.late_deletes).is_empty()
-                },
+                |_, state: &State| !state.recovering.and(state.bucket.late_deletes).is_empty(),
             ));
         }
         if self.begin == Begin::Corrupt {
-            properties.push(Property::sometimes("a corrupt chunk is set aside", |_, state: &State| {
-                state.batch.aside && state.batch.stage == Stage::Cleared
-            }));
-            properties.push(Property::sometimes("a corrupt chunk is healed", |_, state: &State| {
-                state.bucket.chunks[0].is_some_and(|object| object.good)
-                    && state.snapshots[BASE].has(0)
-            }));
+            properties.push(Property::sometimes(
+                "a corrupt chunk is set aside",
+                |_, state: &State| state.batch.aside && state.batch.stage == Stage::Cleared,
+            ));
+            properties.push(Property::sometimes(
+                "a corrupt chunk is healed",
+                |_, state: &State| {
+                    state.bucket.chunks[0].is_some_and(|object| object.good)
+                        && state.snapshots[BASE].has(0)
+                },
+            ));
             properties.push(Property::sometimes(
                 "an open session learns that its chunk is lost",
-                |_, state: &State| state.writers.iter().any(|writer| writer.is_open() && !writer.lost.is_empty()),
+                |_, state: &State| {
+                    state
+                        .writers
+                        .iter()
+                        .any(|writer| writer.is_open() && !writer.lost.is_empty())
+                },
             ));
         }
         properties
@@ -350,19 +372,25 @@ impl Chunk {
             actions.extend([Action::LatePut(digest), Action::LatePutVanishes(digest)]);
         }
         for digest in state.bucket.late_deletes.iter() {
-            actions.extend([Action::LateDelete(digest), Action::LateDeleteVanishes(digest)]);
+            actions.extend([
+                Action::LateDelete(digest),
+                Action::LateDeleteVanishes(digest),
+            ]);
         }
         if !state.up {
             return;
         }
         if self.removals {
             let sealed = |snapshot: &usize| !state.snapshots[*snapshot].is_empty();
-            actions.extend((0..state.snapshots.len()).filter(sealed).map(Action::RemoveSnapshot));
+            actions.extend(
+                (0..state.snapshots.len())
+                    .filter(sealed)
+                    .map(Action::RemoveSnapshot),
+            );
         }
         if state.left.reports > 0 {
-            let corrupt = |digest: &usize| {
-                state.bucket.chunks[*digest].is_some_and(|object| !object.good)
-            };
+            let corrupt =
+                |digest: &usize| state.bucket.chunks[*digest].is_some_and(|object| !object.good);
             actions.extend((0..self.digests).filter(corrupt).map(Action::Report));
         }
     }

@@ -3,7 +3,7 @@
 use super::batch::BatchStep;
 use super::collector::CollectorStep;
 use super::daemon::DaemonStep;
-use super::state::{DIGESTS, Digests, Run, Sentence, Stage, State};
+use super::state::{DIGESTS, Digests, Run, Sentence, Stage, State, Writer};
 use super::writer::WriterStep;
 use super::{Action, Chunk};
 use crate::settle::Settles;
@@ -14,7 +14,10 @@ impl Settles for Chunk {
             actions.extend([Action::LatePut(digest), Action::LatePutVanishes(digest)]);
         }
         for digest in state.bucket.late_deletes.iter() {
-            actions.extend([Action::LateDelete(digest), Action::LateDeleteVanishes(digest)]);
+            actions.extend([
+                Action::LateDelete(digest),
+                Action::LateDeleteVanishes(digest),
+            ]);
         }
         if !state.up {
             actions.push(Action::Daemon(DaemonStep::Start));
@@ -41,7 +44,7 @@ impl Settles for Chunk {
     }
 
     fn settled(&self, state: &State) -> Result<(), &'static str> {
-        let open = state.writers.iter().any(|writer| writer.is_open());
+        let open = state.writers.iter().any(Writer::is_open);
         if open {
             return Err("an insert waits for ever");
         }
@@ -62,7 +65,7 @@ impl Settles for Chunk {
 impl Chunk {
     /// Nobody writes, nothing runs, nothing waits.
     fn is_quiet(&self, state: &State) -> bool {
-        let writing = state.writers.iter().any(|writer| writer.is_open());
+        let writing = state.writers.iter().any(Writer::is_open);
         let held = state.table != [Sentence::Free; DIGESTS] || !state.recovering.is_empty();
         let late = !state.bucket.late_deletes.is_empty() || !state.bucket.late_puts.is_empty();
         let running = state.collector.run != Run::Idle || state.batch.stage != Stage::None;
@@ -87,7 +90,12 @@ fn is_aged(state: &State) -> bool {
     let aged = |digest: usize| {
         let disk = &state.disk;
         let written = state.bucket.chunks[digest].map(|object| object.written);
-        let marks = [disk.marker[digest], disk.upload[digest], disk.using[digest], written];
+        let marks = [
+            disk.marker[digest],
+            disk.upload[digest],
+            disk.using[digest],
+            written,
+        ];
         marks.into_iter().flatten().all(|time| time < state.now)
     };
     garbage(state).iter().all(aged)

@@ -50,16 +50,19 @@ impl Digests {
     }
 
     /// What is in both.
+    #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
 
     /// What is in either.
+    #[must_use]
     pub fn or(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
     /// What is in this one only.
+    #[must_use]
     pub fn minus(self, other: Self) -> Self {
         Self(self.0 & !other.0)
     }
@@ -331,8 +334,14 @@ pub struct State {
 impl State {
     /// What somebody relies on: sealed snapshots, and open sessions by what they were told.
     pub fn relied_on(&self) -> Digests {
-        let sealed = self.snapshots.iter().fold(Digests::default(), |all, one| all.or(*one));
-        let told = self.writers.iter().fold(Digests::default(), |all, one| all.or(one.relies_on()));
+        let sealed = self
+            .snapshots
+            .iter()
+            .fold(Digests::default(), |all, one| all.or(*one));
+        let told = self
+            .writers
+            .iter()
+            .fold(Digests::default(), |all, one| all.or(one.relies_on()));
         sealed.minus(self.damaged).or(told)
     }
 

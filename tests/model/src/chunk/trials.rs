@@ -93,7 +93,9 @@ fn trial(scenario: &str, model: Chunk, off: &[Rule], expect: Expect) -> Trial {
         without: without.clone(),
         ..model
     };
-    Trial::new("chunk", scenario, &without, expect, move || explore(model.clone(), expect))
+    Trial::new("chunk", scenario, &without, expect, move || {
+        explore(model.clone(), expect)
+    })
 }
 
 fn settling(scenario: &str, model: Chunk, off: &[Rule], expect: Expect) -> Trial {
@@ -133,16 +135,50 @@ fn large() -> Vec<Trial> {
     batches_left.ticks = 2;
     let (mut aside, mut aside_crashes) = (corrupt().left, crashing_aside().left);
     (aside.lost, aside.ticks) = (1, 2);
-    (aside_crashes.crashes, aside_crashes.lost, aside_crashes.reports) = (2, 2, 2);
+    (
+        aside_crashes.crashes,
+        aside_crashes.lost,
+        aside_crashes.reports,
+    ) = (2, 2, 2);
     let mut powerless = power().left;
     (powerless.ticks, powerless.crashes) = (2, 2);
     vec![
-        trial("two writers, two runs", with(writers(), two_runs), &[], Expect::Holds),
-        trial("two writers, two crashes", with(writers(), two_crashes), &[], Expect::Holds),
-        trial("two losses of power", with(power(), powerless), &[], Expect::Holds),
-        trial("two digests, more time", with(batches(), batches_left), &[], Expect::Holds),
-        trial("corrupt chunk, lost answer", with(corrupt(), aside), &[], Expect::Holds),
-        trial("corrupt chunk, two crashes", with(crashing_aside(), aside_crashes), &[], Expect::Holds),
+        trial(
+            "two writers, two runs",
+            with(writers(), two_runs),
+            &[],
+            Expect::Holds,
+        ),
+        trial(
+            "two writers, two crashes",
+            with(writers(), two_crashes),
+            &[],
+            Expect::Holds,
+        ),
+        trial(
+            "two losses of power",
+            with(power(), powerless),
+            &[],
+            Expect::Holds,
+        ),
+        trial(
+            "two digests, more time",
+            with(batches(), batches_left),
+            &[],
+            Expect::Holds,
+        ),
+        trial(
+            "corrupt chunk, lost answer",
+            with(corrupt(), aside),
+            &[],
+            Expect::Holds,
+        ),
+        trial(
+            "corrupt chunk, two crashes",
+            with(crashing_aside(), aside_crashes),
+            &[],
+            Expect::Holds,
+        ),
     ]
 }
 
@@ -155,7 +191,12 @@ fn needed() -> Vec<Trial> {
     };
     vec![
         loses("two writers", hasty(), WaitForRelease),
-        breaks("two writers", hasty(), WaitForRelease, &[CONDEMNED_IS_NOT_TOLD]),
+        breaks(
+            "two writers",
+            hasty(),
+            WaitForRelease,
+            &[CONDEMNED_IS_NOT_TOLD],
+        ),
         breaks("two writers", hasty(), UploadMarker, &[UPLOADS_ARE_MARKED]),
         loses("corrupt chunk, crash", crashing_aside(), UploadMarker),
         loses("corrupt chunk", corrupt(), GuardOverPut),
@@ -170,10 +211,20 @@ fn needed() -> Vec<Trial> {
         loses("two writers", hasty(), JournalBeforeDelete),
         loses("two digests", batches(), JournalKept),
         loses("two writers", hasty(), EveryMarkerRemoved),
-        breaks("two writers", hasty(), EveryMarkerRemoved, &[MARKERS_ARE_TRUE]),
+        breaks(
+            "two writers",
+            hasty(),
+            EveryMarkerRemoved,
+            &[MARKERS_ARE_TRUE],
+        ),
         loses("loss of power", power(), RemovalSynced),
         loses("two writers", hasty(), UnknownDeleteWaits),
-        breaks("two writers", hasty(), UnknownDeleteWaits, &[FREE_MEANS_OVER]),
+        breaks(
+            "two writers",
+            hasty(),
+            UnknownDeleteWaits,
+            &[FREE_MEANS_OVER],
+        ),
         loses("two digests", batches(), FailureNeverReleases),
         loses("corrupt chunk", corrupt(), AdoptOnlyUnreleased),
         loses("corrupt chunk", corrupt(), AsideReadsAgain),
@@ -200,16 +251,36 @@ fn redundant() -> Vec<Trial> {
         keeps(GuardOverPut),
         loses("two writers", hasty(), &[UploadMarker, GuardOverPut]),
         holds(&[LastModifiedChecked]),
-        loses("two writers", hasty(), &[UploadMarker, GuardOverPut, LastModifiedChecked]),
+        loses(
+            "two writers",
+            hasty(),
+            &[UploadMarker, GuardOverPut, LastModifiedChecked],
+        ),
         holds(&[LeaseUntilUploadEnds]),
         holds(&[ReleaseAfterClear]),
         holds(&[RecoveryDeletesNothing]),
-        loses("two writers", hasty(), &[ReleaseAfterClear, RecoveryDeletesNothing]),
+        loses(
+            "two writers",
+            hasty(),
+            &[ReleaseAfterClear, RecoveryDeletesNothing],
+        ),
         holds(&[BatchNotCancelled]),
-        loses("two writers", hasty(), &[BatchNotCancelled, FailureNeverReleases]),
+        loses(
+            "two writers",
+            hasty(),
+            &[BatchNotCancelled, FailureNeverReleases],
+        ),
         holds(&[CollectionWaitsAfterCrash]),
-        loses("corrupt chunk, crash", crashing_aside(), &[CollectionWaitsAfterCrash, JournalKept]),
-        loses("corrupt chunk, crash", crashing_aside(), &[CollectionWaitsAfterCrash, CondemnedLeftAlone]),
+        loses(
+            "corrupt chunk, crash",
+            crashing_aside(),
+            &[CollectionWaitsAfterCrash, JournalKept],
+        ),
+        loses(
+            "corrupt chunk, crash",
+            crashing_aside(),
+            &[CollectionWaitsAfterCrash, CondemnedLeftAlone],
+        ),
     ]
 }
 
@@ -218,8 +289,23 @@ fn progress() -> Vec<Trial> {
     let stuck = Expect::Breaks(&[SETTLES]);
     vec![
         settling("two writers, to the end", hasty(), &[], Expect::Holds),
-        settling("corrupt chunk, to the end", crashing_aside(), &[], Expect::Holds),
-        settling("two writers, to the end", hasty(), &[FailureFreesGuard], stuck),
-        settling("two writers, to the end", hasty(), &[SweepListsBucket], stuck),
+        settling(
+            "corrupt chunk, to the end",
+            crashing_aside(),
+            &[],
+            Expect::Holds,
+        ),
+        settling(
+            "two writers, to the end",
+            hasty(),
+            &[FailureFreesGuard],
+            stuck,
+        ),
+        settling(
+            "two writers, to the end",
+            hasty(),
+            &[SweepListsBucket],
+            stuck,
+        ),
     ]
 }

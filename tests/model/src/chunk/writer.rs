@@ -134,10 +134,10 @@ impl Chunk {
                 }
             }
             Insert1Join(digest) => state.writers[index].insert = Some((Next::Join, digest)),
-            Leave => self.leave(state, index),
+            Leave => Self::leave(state, index),
             Seal => {
                 state.snapshots[index] = state.writers[index].told;
-                self.end(state, index);
+                Self::end(state, index);
             }
             Insert3 | Insert4Put | Insert4PutAnswerLost | Insert4PutLost | Insert4Look
             | Insert4Fail | Insert5 | Insert6 => self.insert_step(state, index, step),
@@ -191,7 +191,7 @@ impl Chunk {
             Insert6 => {
                 state.disk.upload[digest] = None;
                 state.tell(index, digest);
-                self.tell_joiners(state, digest);
+                Self::tell_joiners(state, digest);
                 None
             }
             Insert4Fail if !self.follows(Rule::FailureFreesGuard) => Some(Next::Stuck),
@@ -200,15 +200,15 @@ impl Chunk {
         state.writers[index].insert = next.map(|next| (next, digest));
         if next.is_none() {
             if step == Insert4Fail {
-                self.dismiss_joiners(state, digest);
+                Self::dismiss_joiners(state, digest);
             }
             if state.writers[index].phase == Phase::Left {
-                self.end(state, index);
+                Self::end(state, index);
             }
         }
     }
 
-    fn tell_joiners(&self, state: &mut State, digest: usize) {
+    fn tell_joiners(state: &mut State, digest: usize) {
         for index in 0..state.writers.len() {
             if state.writers[index].insert == Some((Next::Join, digest)) {
                 state.writers[index].insert = None;
@@ -217,7 +217,7 @@ impl Chunk {
         }
     }
 
-    fn dismiss_joiners(&self, state: &mut State, digest: usize) {
+    fn dismiss_joiners(state: &mut State, digest: usize) {
         for writer in &mut state.writers {
             if writer.insert == Some((Next::Join, digest)) {
                 writer.insert = None;
@@ -225,7 +225,7 @@ impl Chunk {
         }
     }
 
-    fn leave(&self, state: &mut State, index: usize) {
+    fn leave(state: &mut State, index: usize) {
         let writer = &mut state.writers[index];
         writer.told = Digests::default();
         writer.lost = Digests::default();
@@ -234,12 +234,12 @@ impl Chunk {
         if uploading {
             writer.phase = Phase::Left;
         } else {
-            self.end(state, index);
+            Self::end(state, index);
         }
     }
 
     /// The session is over; nothing of it matters any more.
-    fn end(&self, state: &mut State, index: usize) {
+    fn end(state: &mut State, index: usize) {
         let writer = &mut state.writers[index];
         *writer = super::Writer {
             phase: Phase::Over,

@@ -27,6 +27,8 @@ pub struct Record {
     pub clean: bool,
     /// What the last start waits for.
     pub pending: Settled,
+    /// Until then it answers nothing: what its directory knew is lost.
+    pub unanswered: bool,
 }
 
 /// A cache directory.
@@ -103,8 +105,12 @@ pub struct Daemon {
     pub starting: Starting,
     /// The id of its start.
     pub start: u8,
+    /// The record that its start has read.
+    pub found: Option<Record>,
     /// Its directory was trusted.
     pub trusted: bool,
+    /// It answers nothing before its wait is over.
+    pub unanswered: bool,
     /// What it waits for.
     pub wait: Wait,
     /// A session of it was told of the chunk.
@@ -129,11 +135,15 @@ impl Daemon {
 
     /// Whether nobody is told of the chunk.
     pub fn is_condemned(&self) -> bool {
-        self.recovering || matches!(self.stage, Stage::Condemned | Stage::Confirmed | Stage::Deleted | Stage::Forgotten)
+        self.recovering
+            || matches!(
+                self.stage,
+                Stage::Condemned | Stage::Confirmed | Stage::Deleted | Stage::Forgotten
+            )
     }
 
     /// Whether it answers nothing yet.
     pub fn holds_back(&self) -> bool {
-        !self.trusted && self.wait != Wait::Over
+        self.unanswered && self.wait != Wait::Over
     }
 }

@@ -1,7 +1,7 @@
 //! Ownership of a prefix: two daemons, their cache directories, copies of those, crashes, take-overs, late requests.
 //!
 //! Daemon 0 is the first owner, daemon 1 has a cache directory of its own and may take over. One chunk. Starts carry the step
-//! numbers of `owner.rs`, batches those of `gc/condemn.rs`.
+//! numbers of `owner.rs` (reading and deciding, 1 and 2, are part of 3), batches those of `gc/condemn.rs`.
 //!
 //! | real | here | why that is enough |
 //! |---|---|---|
@@ -45,6 +45,10 @@ pub enum Rule {
     CollectionWaits,
     /// A wait that is not over when the process stops begins anew.
     PendingKept,
+    /// … and until it is over nothing is answered, if it began with a directory that was not trusted.
+    PendingHoldsAnswers,
+    /// Nothing is set aside before the wait is over.
+    AsideWaits,
     /// A collection raises the epoch, in the bucket and in the directory, before its first delete.
     CollectionRaisesEpoch,
     /// So does setting a chunk aside.
@@ -61,6 +65,8 @@ pub enum Rule {
     UntrustedDropped,
     /// A directory agrees with the bucket only after its markers have been dropped.
     DropBeforeAgreeing,
+    /// Step 4: the record is written only over the one that was read.
+    TakenByCompareAndSwap,
     /// Step 3: a start is noted in the directory before the bucket knows it.
     StartNotedFirst,
     /// A clean stop is recorded only if nothing is open or unknown.
@@ -84,6 +90,8 @@ impl rules::Rule for Rule {
         Self::FillWaits,
         Self::CollectionWaits,
         Self::PendingKept,
+        Self::PendingHoldsAnswers,
+        Self::AsideWaits,
         Self::CollectionRaisesEpoch,
         Self::AsideRaisesEpoch,
         Self::EpochCompared,
@@ -92,6 +100,7 @@ impl rules::Rule for Rule {
         Self::InstanceCompared,
         Self::UntrustedDropped,
         Self::DropBeforeAgreeing,
+        Self::TakenByCompareAndSwap,
         Self::StartNotedFirst,
         Self::CleanMeansIdle,
         Self::JournalReplayed,
@@ -213,6 +222,7 @@ impl Model for Owner {
                 stop: 0,
                 clean: false,
                 pending: Settled::Settled,
+                unanswered: false,
             },
             stored: true,
             sealed: false,
@@ -313,15 +323,17 @@ impl Owner {
                 let this = &state.daemons[0];
                 state.copy.is_none() && this.starting == Starting::Dropping
             }),
-            Property::sometimes("a delete is on its way after a start", |_, state: &State| {
-                state.late_delete && state.daemons[0].wait != Wait::Over
-            }),
+            Property::sometimes(
+                "a delete is on its way after a start",
+                |_, state: &State| state.late_delete && state.daemons[0].wait != Wait::Over,
+            ),
         ];
         if self.take_over {
             properties.extend([
-                Property::sometimes("a paused owner holds a pass after the take-over", |_, state: &State| {
-                    state.daemons[0].pass && state.owns(1)
-                }),
+                Property::sometimes(
+                    "a paused owner holds a pass after the take-over",
+                    |_, state: &State| state.daemons[0].pass && state.owns(1),
+                ),
                 Property::sometimes("the new owner seals", |_, state: &State| {
                     state.sealed && state.owns(1) && state.directories[1].marker
                 }),

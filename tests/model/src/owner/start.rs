@@ -1,5 +1,4 @@
-//! Start, stop and crash. Steps 3 to 5 are those of `owner.rs`; reading and deciding (1 and 2) are part of 3, and what was
-//! read is read again in 4, where compare-and-swap would tell.
+//! Start, stop and crash.
 
 use super::{Action, Daemon, Owner, Record, Rule, Settled, Stage, Starting, State, Wait};
 
@@ -53,7 +52,9 @@ impl Owner {
                 let known = idle && !state.late_delete && !state.directories[index].journal;
                 if state.owns(index) && (known || !self.follows(Rule::CleanMeansIdle)) {
                     push(Stop(true));
-                    push(Stop(false));
+                    if state.left.crashes > 0 {
+                        push(Stop(false));
+                    }
                 }
             }
         }
@@ -87,10 +88,14 @@ impl Owner {
                 self.recover(state, index);
             }
             Agree5 => {
-                self.agree(state, index);
+                Self::agree(state, index);
                 let trusted = state.daemons[index].trusted;
                 let drop_next = !self.follows(Rule::DropBeforeAgreeing) && !trusted;
-                let starting = if drop_next { Starting::Dropping } else { Starting::Up };
+                let starting = if drop_next {
+                    Starting::Dropping
+                } else {
+                    Starting::Up
+                };
                 state.daemons[index].starting = starting;
                 self.recover(state, index);
             }
@@ -105,7 +110,7 @@ impl Owner {
                 state.left.crashes -= 1;
                 state.daemons[index] = Daemon::default();
             }
-            Stop(completes) => self.stop(state, index, completes),
+            Stop(completes) => Self::stop(state, index, completes),
         }
     }
 
@@ -136,22 +141,42 @@ impl Owner {
         state.daemons[index] = Daemon {
             starting: Starting::Noted,
             start,
+            found: Some(state.record),
             trusted,
             ..Daemon::default()
         };
     }
 
     fn take(&self, state: &mut State, index: usize, dead: bool) {
-        let found = state.record;
+        let Some(found) = state.daemons[index].found.take() else {
+            return;
+        };
+        if found != state.record && self.follows(Rule::TakenByCompareAndSwap) {
+            // Somebody was faster; this start fails.
+            state.daemons[index] = Daemon::default();
+            return;
+        }
         let ours = found.holder == index as u8;
         let before = match found.clean {
             true => Settled::Settled,
             false if ours || dead => Settled::Unclean,
             false => Settled::TakenOver,
         };
-        let pending = if self.follows(Rule::PendingKept) { found.pending } else { Settled::Settled };
+        let pending = if self.follows(Rule::PendingKept) {
+            found.pending
+        } else {
+            Settled::Settled
+        };
         let before = before.max(pending);
-        let before = if dead { before.min(Settled::Unclean) } else { before };
+        let before = if dead {
+            before.min(Settled::Unclean)
+        } else {
+            before
+        };
+        let inherited = found.unanswered
+            && pending != Settled::Settled
+            && self.follows(Rule::PendingHoldsAnswers);
+        let unanswered = !state.daemons[index].trusted || inherited;
         state.record = Record {
             holder: index as u8,
             start: state.daemons[index].start,
@@ -159,6 +184,7 @@ impl Owner {
             stop: 0,
             clean: false,
             pending: before,
+            unanswered: unanswered && before != Settled::Settled,
         };
         let daemon = &mut state.daemons[index];
         daemon.wait = match before {
@@ -166,6 +192,7 @@ impl Owner {
             Settled::Unclean => Wait::Late,
             Settled::TakenOver => Wait::LateAndWindow,
         };
+        daemon.unanswered = unanswered;
         let drops = !daemon.trusted && self.follows(Rule::UntrustedDropped);
         daemon.starting = if drops && self.follows(Rule::DropBeforeAgreeing) {
             Starting::Dropping
@@ -174,7 +201,7 @@ impl Owner {
         };
     }
 
-    fn agree(&self, state: &mut State, index: usize) {
+    fn agree(state: &mut State, index: usize) {
         let record = state.record;
         let directory = &mut state.directories[index];
         directory.start = state.daemons[index].start;
@@ -189,7 +216,10 @@ impl Owner {
     fn recover(&self, state: &mut State, index: usize) {
         let daemon = &mut state.daemons[index];
         let directory = &mut state.directories[index];
-        if daemon.starting == Starting::Up && directory.journal && self.follows(Rule::JournalReplayed) {
+        if daemon.starting == Starting::Up
+            && directory.journal
+            && self.follows(Rule::JournalReplayed)
+        {
             daemon.recovering = true;
             directory.marker = false;
             // A journal means that the stop was not clean, whatever the record says.
@@ -199,19 +229,17 @@ impl Owner {
         }
     }
 
-    fn stop(&self, state: &mut State, index: usize, completes: bool) {
+    fn stop(state: &mut State, index: usize, completes: bool) {
         let id = state.next_id;
         state.next_id += 1;
         state.directories[index].stop = id;
         if completes {
             if state.daemons[index].wait == Wait::Over {
                 state.record.pending = Settled::Settled;
+                state.record.unanswered = false;
             }
             state.record.stop = id;
             state.record.clean = true;
-        } else if state.left.crashes == 0 {
-            // Without a crash left it completes.
-            return;
         } else {
             state.left.crashes -= 1;
         }

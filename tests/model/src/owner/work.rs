@@ -53,7 +53,10 @@ impl Owner {
         let mut push = |step| actions.push(Action::Work(index, step));
         let marker = state.directories[index].marker;
         let holds_back = daemon.holds_back();
-        if !daemon.told && !daemon.is_condemned() && (!holds_back || !self.follows(Rule::UntrustedWaits)) {
+        if !daemon.told
+            && !daemon.is_condemned()
+            && (!holds_back || !self.follows(Rule::UntrustedWaits))
+        {
             push(Insert);
         }
         if daemon.told {
@@ -83,7 +86,9 @@ impl Owner {
                     if settled {
                         push(EpochInBucket);
                     }
-                    push(BeginAside);
+                    if daemon.wait == Wait::Over || !self.follows(Rule::AsideWaits) {
+                        push(BeginAside);
+                    }
                 }
             }
             Stage::EpochInBucket => push(EpochInDirectory),
@@ -186,7 +191,11 @@ impl Owner {
     /// The epoch is raised by compare-and-swap, which fails for who is not the owner any more.
     fn begin(&self, state: &mut State, index: usize, aside: bool) {
         state.left.batches -= 1;
-        let rule = if aside { Rule::AsideRaisesEpoch } else { Rule::CollectionRaisesEpoch };
+        let rule = if aside {
+            Rule::AsideRaisesEpoch
+        } else {
+            Rule::CollectionRaisesEpoch
+        };
         let raises = self.follows(rule);
         if raises && !state.owns(index) {
             state.daemons[index] = Daemon::default();

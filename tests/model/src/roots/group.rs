@@ -64,7 +64,9 @@ impl State {
     }
 
     fn newest_sealed(&self) -> Option<usize> {
-        (0..SNAPSHOTS).rev().find(|index| self.snapshots[*index] == Snapshot::Sealed)
+        (0..SNAPSHOTS)
+            .rev()
+            .find(|index| self.snapshots[*index] == Snapshot::Sealed)
     }
 
     fn is_held(&self, snapshot: usize) -> bool {

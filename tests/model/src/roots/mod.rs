@@ -241,7 +241,9 @@ impl Model for Roots {
     fn next_state(&self, state: &State, action: Action) -> Option<State> {
         let mut next = *state;
         let start_first = self.follows(Rule::StartBeforeSessions);
-        let oldest = next.oldest_session().filter(|_| self.follows(Rule::SessionsInCutoff));
+        let oldest = next
+            .oldest_session()
+            .filter(|_| self.follows(Rule::SessionsInCutoff));
         let collector = &mut next.collector;
         match action {
             Action::Tick => {
@@ -307,10 +309,13 @@ impl Model for Roots {
                 Property::sometimes("the chunk is collected", |_, state: &State| {
                     state.chunk.is_none()
                 }),
-                Property::sometimes("a snapshot vanishes while it is read", |_, state: &State| {
-                    let found = state.collector.found.map(usize::from);
-                    found.is_some_and(|found| state.snapshots[found] == Snapshot::Removed)
-                }),
+                Property::sometimes(
+                    "a snapshot vanishes while it is read",
+                    |_, state: &State| {
+                        let found = state.collector.found.map(usize::from);
+                        found.is_some_and(|found| state.snapshots[found] == Snapshot::Removed)
+                    },
+                ),
                 Property::sometimes(
                     "a snapshot is sealed and its base removed behind the reader's back",
                     |_, state: &State| {

@@ -38,16 +38,21 @@ fn trial(listing: Listing, runs: u8, off: &[Rule], expect: Expect) -> Trial {
 /// All of them.
 pub fn trials(large: bool) -> Vec<Trial> {
     let holds = |listing, off: &[Rule]| trial(listing, 1, off, Expect::Holds);
-    let loses = |listing, off: &[Rule]| {
-        trial(listing, 1, off, Expect::Breaks(&[RELIED_ON_IS_STORED]))
-    };
+    let loses =
+        |listing, off: &[Rule]| trial(listing, 1, off, Expect::Breaks(&[RELIED_ON_IS_STORED]));
     let mut trials = vec![
         trial(AtOnce, 2, &[], Expect::Holds),
         trial(InPages, 2, &[], Expect::Holds),
         loses(AtOnce, &[UnreadableAborts]),
     ];
     // Once known chunks are touched, how a group is locked and read is a second line, piece by piece and as a whole.
-    let reading = [BaseHeld, GroupLocked, OldestFirst, OneShard, ReadAgainWhenVanished];
+    let reading = [
+        BaseHeld,
+        GroupLocked,
+        OldestFirst,
+        OneShard,
+        ReadAgainWhenVanished,
+    ];
     for listing in [AtOnce, InPages] {
         trials.extend(reading.map(|rule| holds(listing, &[rule])));
         trials.push(holds(listing, &reading));

@@ -127,23 +127,28 @@ impl Seal {
     fn removal_actions(&self, state: &State, push: &mut impl FnMut(FolderStep)) {
         let sent = outcomes(state.lost);
         if state.lock == Lock::Removal {
-            sent.iter().for_each(|outcome| push(RemoveRest(*outcome)));
+            for outcome in sent {
+                push(RemoveRest(*outcome));
+            }
         }
         if state.lock != Lock::Free {
             return;
         }
         let frozen = state.frozen && self.follows(Rule::FrozenAfterCrash);
         if self.removals && state.folder.manifest.is_some() && !frozen {
-            sent.iter().for_each(|outcome| push(RemoveManifest(*outcome)));
+            for outcome in sent {
+                push(RemoveManifest(*outcome));
+            }
         }
         let waits = state.frozen && self.follows(Rule::UnsealedRemovedLate);
         let left = state.folder.manifest.is_none() && state.folder.file.is_some();
         // With the lock off a rival may be writing without holding it.
-        let written = (0..SESSIONS).any(|session| {
-            !matches!(state.sessions[session].phase, Phase::Absent | Phase::Over)
-        });
+        let written = (0..SESSIONS)
+            .any(|session| !matches!(state.sessions[session].phase, Phase::Absent | Phase::Over));
         if left && !waits && !written {
-            sent.iter().for_each(|outcome| push(RemoveUnsealed(*outcome)));
+            for outcome in sent {
+                push(RemoveUnsealed(*outcome));
+            }
         }
     }
 
@@ -182,14 +187,14 @@ impl Seal {
             LockExpires => state.lock = Lock::Free,
             RemoveManifest(outcome) => self.remove_manifest(state, outcome),
             RemoveRest(outcome) => {
-                self.delete_file(state, outcome);
+                Self::delete_file(state, outcome);
                 if !self.follows(Rule::ManifestRemovedFirst) {
                     state.folder.manifest = None;
                 }
                 self.unlock(state);
             }
             RemoveUnsealed(outcome) => {
-                self.delete_file(state, outcome);
+                Self::delete_file(state, outcome);
                 self.unlock(state);
             }
             Collect => {
@@ -222,7 +227,7 @@ impl Seal {
         }
         state.lock = Lock::Removal;
         if !self.follows(Rule::ManifestRemovedFirst) {
-            self.delete_file(state, outcome);
+            Self::delete_file(state, outcome);
             return;
         }
         match outcome {
@@ -241,7 +246,7 @@ impl Seal {
         }
     }
 
-    fn delete_file(&self, state: &mut State, outcome: Outcome) {
+    fn delete_file(state: &mut State, outcome: Outcome) {
         match outcome {
             Outcome::Answered => state.folder.file = None,
             Outcome::AnswerLost | Outcome::Lost => {

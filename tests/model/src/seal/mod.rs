@@ -245,27 +245,41 @@ impl Model for Seal {
 impl Seal {
     fn reachable(&self) -> Vec<Property<Self>> {
         let mut properties = vec![
-            Property::sometimes("both sessions seal, one after the removal of the other", |_, state: &State| {
-                state.sessions.iter().all(|session| session.answer == Answer::Success)
-            }),
+            Property::sometimes(
+                "both sessions seal, one after the removal of the other",
+                |_, state: &State| {
+                    state
+                        .sessions
+                        .iter()
+                        .all(|session| session.answer == Answer::Success)
+                },
+            ),
             Property::sometimes("a seal arrives late and is found", |_, state: &State| {
                 state.folder.manifest == Some(0) && state.sessions[0].phase == Phase::Settling
             }),
-            Property::sometimes("a session's own retry meets its own seal", |_, state: &State| {
-                let session = state.sessions[0];
-                session.answer == Answer::Success && session.attempts == 2 && !state.late.manifests[0]
-            }),
-            Property::sometimes("a removal is kept waiting by a request on its way", |_, state: &State| {
-                state.lock == Lock::Kept && state.folder.manifest.is_some()
-            }),
+            Property::sometimes(
+                "a session's own retry meets its own seal",
+                |_, state: &State| {
+                    let session = state.sessions[0];
+                    session.answer == Answer::Success
+                        && session.attempts == 2
+                        && !state.late.manifests[0]
+                },
+            ),
+            Property::sometimes(
+                "a removal is kept waiting by a request on its way",
+                |_, state: &State| state.lock == Lock::Kept && state.folder.manifest.is_some(),
+            ),
         ];
         if self.crashes > 0 {
-            properties.push(Property::sometimes("a seal arrives after a crash", |_, state: &State| {
-                state.frozen && state.folder.manifest.is_some()
-            }));
-            properties.push(Property::sometimes("what a crash left is removed and the id is used again", |_, state: &State| {
-                state.crashes == 0 && state.folder.manifest == Some(1)
-            }));
+            properties.push(Property::sometimes(
+                "a seal arrives after a crash",
+                |_, state: &State| state.frozen && state.folder.manifest.is_some(),
+            ));
+            properties.push(Property::sometimes(
+                "what a crash left is removed and the id is used again",
+                |_, state: &State| state.crashes == 0 && state.folder.manifest == Some(1),
+            ));
         }
         properties
     }

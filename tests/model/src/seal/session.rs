@@ -150,7 +150,11 @@ impl Seal {
                     push(Claim1);
                 }
             }
-            Phase::Claimed => sent.iter().for_each(|outcome| push(Put2(*outcome))),
+            Phase::Claimed => {
+                for outcome in sent {
+                    push(Put2(*outcome));
+                }
+            }
             Phase::Uploaded | Phase::Unanswered => {
                 push(Confirm4);
                 push(GiveUp);
@@ -160,15 +164,20 @@ impl Seal {
                 let doubt = state.doubt && !self.follows(Rule::FilesConditional);
                 let may = may && !(doubt && self.follows(Rule::DoubtfulNotReplaced));
                 if self.replaces && !session.second && may {
-                    sent.iter().for_each(|outcome| push(Replace2(*outcome)));
+                    for outcome in sent {
+                        push(Replace2(*outcome));
+                    }
                 }
             }
             Phase::Sealing | Phase::SealingSeen => {
                 let lost = state.told_lost[index] && self.follows(Rule::LossAskedAgain);
                 if lost || session.attempts >= ATTEMPTS_MAX {
                     push(GiveUp);
-                } else if self.follows(Rule::SealConditional) || session.phase == Phase::SealingSeen {
-                    sent.iter().for_each(|outcome| push(Seal5(*outcome)));
+                } else if self.follows(Rule::SealConditional) || session.phase == Phase::SealingSeen
+                {
+                    for outcome in sent {
+                        push(Seal5(*outcome));
+                    }
                 } else {
                     push(Seal5LookFirst);
                 }
@@ -184,7 +193,9 @@ impl Seal {
             }
             Phase::CleaningUp => {
                 if !state.is_unsettled(self) || !self.follows(Rule::LostSealSettled) {
-                    sent.iter().for_each(|outcome| push(CleanUp(*outcome)));
+                    for outcome in sent {
+                        push(CleanUp(*outcome));
+                    }
                 }
             }
             Phase::Over => {}
@@ -221,7 +232,11 @@ impl Seal {
             },
             GiveUp => {
                 let sent = state.sessions[index].attempts > 0;
-                let next = if sent { Phase::Settling } else { Phase::CleaningUp };
+                let next = if sent {
+                    Phase::Settling
+                } else {
+                    Phase::CleaningUp
+                };
                 state.sessions[index].phase = next;
             }
             CleanUp(outcome) => self.clean_up(state, index, outcome),
@@ -233,8 +248,13 @@ impl Seal {
         let content = state.sessions[index].content(index);
         // The first upload needs a free name; a second one of a session that knows its first replaces that one.
         let replaces = content.second && state.sessions[index].phase == Phase::Uploaded;
-        let ours = state.folder.file.is_some_and(|there| there.by == content.by);
-        let free = state.folder.file.is_none() || (replaces && ours) || !self.follows(Rule::FilesConditional);
+        let ours = state
+            .folder
+            .file
+            .is_some_and(|there| there.by == content.by);
+        let free = state.folder.file.is_none()
+            || (replaces && ours)
+            || !self.follows(Rule::FilesConditional);
         let session = &mut state.sessions[index];
         session.own_file = true;
         match outcome {
@@ -243,7 +263,9 @@ impl Seal {
                 session.phase = Phase::Uploaded;
             }
             // 412 of our own first attempt, or of another's object; then nothing is touched any more.
-            Outcome::Answered if state.folder.file == Some(content) => session.phase = Phase::Uploaded,
+            Outcome::Answered if state.folder.file == Some(content) => {
+                session.phase = Phase::Uploaded;
+            }
             Outcome::Answered => {
                 session.own_file = false;
                 session.phase = Phase::CleaningUp;
@@ -290,7 +312,10 @@ impl Seal {
                 self.end(state, index, Answer::Success);
             }
             Outcome::Answered => {
-                let by = state.folder.manifest.filter(|_| self.follows(Rule::CommitterRead));
+                let by = state
+                    .folder
+                    .manifest
+                    .filter(|_| self.follows(Rule::CommitterRead));
                 self.judge(state, index, by.unwrap_or(index as u8));
             }
             Outcome::AnswerLost | Outcome::Lost => {

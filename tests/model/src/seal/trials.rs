@@ -23,7 +23,9 @@ fn trial(lost: u8, crashes: u8, off: &[Rule], expect: Expect) -> Trial {
         without: without.clone(),
     };
     let scenario = format!("two sessions, {lost} lost answers, {crashes} crashes");
-    Trial::new("seal", &scenario, &without, expect, move || explore(model.clone(), expect))
+    Trial::new("seal", &scenario, &without, expect, move || {
+        explore(model.clone(), expect)
+    })
 }
 
 /// All of them.
@@ -64,7 +66,12 @@ pub fn trials(large: bool) -> Vec<Trial> {
         loses(&[SnapshotLocked, HandsOffAfterConflict]),
         // Without the lock the condition on files is what keeps rivals apart, while no answer is lost.
         trial(0, 0, &[SnapshotLocked], Expect::Keeps(LOSS)),
-        trial(0, 0, &[SnapshotLocked, FilesConditional], Expect::Breaks(LOSS)),
+        trial(
+            0,
+            0,
+            &[SnapshotLocked, FilesConditional],
+            Expect::Breaks(LOSS),
+        ),
         // A file is replaced only if nothing of it can arrive, or it arrives under a condition.
         holds(&[UnansweredNotReplaced]),
         loses(&[UnansweredNotReplaced, FilesConditional, DoubtfulNotReplaced]),
