@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
-use stateright::{Checker, Expectation, HasDiscoveries, Model};
+use stateright::{Checker, Expectation, HasDiscoveries, Model, Property};
 
 use crate::rules::{Rule, Without};
 
@@ -128,7 +128,8 @@ pub(crate) fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
 
 /// Explores every state that a model can reach, or for an expected violation until one is found.
 ///
-/// A search for a violation runs on one thread, breadth first: what it finds is among the shortest, and the same each time.
+/// A search for a violation runs on one thread, breadth first, so it finds the same each time; [`shorten`] leaves of it what
+/// matters.
 pub fn explore<M>(model: M, expect: Expect) -> Finding
 where
     M: Model + Clone + Send + Sync + 'static,
@@ -143,10 +144,13 @@ where
         Expect::Keeps(names) => (2, any_of(names)),
         Expect::Breaks(names) => (1, any_of(names)),
     };
-    let properties = model.properties();
     let (checker, elapsed) = timed(|| {
-        let checker = model.checker().threads(threads).finish_when(finish);
-        checker.spawn_bfs().join()
+        let checker = model.clone().checker();
+        checker
+            .threads(threads)
+            .finish_when(finish)
+            .spawn_bfs()
+            .join()
     });
     let mut finding = Finding {
         states: checker.state_count(),
@@ -155,9 +159,9 @@ where
         elapsed,
         ..Finding::default()
     };
-    for property in properties {
+    for property in model.properties() {
         let found = checker.discovery(property.name);
-        match (property.expectation, found) {
+        match (&property.expectation, found) {
             (Expectation::Sometimes, None) => finding.unreached.push(property.name),
             (Expectation::Sometimes, Some(_)) | (_, None) => {}
             (_, Some(path)) => {
@@ -166,7 +170,7 @@ where
                     Expect::Keeps(names) | Expect::Breaks(names) => names.contains(&property.name),
                 };
                 if wanted && finding.counterexample.is_none() {
-                    let actions = path.into_actions();
+                    let actions = shorten(&model, &property, path.into_actions());
                     finding.counterexample = Some(Counterexample {
                         property: property.name,
                         actions: actions.iter().map(|action| format!("{action:?}")).collect(),
@@ -176,4 +180,51 @@ where
         }
     }
     finding
+}
+
+/// Leaves out of a run of actions what is not needed for the violation: no action of the result can be spared.
+fn shorten<M>(model: &M, property: &Property<M>, mut actions: Vec<M::Action>) -> Vec<M::Action>
+where
+    M: Model,
+    M::Action: Clone + PartialEq,
+{
+    if let Some(length) = violation(model, property, &actions) {
+        actions.truncate(length);
+    }
+    let mut index = actions.len();
+    while index > 0 {
+        index -= 1;
+        let mut fewer = actions.clone();
+        fewer.remove(index);
+        if let Some(length) = violation(model, property, &fewer) {
+            fewer.truncate(length);
+            actions = fewer;
+            index = actions.len();
+        }
+    }
+    actions
+}
+
+/// After how many of the actions the property is violated, if they can happen from some beginning.
+fn violation<M>(model: &M, property: &Property<M>, actions: &[M::Action]) -> Option<usize>
+where
+    M: Model,
+    M::Action: Clone + PartialEq,
+{
+    let holds = property.condition;
+    model.init_states().into_iter().find_map(|mut state| {
+        let mut possible = Vec::new();
+        for (done, action) in actions.iter().enumerate() {
+            if !holds(model, &state) {
+                return Some(done);
+            }
+            possible.clear();
+            model.actions(&state, &mut possible);
+            if !possible.contains(action) {
+                return None;
+            }
+            state = model.next_state(&state, action.clone())?;
+        }
+        (!holds(model, &state)).then_some(actions.len())
+    })
 }
