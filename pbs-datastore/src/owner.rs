@@ -21,7 +21,8 @@
 //! an older copy of the directory that is put back is recognised.
 //!
 //! What a start costs (I3, I8): see [`StartReport`]. A wait that is not over when the process stops, cleanly or not, is
-//! in the record as `pending` and begins anew with the next start.
+//! in the record as `pending` and begins anew with the next start; as `unanswered` if it began with a directory that was
+//! not trusted. That directory agrees by the next start, but what the one before it knew is lost all the same.
 //!
 //! Not promised: where the server has no conditional overwrite, two daemons that start at the same moment can both
 //! believe to be the owner until the next check of the one that wrote first.
@@ -373,6 +374,7 @@ impl BucketState {
         record.time = Some(env.now());
         if env.instant() >= self.settled_at {
             record.pending = None;
+            record.unanswered = false;
         }
         record
     }

@@ -4,7 +4,7 @@
 //! 1. The blob is verified (I7) before the guard is taken; then the guard, waiting while the digest is condemned (I5).
 //! 2. Marker there → touch it, answer *duplicate*. No request.
 //! 3. Touch the upload marker (I4).
-//! 4. `PUT If-None-Match: *`; `upload.rs` has every answer. The last attempt is unconditional.
+//! 4. `PUT If-None-Match: *`; `upload.rs` has every answer. The last attempt is unconditional for what is verified.
 //! 5. Cache insert: the marker appears, with the chunk or empty.
 //! 6. Remove the upload marker; record in the session what it was told; answer.
 //!
@@ -20,8 +20,8 @@
 //! | 4 | an object without marker | the next insert (412), or GC once it has aged |
 //! | 5 | an upload marker | GC |
 //!
-//! A PUT whose answer was lost may take effect late. Its content is right for its key, so all it can leave is an object
-//! nobody asked for, which GC removes. A failed insert leaves its upload marker behind: another may rely on it.
+//! A PUT whose answer was lost may take effect late. Its content is right for its key, or it carries the condition that
+//! nothing is there (I11), so all it can leave is an object nobody asked for, which GC removes. A failed insert leaves its upload marker behind: another may rely on it.
 //!
 //! Kept: I1 (answered after step 4), I2, I3, I4, I5, I7, I11 (`upload.rs`).
 

@@ -40,8 +40,10 @@ impl Upload<'_> {
     /// - *exists* (412) → [`Upload::existing`] decides; nothing there → the next attempt.
     /// - *conflict* (409), throttling, 5xx, no answer → the next attempt after a pause with full jitter.
     /// - the last attempt is unconditional: what is uploaded is right for its key, and a backup must not fail because a
-    ///   stranger holds a conditional write open. For encrypted content a HEAD that says *absent* comes first (I11).
-    /// - without conditional writes every attempt is HEAD and unconditional put (under A3).
+    ///   stranger holds a conditional write open. Encrypted content, which may be wrong for its key, is never put without the
+    ///   condition: given up, it could arrive after another has put the true chunk there (I11).
+    /// - without conditional writes every attempt is HEAD and unconditional put (under A3; and for encrypted content that
+    ///   arrives late, I11 then rests on the writers).
     pub(super) async fn run(&self) -> Result<Inserted> {
         let config = &self.store.config;
         let deadline = Instant::now() + config.upload_deadline;
@@ -49,7 +51,7 @@ impl Upload<'_> {
         let mut replace = None;
         for attempt in 1.. {
             let last = attempt >= config.upload_attempts_max || Instant::now() >= deadline;
-            unconditional |= last;
+            unconditional |= last && self.chunk.nature() != Nature::Encrypted;
             if unconditional
                 && replace.is_none()
                 && (self.chunk.nature() == Nature::Encrypted || !last)

@@ -89,6 +89,11 @@ pub(super) struct Confirmed {
 }
 
 impl Confirmed {
+    /// What the fence has confirmed.
+    pub(super) fn pass(&self) -> &FencePass {
+        &self.pass
+    }
+
     /// No delete is sent after all; the markers go all the same, and the digests are released.
     pub(super) fn given_up(self) -> Deleted {
         Deleted {
@@ -154,7 +159,8 @@ impl Collector {
         Ok(result)
     }
 
-    /// Step 1.
+    /// Step 1. What is condemned already belongs to a batch that has failed, or to the recovery: to condemn it again would be
+    /// to release it with this batch, while deletes of that one may be on their way (I8).
     async fn condemn(&self, batch: Vec<Stored>, cutoff: Timestamp) -> Result<Condemned> {
         let before = batch.len();
         #[cfg(feature = "sabotage")]
@@ -172,6 +178,7 @@ impl Collector {
         let guarded: Vec<(Stored, Guard)> = batch
             .into_iter()
             .filter_map(|chunk| Some((chunk, self.table.try_guard(chunk.digest)?)))
+            .filter(|(_, guard)| !guard.is_condemned())
             .collect();
         let markers = self.markers.clone();
         self.env
@@ -338,6 +345,13 @@ impl Collector {
 
     /// Steps 5 to 8. On an error the condemnation is dropped, which never releases it.
     pub(super) async fn forget(&self, deleted: Deleted) -> Result<()> {
+        self.settle(deleted).await?.release();
+        Step::BatchReleased.passed();
+        Ok(())
+    }
+
+    /// Steps 5 to 7; the caller releases.
+    pub(super) async fn settle(&self, deleted: Deleted) -> Result<Condemnation> {
         let Deleted {
             condemnation,
             lost_at,
@@ -369,9 +383,7 @@ impl Collector {
             .await
             .about(&self.ours)?;
         Step::BatchCleared.passed();
-        condemnation.release();
-        Step::BatchReleased.passed();
-        Ok(())
+        Ok(condemnation)
     }
 
     /// A directory's batch: the chunk files are the markers and the chunks.

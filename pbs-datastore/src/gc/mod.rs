@@ -87,7 +87,10 @@ pub(crate) struct Collector {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) cache: Option<Arc<crate::cache::Cache>>,
     journal: Journal,
-    running: tokio::sync::Mutex<Option<Instant>>,
+    running: tokio::sync::Mutex<()>,
+    /// Nothing is collected or set aside before this: recovery, or T after an unclean stop.
+    not_before: Option<Instant>,
+    gone: reconcile::Gone,
     /// Held by whoever has digests in the journal: one batch, or one chunk that is set aside.
     batch: tokio::sync::Mutex<()>,
 }
@@ -123,7 +126,7 @@ impl Collector {
             cache,
             not_before,
         } = parts;
-        let running = tokio::sync::Mutex::new(not_before);
+        let running = tokio::sync::Mutex::default();
         let batch = tokio::sync::Mutex::default();
         Arc::new(Self {
             env,
@@ -137,6 +140,8 @@ impl Collector {
             cache,
             journal,
             running,
+            not_before,
+            gone: reconcile::Gone::default(),
             batch,
         })
     }
@@ -160,17 +165,16 @@ impl Collector {
         options: GcOptions,
         job: &JobContext,
     ) -> Result<GcStatus> {
-        let Ok(not_before) = self.running.try_lock() else {
+        let Ok(_running) = self.running.try_lock() else {
             return Err(Error::Busy(
                 "garbage collection is running already".to_owned(),
             ));
         };
+        let not_before = self.not_before;
         #[cfg(feature = "sabotage")]
         let not_before = not_before.filter(|_| {
             crate::sabotage::rule_off() != Some(crate::sabotage::Rule::JournalReplayed)
         });
-        #[cfg(not(feature = "sabotage"))]
-        let not_before = *not_before;
         if let Some(wait) =
             not_before.and_then(|time| time.checked_duration_since(self.env.instant()))
         {
@@ -205,6 +209,7 @@ impl Collector {
         }
         let marked = self.mark(job).await?;
         Step::GcMarked.passed();
+        self.gone.begin();
         job.log(format!(
             "marked the chunks of {} indexes",
             marked.stats.index_files

@@ -1,13 +1,15 @@
 //! Reconcile: makes belief agree with a complete listing of the bucket.
 //!
 //! - A digest with a using marker whose object the listing shows becomes a marker. The evidence is the listing's page;
-//!   it was asked for in this run, and only this run releases digests, each after its page (design 8 l).
+//!   it was asked for in this run, and the run's own batches release digests each after its page (design 8 l). What is set
+//!   aside meanwhile is released as well, and noted ([`Gone`]): of that the page says nothing any more.
 //! - A marker that the listing does not show goes, unless its evidence is newer than the listing's start. One HEAD
 //!   confirms: dropping trust costs a request, trusting wrongly costs a chunk.
 //! - If such a digest was marked in this run, the chunk is **missing**: open sessions that rely on it are told, the
 //!   snapshots that need it are named and marked as failed, and the next backup that carries it heals them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -27,6 +29,8 @@ use crate::{Digest, JobContext, Result};
 const CHUNK_BYTES_MIN: u64 = 12;
 /// Missing chunks that are named with those who need them; more are only counted.
 const MISSING_NAMED_MAX: usize = 100_000;
+/// Digests noted as gone during one run; beyond, the next run adopts.
+const GONE_MAX: usize = 10_000;
 
 /// A difference between belief and bucket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +43,44 @@ pub(super) enum Finding {
         born: Timestamp,
         used: Timestamp,
     },
+}
+
+/// Digests that turned out to be gone, or were set aside, since the running collection began: its listing may be older.
+#[derive(Debug, Default)]
+pub(super) struct Gone(Mutex<GoneSince>);
+
+#[derive(Debug, Default)]
+struct GoneSince {
+    digests: HashSet<Digest>,
+    /// More than are kept: of every digest the listing may be older.
+    all: bool,
+}
+
+impl Gone {
+    fn lock(&self) -> MutexGuard<'_, GoneSince> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A collection begins; nothing has been listed yet.
+    pub(super) fn begin(&self) {
+        *self.lock() = GoneSince::default();
+    }
+
+    /// To be called before the digest is released.
+    pub(super) fn note(&self, digest: Digest) {
+        let mut gone = self.lock();
+        if gone.digests.len() < GONE_MAX {
+            gone.digests.insert(digest);
+        } else {
+            gone.all = true;
+        }
+    }
+
+    /// Whether the listing of this run says nothing of the digest any more. To be asked under the guard.
+    fn outdates(&self, digest: &Digest) -> bool {
+        let gone = self.lock();
+        gone.all || gone.digests.contains(digest)
+    }
 }
 
 /// Collects who needs the missing chunks.
@@ -101,7 +143,7 @@ impl Collector {
         let Some(guard) = self.table.try_guard(digest) else {
             return Ok(());
         };
-        if guard.is_condemned() {
+        if guard.is_condemned() || self.gone.outdates(&digest) {
             return Ok(());
         }
         let (markers, env, born) = (self.markers.clone(), self.env.clone(), cutoff.start);

@@ -5,8 +5,12 @@
 //!
 //! For a bucket setting aside is a copy and a delete, and the delete may arrive late; so it takes the condemn path of a
 //! delete batch (`condemn.rs`), with the copy between confirming and deleting:
-//! 1. read again and condemn, under the guard; 2. journal; 3. fence; copy to the first free number; 4. delete; 5. marker and
-//!    LRU entry; 6. wait if an answer was lost; 7. clear the journal; 8. release.
+//! 1. read again and condemn, under the guard; 2. journal; 3. fence; epoch raised (I3); copy to the first free number;
+//!    4. delete; 5. marker and LRU entry; 6. wait if an answer was lost; 7. clear the journal; 8. release.
+//!
+//! A collection that runs meanwhile may have listed the object before it went. Before the release the digest is noted
+//! ([`Gone`](super::reconcile::Gone)), so that the old listing does not vouch for it. And nothing is set aside before requests
+//! of the time before the start can have no effect any more: a former owner may be healing what we have read.
 //!
 //! A crash before 4 leaves a copy beside the object, which a collection removes once it has aged; the recovery of the
 //! journal drops the marker, so the object is asked for (412). One of another size is replaced then; one that only reads
@@ -71,6 +75,14 @@ impl Collector {
                 return Ok(false);
             }
         }
+        if self
+            .not_before
+            .is_some_and(|time| self.env.instant() < time)
+        {
+            // An owner before us may be healing it still. The next read finds it again.
+            tracing::warn!(%digest, "the corrupt chunk is not set aside yet: requests of the time before may arrive");
+            return Ok(false);
+        }
         let mut condemnation = Condemnation::default();
         condemnation.add(&guard);
         self.sessions.announce_lost(&digest);
@@ -86,14 +98,20 @@ impl Collector {
             rescued: 0,
         };
         let confirmed = self.confirm(bucket, condemned.acknowledged()).await?;
-        if let Err(error) = self.copy_aside(bucket, digest).await {
+        let ready = match bucket.owner.raise_epoch(confirmed.pass()).await {
             // Without a copy the only copy of the data would go; damaged data may still be worth something.
+            Ok(()) => self.copy_aside(bucket, digest).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = ready {
             self.forget(confirmed.given_up()).await?;
             return Err(error);
         }
         Step::AsideCopied.passed();
         let (deleted, _) = self.delete(bucket, confirmed).await;
-        self.forget(deleted).await?;
+        let condemnation = self.settle(deleted).await?;
+        self.gone.note(digest);
+        condemnation.release();
         Ok(true)
     }
 
@@ -103,6 +121,7 @@ impl Collector {
         tracing::error!(%digest, "the chunk is missing; the next backup that carries it uploads it again");
         self.cache_forget(&digest);
         self.sessions.announce_lost(&digest);
+        self.gone.note(digest);
         let markers = self.markers.clone();
         let work = move |files: &dyn Files| {
             markers

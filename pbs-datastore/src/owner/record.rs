@@ -45,6 +45,10 @@ pub(super) struct Record {
     /// What the last start waits for, until that wait is known to be over: a stop and a new start do not shorten it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) pending: Option<Before>,
+    /// Until that wait is over nothing is answered, whatever start it is in: it began with a cache directory that was not
+    /// trusted, so a journal may be lost.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) unanswered: bool,
     /// When the record was written, by the writer's clock; shown only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) time: Option<Timestamp>,

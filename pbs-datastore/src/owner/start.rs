@@ -147,6 +147,12 @@ impl Start {
         // 4. The bucket.
         let mut record = self.next_record(&local, &instance, &start, started);
         record.pending = Some(before).filter(|before| *before != Before::Settled);
+        let inherited = self
+            .found
+            .as_ref()
+            .is_some_and(|f| f.pending.is_some() && f.unanswered);
+        record.unanswered = record.pending.is_some() && (!trusted || inherited);
+        let unanswered = record.unanswered;
         let wait = before.wait(self.config.late_request_max, self.config.signature_window);
         if self.found.is_some() && !self.config.capabilities.conditional_overwrite {
             tracing::warn!(
@@ -207,7 +213,7 @@ impl Start {
             clean: before == Before::Settled,
             taken_over,
             markers_trusted: trusted,
-            not_before: until.filter(|_| !trusted),
+            not_before: until.filter(|_| unanswered),
             gc_not_before: until,
             read_only: permitted.read_only,
             no_collect: permitted.no_collect,
@@ -236,6 +242,7 @@ impl Start {
             clean_stop: false,
             stop: None,
             pending: None,
+            unanswered: false,
             time: Some(started),
             capabilities: Some(self.config.capabilities),
             other: found.other,

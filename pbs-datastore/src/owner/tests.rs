@@ -365,3 +365,36 @@ async fn a_rebuild_that_was_cut_off_goes_on_at_the_next_start() {
     let refused = Owner::open_bucket(&world.env, world.store(), config).await;
     assert!(matches!(refused, Err(Error::NotOwner(_))));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_lost_directory_knew_is_waited_for_by_the_next_start_too() {
+    for clean in [false, true] {
+        let world = World::new();
+        drop(world.first().await);
+        std::fs::remove_dir_all(world.dir.path().join("a")).unwrap();
+        let (owner, _) = world.open("a").await.unwrap();
+        owner.markers_dropped().await.unwrap();
+        world.env.sleep(T / 2).await;
+        if clean {
+            owner.stop_clean().await.unwrap();
+        }
+        drop(owner);
+        // The directory agrees, but the journal that was lost with the one before is still lost.
+        let (owner, report) = world.open("a").await.unwrap();
+        assert!(report.markers_trusted);
+        assert_eq!(
+            report.not_before,
+            Some(world.env.instant() + T),
+            "a delete of the life before the loss may still arrive"
+        );
+        // Once the wait is over, a crash costs no more than any other.
+        world.env.sleep(T).await;
+        owner
+            .raise_epoch(&owner.fence().check().await.unwrap())
+            .await
+            .unwrap();
+        drop(owner);
+        let (_, report) = world.open("a").await.unwrap();
+        assert_eq!(report.not_before, None);
+    }
+}

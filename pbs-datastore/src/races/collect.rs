@@ -529,3 +529,103 @@ async fn a_late_delete_of_a_chunk_set_aside_takes_no_new_one() {
     inserted.unwrap();
     assert!(world.holds(&life, &digest("one")));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_batch_holds_its_digests_through_the_next_collection() {
+    let world = World::new();
+    let life = garbage(&world, &["one"]).await;
+    // The delete got no answer and may still arrive; then the marker cannot be removed.
+    world.plan.add(deletes().then(Action::Lose(Effect::Late)));
+    world.files.add(FileFault {
+        op: FileOp::Unlink,
+        path: digest("one").to_string(),
+        times: 1,
+        errno: nix::errno::Errno::EIO as i32,
+    });
+    life.collect().await.unwrap_err();
+    // The next collection finds the chunk again, and a journal that is not its own.
+    let next = life.collect().await;
+    let session = life.sessions.open("a");
+    let inserted = life.insert(&session, "one").await;
+    world.plan.deliver_late().await;
+    assert!(
+        inserted.is_err() || world.holds(&life, &digest("one")),
+        "a chunk was vouched for while its delete was on its way"
+    );
+    assert_eq!(next.unwrap().rescued_chunks, 1, "it is left alone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chunk_set_aside_since_it_was_listed_gets_no_marker_from_the_listing() {
+    let mut world = World::new();
+    world.config.list_ranges = 1;
+    let life = garbage(&world, &["one"]).await;
+    world.snapshot("host/a/1", &[digest("one")]);
+    // The cache directory was lost, and the chunk is corrupt.
+    for folder in std::fs::read_dir(world.dir.path().join("cache/.chunks")).unwrap() {
+        std::fs::remove_dir_all(folder.unwrap().path()).unwrap();
+    }
+    world
+        .model
+        .corrupt_raw(&life.key(&digest("one")), "rotten, and as long as a chunk");
+    let gate = world
+        .plan
+        .stop_after(Fault::on(Op::List).containing(".chunks/"));
+    let (status, aside) = tokio::join!(life.collect(), async {
+        gate.reached().await;
+        let aside = std::sync::Arc::clone(&life.collector)
+            .set_aside(digest("one"))
+            .await;
+        gate.release();
+        aside
+    });
+    assert!(aside.unwrap());
+    status.unwrap();
+    let session = life.sessions.open("a");
+    life.insert(&session, "one").await.unwrap();
+    assert!(
+        world.holds(&life, &digest("one")),
+        "a listing vouched for a chunk that was set aside after it"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn setting_aside_raises_the_epoch_before_it_deletes() {
+    let world = World::new();
+    let life = world.start().await;
+    let session = life.sessions.open("a");
+    life.insert(&session, "one").await.unwrap();
+    // A copy of the cache directory, which knows of the chunk and of the owner of today.
+    let owner = world.dir.path().join("cache/.holdfast/owner.json");
+    let copy = std::fs::read(&owner).unwrap();
+    world.model.corrupt_raw(&life.key(&digest("one")), "rotten");
+    std::sync::Arc::clone(&life.collector)
+        .set_aside(digest("one"))
+        .await
+        .unwrap();
+    drop((session, life));
+    std::fs::write(&owner, copy).unwrap();
+    assert!(
+        !world.start_owner().await.1.markers_trusted,
+        "a directory was trusted that does not know of a delete"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_set_aside_while_requests_of_the_time_before_may_arrive() {
+    let mut world = World::new();
+    world.collects_after = Some(LATE);
+    let life = world.start().await;
+    let session = life.sessions.open("a");
+    life.insert(&session, "one").await.unwrap();
+    world.model.corrupt_raw(&life.key(&digest("one")), "rotten");
+    let aside = || std::sync::Arc::clone(&life.collector).set_aside(digest("one"));
+    assert!(!aside().await.unwrap());
+    assert!(
+        world.model.object(&life.key(&digest("one"))).is_some(),
+        "an owner before may have healed it since it was read"
+    );
+    world.env.sleep(LATE).await;
+    assert!(aside().await.unwrap());
+    assert!(world.model.object(&life.key(&digest("one"))).is_none());
+}

@@ -202,6 +202,35 @@ async fn the_last_attempt_is_unconditional_for_what_is_verified() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_cannot_be_verified_never_arrives_late_over_a_good_chunk() {
+    let world = World::new();
+    let life = world.start().await;
+    let attempts = u64::from(world.config.upload_attempts_max);
+    let puts = || Fault::on(Op::Put).containing(".chunks/");
+    // All attempts of a forgery meet a busy key, and the last one is given up and still on its way.
+    world
+        .plan
+        .add(puts().times(attempts - 1).then(Action::Conflict));
+    world.plan.add(puts().then(Action::Lose(Effect::Late)));
+    let session = life.sessions.open("hostile");
+    let forgery = forged(digest("one"), "evil");
+    let failed = life
+        .chunks
+        .insert(&session, forgery, InsertOptions::default())
+        .await;
+    assert!(failed.is_err(), "{failed:?}");
+    let session = life.sessions.open("honest");
+    life.insert(&session, "one").await.unwrap();
+    assert_eq!(world.plan.deliver_late().await.len(), 1);
+    let stored = world.model.object(&life.key(&digest("one"))).unwrap();
+    assert_eq!(
+        stored.body.into_bytes(),
+        plain("one").blob_for_tests().encoded(),
+        "a chunk was replaced by what nobody can verify"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_damaged_object_is_replaced_by_a_verified_upload() {
     let world = World::new();
     let life = world.start().await;

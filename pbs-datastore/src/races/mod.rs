@@ -24,7 +24,7 @@ use crate::files::{FaultyFiles, Files, OsFiles};
 use crate::gc::{Bucket, Collector, CollectorParts, GcOptions, GcStatus, Recovery};
 use crate::layout::Place;
 use crate::metrics::CacheMetrics;
-use crate::owner::{Capabilities, Owner, OwnerConfig};
+use crate::owner::{Capabilities, Owner, OwnerConfig, StartReport};
 use crate::{
     Backend, BucketLayout, CryptKey, DataBlob, DatastoreConfig, Digest, Env, Inserted, JobContext,
     MarkSink, MarkStats, Needer, Result, RootProvider, Sessions, WriterSession,
@@ -95,6 +95,8 @@ struct World {
     dir: tempfile::TempDir,
     config: DatastoreConfig,
     snapshots: Arc<Snapshots>,
+    /// How long after a start nothing is collected.
+    collects_after: Option<Duration>,
 }
 
 /// One life of the daemon.
@@ -132,6 +134,7 @@ impl World {
             dir,
             config,
             snapshots: Arc::default(),
+            collects_after: None,
         }
     }
 
@@ -140,16 +143,14 @@ impl World {
         Arc::new(FaultyStore::new(inner, self.plan.clone()))
     }
 
-    async fn start(&self) -> Life {
-        let cache_dir = self.dir.path().join("cache");
-        let layout = BucketLayout::new(&"store".parse().unwrap());
+    async fn start_owner(&self) -> (Owner, StartReport) {
         let capabilities = Capabilities {
             conditional_create: true,
             conditional_overwrite: true,
         };
         let owner_config = OwnerConfig {
-            layout: layout.clone(),
-            cache_dir: cache_dir.clone(),
+            layout: BucketLayout::new(&"store".parse().unwrap()),
+            cache_dir: self.dir.path().join("cache"),
             hostname: "test".into(),
             installation: "installation".into(),
             capabilities,
@@ -158,9 +159,15 @@ impl World {
             late_request_max: LATE,
             signature_window: Duration::from_mins(15),
         };
-        let (owner, report) = Owner::open_bucket(&self.env, self.store(), owner_config)
+        Owner::open_bucket(&self.env, self.store(), owner_config)
             .await
-            .unwrap();
+            .unwrap()
+    }
+
+    async fn start(&self) -> Life {
+        let cache_dir = self.dir.path().join("cache");
+        let layout = BucketLayout::new(&"store".parse().unwrap());
+        let (owner, report) = self.start_owner().await;
         if !report.markers_trusted {
             owner.markers_dropped().await.unwrap();
         }
@@ -216,7 +223,7 @@ impl World {
             roots: vec![self.snapshots.clone()],
             sessions: Arc::clone(&sessions),
             cache: Some(cache),
-            not_before: None,
+            not_before: self.collects_after.map(|wait| self.env.instant() + wait),
         });
         let recovery = Recovery::begin(&collector).await.unwrap();
         if recovery.len() > 0 {

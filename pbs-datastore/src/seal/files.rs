@@ -117,10 +117,21 @@ impl Inner {
                 .await,
             file: Some(path),
         };
+        let capabilities = bucket.capabilities;
+        let conditional = capabilities.conditional_create && capabilities.conditional_overwrite;
+        // Without conditions an attempt that was repeated with success may still arrive over what replaces it.
+        let doubtful = !conditional
+            && self
+                .lock()?
+                .settles_at()
+                .is_some_and(|until| self.env().instant() < until);
         let before = {
             let mut state = locked(&self.state);
             let before = state.stored.get(name).cloned();
-            if before.as_ref().is_some_and(|before| before.etag.is_none()) {
+            if before
+                .as_ref()
+                .is_some_and(|before| doubtful || before.etag.is_none())
+            {
                 return Err(Error::Busy(format!(
                     "an earlier upload of '{name}' got no answer from S3 and may still arrive; run the backup again"
                 )));

@@ -164,3 +164,35 @@ async fn a_directory_datastore_seals_by_renaming_the_manifest_last() {
         );
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_file_is_replaced_unconditionally_only_when_nothing_can_arrive_late() {
+    for conditional in [Support::Works, Support::Ignored] {
+        let world = World::with(ModelOptions {
+            conditional_create: conditional,
+            conditional_overwrite: conditional,
+            ..ModelOptions::default()
+        });
+        let daemon = world.start("a", false).await;
+        let writer = daemon.begin(&id(A1)).await.unwrap();
+        let blob = |text: &'static str| {
+            crate::DataBlob::encode_plain(text.into())
+                .unwrap()
+                .encoded()
+        };
+        let x = name("x.blob");
+        let put = |text| writer.put_blob(&x, blob(text));
+        put("first").await.unwrap();
+        // Its first attempt had no answer, the second one had.
+        let lock = writer.0.lock().unwrap();
+        lock.note_lost(Some(world.env.instant()));
+        let replaced = put("second").await;
+        if conditional == Support::Works {
+            replaced.unwrap();
+        } else {
+            assert!(matches!(replaced, Err(Error::Busy(_))), "{replaced:?}");
+            world.env.sleep(T).await;
+            put("second").await.unwrap();
+        }
+    }
+}
