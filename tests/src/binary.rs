@@ -31,8 +31,14 @@ impl Binary {
     /// A command that runs it, with no settings inherited from whoever runs the tests.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.path);
+        if let Some(rule) = RULE_OFF.get() {
+            command.env("HOLDFAST_SABOTAGE", rule);
+        }
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
+            if name == "HOLDFAST_SABOTAGE" && RULE_OFF.get().is_some() {
+                continue;
+            }
             if ["PBS_", "HOLDFAST_", "AWS_"]
                 .iter()
                 .any(|prefix| text.starts_with(prefix))
@@ -45,6 +51,31 @@ impl Binary {
 }
 
 static GIVEN: OnceLock<PathBuf> = OnceLock::new();
+static RULE_OFF: OnceLock<String> = OnceLock::new();
+
+/// How the program is built.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BuildOptions {
+    /// With optimisations.
+    pub release: bool,
+    /// With the switches that turn single safety rules off.
+    pub sabotage: bool,
+}
+
+/// From now on every command runs without the safety rule `rule`, a name of `pbs-datastore/src/sabotage.rs`. Only a
+/// program that was built with [`BuildOptions::sabotage`] minds. Once.
+pub fn turn_off(rule: &str) -> Result<()> {
+    let path = checkout::root().join("pbs-datastore/src/sabotage.rs");
+    let source = std::fs::read_to_string(&path)?;
+    ensure!(
+        source.contains(&format!("Self::{rule},")),
+        "there is no rule '{rule}' in '{}'",
+        path.display()
+    );
+    let set = RULE_OFF.set(rule.to_owned());
+    ensure!(set.is_ok(), "a rule was turned off already");
+    Ok(())
+}
 
 /// Uses the program at `path` instead of building one. Only before the first use of [`holdfast`], and once.
 pub fn use_program(path: &Path) -> Result<()> {
@@ -67,7 +98,10 @@ pub fn holdfast() -> Result<&'static Binary> {
 fn find() -> Result<Binary> {
     let path = match GIVEN.get() {
         Some(path) => path.clone(),
-        None => build()?,
+        None => build(BuildOptions {
+            release: checkout::is_release(),
+            ..BuildOptions::default()
+        })?,
     };
     let bytes =
         std::fs::read(&path).with_context(|| format!("cannot read '{}'", path.display()))?;
@@ -76,9 +110,8 @@ fn find() -> Result<Binary> {
     Ok(Binary { path, sha256 })
 }
 
-/// Builds it with the profile of the tests. The whole workspace is named so that its packages share the dependencies
-/// that were built for the tests.
-fn build() -> Result<PathBuf> {
+/// Builds it. The whole workspace is named so that its packages share the dependencies that were built for the tests.
+pub fn build(options: BuildOptions) -> Result<PathBuf> {
     let _lock = SetupLock::take("holdfast-build")?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
@@ -88,8 +121,11 @@ fn build() -> Result<PathBuf> {
         .args(["--message-format=json-render-diagnostics", "--target-dir"])
         .arg(checkout::target_dir()?)
         .stderr(Stdio::inherit());
-    if checkout::is_release() {
+    if options.release {
         command.arg("--release");
+    }
+    if options.sabotage {
+        command.args(["--features", "holdfast/sabotage"]);
     }
     let output = command.output().context("cargo could not be started")?;
     ensure!(

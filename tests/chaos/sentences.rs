@@ -1,0 +1,68 @@
+//! Which refusals are to be expected of a daemon whose S3 server is out of order and that is killed all the time.
+
+/// What a refusal means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Judgement {
+    /// Faults that were injected, or rules that clients meet here, explain it.
+    Expected,
+    /// It says that something is not there that must be.
+    Loss,
+    /// Nothing explains it.
+    Unknown,
+}
+
+/// Parts of the sentences that are to be expected, whatever is being done.
+const EXPECTED: &[&str] = &[
+    // The daemon begins or ends.
+    "the daemon is stopping",
+];
+
+/// Parts of sentences that are to be expected of one thing only.
+const EXPECTED_OF: &[(&str, &str)] = &[];
+
+/// Parts of sentences that say that something is lost.
+const LOSS: &[&str] = &["is missing"];
+
+/// What the refusal of `doing` with `sentence` means.
+pub(crate) fn judge(doing: &str, sentence: &str) -> Judgement {
+    let expected = EXPECTED.iter().any(|part| sentence.contains(part))
+        || EXPECTED_OF
+            .iter()
+            .any(|(of, part)| *of == doing && sentence.contains(part));
+    if expected {
+        return Judgement::Expected;
+    }
+    if LOSS.iter().any(|part| sentence.contains(part)) {
+        return Judgement::Loss;
+    }
+    Judgement::Unknown
+}
+
+/// The sentence without what differs from case to case: names, numbers, times.
+pub(crate) fn shape(sentence: &str) -> String {
+    let word = |word: &str| {
+        if word.chars().any(|c| c.is_ascii_digit()) {
+            "#".to_owned()
+        } else {
+            word.to_owned()
+        }
+    };
+    let words: Vec<String> = sentence.split(' ').map(word).collect();
+    words.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sentences_are_told_apart() {
+        assert_eq!(
+            judge("backup", "the daemon is stopping"),
+            Judgement::Expected
+        );
+        assert_eq!(judge("restore", "chunk ab12 is missing"), Judgement::Loss);
+        assert_eq!(judge("restore", "no idea"), Judgement::Unknown);
+        assert_eq!(shape("chunk ab12 waits 3 s"), "chunk # waits # s");
+    }
+}
