@@ -15,8 +15,6 @@ use super::world::World;
 
 /// How long what was begun may go on when all is to end.
 const GRACE: Duration = Duration::from_secs(10);
-/// A snapshot with more chunks than this is read in part only.
-const WHOLE_CHUNKS_MAX: usize = 100;
 
 /// Client number `number`, until the end.
 pub(crate) async fn be_client(world: Arc<World>, number: u64) {
@@ -30,7 +28,7 @@ pub(crate) async fn be_client(world: Arc<World>, number: u64) {
             }
         };
         world.until_stopped(GRACE, step).await;
-        world.pause(Duration::from_millis(noise.below(200))).await;
+        world.pause(Duration::from_millis(noise.below(400))).await;
     }
 }
 
@@ -75,7 +73,7 @@ async fn read_back(world: &World, noise: &mut Noise) {
         return;
     };
     let _reading = Reading(world, known.id.clone());
-    let part = if known.plan.pieces.len() > WHOLE_CHUNKS_MAX {
+    let part = if known.plan.is_ballast() {
         Part::Some {
             first: noise.below(known.plan.pieces.len() as u64) as usize,
             count: 8 + noise.below(24) as usize,

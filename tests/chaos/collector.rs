@@ -13,6 +13,7 @@ use super::backup::snapshot_parameters;
 use super::connection::{Connection, Entrance, Trouble};
 use super::gate::Closed;
 use super::ledger::State;
+use super::sentences;
 use super::tally::Violation;
 use super::world::World;
 
@@ -175,6 +176,21 @@ async fn forget(world: &World, entrance: &Entrance, noise: &mut Noise) {
             world.ledger.note(&id, State::Deleted);
             world.tally.count("deleted before");
         }
-        Err(trouble) => world.trouble("forget", &trouble),
+        Err(trouble) => {
+            if let Trouble::Refused { sentence, .. } = &trouble
+                && sentences::nothing_removed(sentence)
+            {
+                world.ledger.note(&id, before);
+            }
+            world.trouble("forget", &trouble);
+            if sentence_waits(&trouble) {
+                world.pause(Duration::from_millis(500)).await;
+            }
+        }
     }
+}
+
+/// Whether the daemon asks to wait.
+fn sentence_waits(trouble: &Trouble) -> bool {
+    matches!(trouble, Trouble::Refused { sentence, .. } if sentence.contains("not stopped cleanly"))
 }

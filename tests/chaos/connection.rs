@@ -198,10 +198,10 @@ impl Session {
     ) -> Result<Bytes, Trouble> {
         let query = query(parameters);
         let separator = if query.is_empty() { "" } else { "?" };
-        let kind = if body.starts_with(b"{") {
-            "application/json"
-        } else {
-            "application/octet-stream"
+        let kind = match body.first() {
+            None => "application/x-www-form-urlencoded",
+            Some(b'{') => "application/json",
+            Some(_) => "application/octet-stream",
         };
         let request = Request::builder()
             .method(method)

@@ -55,6 +55,13 @@ pub(crate) struct Plan {
     pub(crate) pieces: Vec<u64>,
 }
 
+impl Plan {
+    /// Whether it is [`Pool::ballast`].
+    pub(crate) fn is_ballast(&self) -> bool {
+        self.pieces.first().is_some_and(|first| *first >= BALLAST)
+    }
+}
+
 /// Makes plans and pieces.
 #[derive(Debug)]
 pub(crate) struct Pool {

@@ -20,8 +20,8 @@ use pbs_datastore::{BackupGroup, BackupTime, BackupType, Namespace, SnapshotRef}
 use super::content::{Plan, Pool, Shape};
 
 /// Groups of streams, and of images.
-const STREAM_GROUPS: u64 = 18;
-const IMAGE_GROUPS: u64 = 6;
+const STREAM_GROUPS: u64 = 30;
+const IMAGE_GROUPS: u64 = 10;
 /// Every third group lies in this namespace.
 pub(crate) const NAMESPACE: &str = "tenant";
 /// Group of the snapshot that is never deleted.
@@ -171,10 +171,20 @@ impl Ledger {
         self.state(id).map_or(Duty::Absent, State::duty)
     }
 
-    /// An acknowledged snapshot to read, the ballast seldom; it is given back with [`Ledger::read`].
+    /// An acknowledged snapshot to read, of the ballast one in ten; it is given back with [`Ledger::read`].
     pub(crate) fn pick_to_read(&self, noise: &mut Noise) -> Option<Known> {
+        let heavy = noise.below(10) == 0;
         let mut inner = self.inner();
-        let found = pick(&inner, noise, |entry| entry.state == State::Acknowledged)?;
+        let heavy = heavy.then(|| {
+            let ballast = |entry: &Entry| {
+                entry.state == State::Acknowledged && entry.plan.is_ballast()
+            };
+            pick(&inner, noise, ballast)
+        });
+        let found = match heavy.flatten() {
+            Some(found) => found,
+            None => pick(&inner, noise, |entry| entry.state == State::Acknowledged)?,
+        };
         let id = inner.entries.get_mut(&found)?;
         id.readers += 1;
         let plan = Arc::clone(&id.plan);

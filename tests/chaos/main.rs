@@ -57,7 +57,7 @@ use self::watch::Watch;
 use self::world::World;
 
 /// What the end takes of the time, about.
-const FINALE: Duration = Duration::from_secs(50);
+const FINALE: Duration = Duration::from_secs(35);
 /// The shortest time between beginning and end.
 const CHAOS_MIN: Duration = Duration::from_secs(20);
 /// More than this beyond its time, and the run is broken off.
@@ -81,8 +81,11 @@ struct Args {
     #[arg(long, default_value_t = 16)]
     clients: u64,
     /// MiB that lie in the cache, so that it is full and always evicts.
-    #[arg(long, default_value_t = 200, value_name = "MIB")]
+    #[arg(long, default_value_t = 230, value_name = "MIB")]
     ballast: u64,
+    /// Go on to the end of the time when something was violated.
+    #[arg(long)]
+    go_on: bool,
     /// Use an optimised daemon.
     #[arg(long)]
     release: bool,
@@ -215,7 +218,8 @@ async fn actors(args: &Args, world: &Arc<World>, until: Instant) -> Result<()> {
     actors.spawn(audit::audit_without_end(Arc::clone(world)));
     actors.spawn(watch::gauge(Arc::clone(world)));
     let mut told = Instant::now();
-    while Instant::now() < until && !world.is_stopped() && !world.tally.is_violated() {
+    let goes_on = || args.go_on || !world.tally.is_violated();
+    while Instant::now() < until && !world.is_stopped() && goes_on() {
         world.pause(Duration::from_millis(200)).await;
         if told.elapsed() > Duration::from_secs(30) {
             told = Instant::now();

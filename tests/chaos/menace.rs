@@ -126,7 +126,7 @@ impl<'a> Menace<'a> {
     }
 
     fn act(&mut self) -> Result<()> {
-        let time = 2000 + self.noise.below(13_000);
+        let time = 1500 + self.noise.below(9000);
         self.wait(time);
         if self.world.is_stopped() {
             return Ok(());

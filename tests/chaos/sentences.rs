@@ -13,12 +13,44 @@ pub(crate) enum Judgement {
 
 /// Parts of the sentences that are to be expected, whatever is being done.
 const EXPECTED: &[&str] = &[
-    // The daemon begins or ends.
+    // The daemon begins or ends, or has ended and was started again.
     "the daemon is stopping",
+    "the daemon was not stopped cleanly",
+    // Clients meet, and the forgetter meets clients.
+    "is in use: another backup or sync writes to it",
+    "is in use: it is being written, read or removed, or a backup builds on it",
+    "is being written or removed",
 ];
 
 /// Parts of sentences that are to be expected of one thing only.
-const EXPECTED_OF: &[(&str, &str)] = &[];
+const EXPECTED_OF: &[(&str, &str)] = &[
+    // Nothing vouches for the chunks of the last snapshot after the cache was lost, so all is sent again. The auditor knows
+    // whether they are there.
+    ("previous", "is missing"),
+];
+
+/// Parts of refusals of a removal that say that nothing was removed.
+const NOTHING_REMOVED: &[&str] = &[
+    "is in use: it is being written, read or removed, or a backup builds on it",
+    "the daemon was not stopped cleanly",
+    "the daemon is stopping",
+];
+
+/// Messages of the log's level ERROR that are to be expected: a human must look, and did it on purpose.
+const ERRORS: &[&str] = &[
+    // The cache and the id of the installation are gone: only a take-over helps.
+    "cannot be opened",
+];
+
+/// Whether this message of the level ERROR is to be expected.
+pub(crate) fn is_expected_error(message: &str) -> bool {
+    ERRORS.contains(&message)
+}
+
+/// Whether the refusal of a removal says that nothing was removed.
+pub(crate) fn nothing_removed(sentence: &str) -> bool {
+    NOTHING_REMOVED.iter().any(|part| sentence.contains(part))
+}
 
 /// Parts of sentences that say that something is lost.
 const LOSS: &[&str] = &["is missing"];

@@ -9,7 +9,6 @@ use anyhow::{Context as _, Result};
 use holdfast_tests::daemon::Daemon;
 use holdfast_tests::measure::site::{S3Process, STORE};
 use holdfast_tests::s3_server::{Access, BUCKET};
-use serde_json::Value;
 use tokio::sync::watch;
 
 use super::ledger::NAMESPACE;
@@ -17,7 +16,7 @@ use super::proxy::Proxy;
 use super::weather::Weather;
 
 /// T. Half of it is what the proxy may use for lateness; the other half is for a busy machine.
-pub(crate) const LATE_REQUEST_MAX: Duration = Duration::from_secs(6);
+pub(crate) const LATE_REQUEST_MAX: Duration = Duration::from_secs(5);
 /// The smallest that the configuration takes.
 const CACHE_BYTES_MAX: &str = "256 MiB";
 const MEMORY_BUDGET: &str = "memory-budget-bytes = \"64 MiB\"";
@@ -153,12 +152,6 @@ impl Site {
     pub(crate) fn s3_ended(&self) -> bool {
         let mut s3 = self.s3.lock().unwrap_or_else(PoisonError::into_inner);
         s3.ended().is_some()
-    }
-
-    /// The settings and the state of the datastore, asked over the control socket.
-    pub(crate) fn show(&self) -> Result<Value> {
-        let arguments = ["datastore", "show", STORE, "--output-format", "json"];
-        self.daemon.manage(&arguments)?.success()?.json()
     }
 }
 

@@ -120,6 +120,10 @@ impl<'a> Watch<'a> {
         }
         let message = line["fields"]["message"].as_str().unwrap_or_default();
         let error = line["fields"]["error"].as_str().unwrap_or_default();
+        if level == "ERROR" && !sentences::is_expected_error(message) {
+            let text = format!("the log, for a human to look at: {line}");
+            self.world.tally.violation(Violation::Sentence, text);
+        }
         let key = sentences::shape(&format!("{level} {message}: {error}"));
         if self.warnings.len() < LINES_MAX || self.warnings.contains_key(&key) {
             *self.warnings.entry(key).or_default() += 1;

@@ -15,6 +15,7 @@ use super::connection::{Entrance, Trouble};
 use super::content::Pool;
 use super::gate::Gate;
 use super::ledger::Ledger;
+use super::sentences;
 use super::site::Site;
 use super::tally::{Tally, Violation};
 
@@ -114,7 +115,10 @@ impl World {
                 tally.count(&format!("failed: {doing}: refused"));
                 tally.refused(doing, *status, sentence);
             }
-            Trouble::Broken(_) => tally.count(&format!("failed: {doing}: connection broken")),
+            Trouble::Broken(how) => {
+                tally.count(&format!("failed: {doing}: connection broken"));
+                tally.count(&format!("broken: {doing}: {}", sentences::shape(how)));
+            }
             Trouble::Chosen(what) => tally.count(&format!("failed: {doing}: {what}")),
             Trouble::Silent(what) => {
                 tally.count(&format!("failed: {doing}: no answer"));
