@@ -22,17 +22,19 @@ pub(crate) async fn be_client(world: Arc<World>, number: u64) {
     while !world.is_stopped() {
         let step = async {
             if noise.below(3) == 0 {
-                read_back(&world, &mut noise).await;
+                read_back(&world, &mut noise).await
             } else {
-                back_up(&world, &mut noise).await;
+                back_up(&world, &mut noise).await
             }
         };
-        world.until_stopped(GRACE, step).await;
-        world.pause(Duration::from_millis(noise.below(400))).await;
+        let done = world.until_stopped(GRACE, step).await;
+        let pause = if done == Some(true) { 200 } else { 1000 };
+        world.pause(Duration::from_millis(noise.below(pause))).await;
     }
 }
 
-async fn back_up(world: &World, noise: &mut Noise) {
+/// Returns whether it worked out.
+async fn back_up(world: &World, noise: &mut Noise) -> bool {
     let entrance = world.entrance().await;
     let _inside = world.gate.enter().await;
     // One in sixteen is an image, whose chunks are long and nearly empty.
@@ -45,7 +47,7 @@ async fn back_up(world: &World, noise: &mut Noise) {
         .ledger
         .begin(noise, &world.pool, shape, world.seconds())
     else {
-        return;
+        return false;
     };
     let backup = Backup {
         pool: &world.pool,
@@ -55,7 +57,9 @@ async fn back_up(world: &World, noise: &mut Noise) {
         known: &known,
         mood: Mood::draw(noise),
     };
-    match backup.run(&entrance).await {
+    let done = backup.run(&entrance).await;
+    let worked_out = done.is_ok();
+    match done {
         Ok(done) => {
             world.tally.progress();
             world.tally.count("acknowledged");
@@ -65,12 +69,14 @@ async fn back_up(world: &World, noise: &mut Noise) {
         }
         Err(trouble) => world.trouble("backup", &trouble),
     }
+    worked_out
 }
 
-async fn read_back(world: &World, noise: &mut Noise) {
+/// Returns whether it worked out.
+async fn read_back(world: &World, noise: &mut Noise) -> bool {
     let entrance = world.entrance().await;
     let Some(known) = world.ledger.pick_to_read(noise) else {
-        return;
+        return true;
     };
     let _reading = Reading(world, known.id.clone());
     let part = if known.plan.is_ballast() {
@@ -81,7 +87,9 @@ async fn read_back(world: &World, noise: &mut Noise) {
     } else {
         Part::Whole
     };
-    match restore(&entrance, &world.pool, &known, part).await {
+    let done = restore(&entrance, &world.pool, &known, part).await;
+    let worked_out = done.is_ok();
+    match done {
         Ok(bytes) => {
             world.tally.progress();
             world.tally.count("restores");
@@ -89,6 +97,7 @@ async fn read_back(world: &World, noise: &mut Noise) {
         }
         Err(trouble) => not_read(world, &known, &trouble),
     }
+    worked_out
 }
 
 /// A snapshot that is deleted while it is read may go at any moment.

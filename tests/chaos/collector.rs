@@ -134,8 +134,8 @@ async fn log(connection: &mut Connection, upid: &str) -> Result<(String, String)
 }
 
 /// Forgets snapshots until the end, as soon as there are many.
-pub(crate) async fn forget_without_end(world: Arc<World>) {
-    let mut noise = world.noise(0xf0f0);
+pub(crate) async fn forget_without_end(world: Arc<World>, number: u64) {
+    let mut noise = world.noise(0xf0f0 + number);
     while !world.is_stopped() {
         let living = world.ledger.population();
         if living.acknowledged + living.unknown / 2 <= POPULATION {

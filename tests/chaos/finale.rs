@@ -78,6 +78,7 @@ async fn start_again(world: &Arc<World>) -> Result<()> {
     let done = spawn_blocking(move || {
         let site = &world.site;
         site.daemon.kill();
+        world.tally.diary("last kill");
         site.door.set(None);
         world.tally.count("kills");
         site.daemon.start()?;

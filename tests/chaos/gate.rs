@@ -26,6 +26,16 @@ impl Gate {
         Self(watch::Sender::new(Inside::default()))
     }
 
+    /// Closes it, or opens it, for whoever is no task.
+    pub(crate) fn set_closed(&self, closed: bool) {
+        self.0.send_modify(|inside| inside.closed = closed);
+    }
+
+    /// How many are inside.
+    pub(crate) fn open_sessions(&self) -> u64 {
+        self.0.borrow().open_sessions
+    }
+
     /// Waits until it is open, and goes in until the pass is dropped.
     pub(crate) async fn enter(&self) -> Pass<'_> {
         let mut seen = self.0.subscribe();

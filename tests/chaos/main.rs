@@ -64,6 +64,8 @@ const CHAOS_MIN: Duration = Duration::from_secs(20);
 const OVERTIME_MAX: Duration = Duration::from_mins(8);
 /// How long the actors may take to end.
 const ACTORS_TIME_MAX: Duration = Duration::from_mins(4);
+/// How many forget snapshots.
+const FORGETTERS: u64 = 2;
 /// One client in four is the real command.
 const COMMANDS_PART: u64 = 4;
 
@@ -214,7 +216,9 @@ async fn actors(args: &Args, world: &Arc<World>, until: Instant) -> Result<()> {
         }
     }
     actors.spawn(collector::collect_without_end(Arc::clone(world)));
-    actors.spawn(collector::forget_without_end(Arc::clone(world)));
+    for number in 0..FORGETTERS {
+        actors.spawn(collector::forget_without_end(Arc::clone(world), number));
+    }
     actors.spawn(audit::audit_without_end(Arc::clone(world)));
     actors.spawn(watch::gauge(Arc::clone(world)));
     let mut told = Instant::now();

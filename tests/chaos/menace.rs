@@ -9,6 +9,8 @@
 //! | old cache | killed, and an older copy of the cache directory is put in place of it |
 //! | other machine | killed; cache and the id of the installation are deleted; `take-over` |
 //!
+//! A prefix belongs to a cache directory. So a copy from before the cache was deleted needs a take-over too.
+//!
 //! The copy is always of an earlier run of the daemon: one of the same run that was made in the middle of a collection
 //! cannot be told from the original (`docs/decisions/0006-ownership.md`, residual risk).
 //!
@@ -36,6 +38,12 @@ use super::world::World;
 const TRIGGER_TIME_MAX: Duration = Duration::from_secs(6);
 /// How long a start may take until the datastore can be used.
 const READY_TIME_MAX: Duration = Duration::from_mins(2);
+/// Between two looks at a start that takes long.
+const TAKE_OVER_PAUSE: Duration = Duration::from_millis(300);
+/// What the fault of a datastore says that belongs to somebody else.
+const TAKE_OVER: &str = "take it over";
+/// How long sessions may take to end before a stop.
+const ALONE_TIME_MAX: Duration = Duration::from_secs(5);
 const COPY_TIME_MAX: Duration = Duration::from_mins(1);
 /// Longest pause.
 const PAUSE_MILLIS_MAX: u64 = 5000;
@@ -63,12 +71,12 @@ impl Act {
     fn draw(noise: &mut Noise) -> Self {
         match noise.below(100) {
             0..=19 => Self::Kill(When::Now),
-            20..=49 => Self::Kill(When::Open(Target::DeleteBatch)),
-            50..=61 => Self::Kill(When::Open(Target::Delicate)),
-            62..=73 => Self::Stop,
-            74..=83 => Self::Pause,
-            84..=89 => Self::LoseCache,
-            90..=95 => Self::OldCache,
+            20..=53 => Self::Kill(When::Open(Target::DeleteBatch)),
+            54..=63 => Self::Kill(When::Open(Target::Delicate)),
+            64..=76 => Self::Stop,
+            77..=84 => Self::Pause,
+            85..=88 => Self::LoseCache,
+            89..=95 => Self::OldCache,
             _ => Self::OtherMachine,
         }
     }
@@ -126,16 +134,17 @@ impl<'a> Menace<'a> {
     }
 
     fn act(&mut self) -> Result<()> {
-        let time = 1500 + self.noise.below(9000);
+        let time = 1500 + self.noise.below(11_000);
         self.wait(time);
         if self.world.is_stopped() {
             return Ok(());
         }
         let mut act = Act::draw(&mut self.noise);
         if act == Act::OldCache && self.copy_age.is_none_or(|age| age == 0) {
-            act = Act::LoseCache;
+            act = Act::Kill(When::Open(Target::DeleteBatch));
         }
         self.world.tally.count(&format!("menace: {}", act.name()));
+        self.world.tally.diary(act.name());
         let site = &self.world.site;
         match act {
             Act::Pause => return self.pause(),
@@ -159,7 +168,7 @@ impl<'a> Menace<'a> {
         if self.noise.below(5) == 0 {
             remove(&self.copy)?;
             copy(&site.cache_dir(), &self.copy)?;
-            self.copy_age = Some(0);
+            self.copy_age = site.cache_dir().exists().then_some(0);
         }
         let verifies = self.noise.below(5) < 2;
         site.daemon.edit_config(|text| {
@@ -168,7 +177,7 @@ impl<'a> Menace<'a> {
                 &format!("verify-new = {verifies}"),
             )
         })?;
-        self.start(act == Act::OtherMachine)
+        self.start()
     }
 
     fn pause(&mut self) -> Result<()> {
@@ -182,9 +191,16 @@ impl<'a> Menace<'a> {
     }
 
     fn stop(&mut self) {
+        // Half of the daemons are left alone first, so that their stop is a clean one.
+        let alone = self.noise.below(2) == 0;
+        self.world.gate.set_closed(alone);
+        wait_for(ALONE_TIME_MAX, || {
+            (!alone || self.world.gate.open_sessions() == 0).then_some(())
+        });
         // The door stays open: clients see how a daemon ends.
         let stopped = self.world.site.daemon.stop();
         self.world.site.door.set(None);
+        self.world.gate.set_closed(false);
         if let Err(error) = stopped {
             let text = format!("{error:#}");
             self.world.tally.violation(Violation::Crash, text);
@@ -209,11 +225,10 @@ impl<'a> Menace<'a> {
     }
 
     /// Starts it; maybe it is killed on the way, once or twice.
-    fn start(&mut self, take_over: bool) -> Result<()> {
+    fn start(&mut self) -> Result<()> {
         let site = &self.world.site;
-        let mut take_over = take_over;
         self.copy_age = self.copy_age.map(|age| age + 1);
-        while self.noise.below(5) == 0 && !take_over {
+        while self.noise.below(5) == 0 {
             site.daemon.begin()?;
             sleep(Duration::from_millis(self.noise.below(1200)));
             site.daemon.kill();
@@ -223,12 +238,14 @@ impl<'a> Menace<'a> {
         site.daemon.begin()?;
         let address = site.daemon.address()?;
         let ready = wait_for(READY_TIME_MAX, || {
-            if take_over && self.take_over().is_ok() {
-                take_over = false;
-            }
             let answer = https::get(address, site.daemon.fingerprint(), "/health/ready");
             let ready = answer.is_ok_and(|answer| answer.status == 200);
-            (ready || site.daemon.ended().is_some()).then_some(())
+            if ready || site.daemon.ended().is_some() {
+                return Some(());
+            }
+            // A fault of the S3 server passes; a take-over that did not work out is tried again.
+            drop(self.take_over());
+            None
         });
         if ready.is_none() {
             let text = "the datastore was not ready in time after a start";
@@ -238,7 +255,14 @@ impl<'a> Menace<'a> {
         Ok(())
     }
 
+    /// If the daemon waits for that.
     fn take_over(&self) -> Result<()> {
+        sleep(TAKE_OVER_PAUSE);
+        let state = self.world.site.daemon.store_state(STORE)?;
+        let fault = state["fault"].as_str().unwrap_or_default();
+        if !fault.contains(TAKE_OVER) {
+            return Ok(());
+        }
         let arguments = ["datastore", "take-over", STORE, "--previous-owner-is-dead"];
         self.world.site.daemon.manage(&arguments)?.success()?;
         self.world.tally.count("take-overs");

@@ -27,6 +27,7 @@ const EXPECTED_OF: &[(&str, &str)] = &[
     // Nothing vouches for the chunks of the last snapshot after the cache was lost, so all is sent again. The auditor knows
     // whether they are there.
     ("previous", "is missing"),
+    ("collection", "stopped on request"),
 ];
 
 /// Parts of refusals of a removal that say that nothing was removed.

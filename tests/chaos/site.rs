@@ -16,7 +16,7 @@ use super::proxy::Proxy;
 use super::weather::Weather;
 
 /// T. Half of it is what the proxy may use for lateness; the other half is for a busy machine.
-pub(crate) const LATE_REQUEST_MAX: Duration = Duration::from_secs(5);
+pub(crate) const LATE_REQUEST_MAX: Duration = Duration::from_secs(4);
 /// The smallest that the configuration takes.
 const CACHE_BYTES_MAX: &str = "256 MiB";
 const MEMORY_BUDGET: &str = "memory-budget-bytes = \"64 MiB\"";
@@ -70,7 +70,7 @@ impl Site {
     /// Sets everything up in a temporary directory, in calm weather; the daemon runs.
     pub(crate) fn start(seed: u64) -> Result<Self> {
         let daemon = Daemon::set_up(&[MEMORY_BUDGET])?;
-        daemon.edit_config(|text| text.replace("shutdown-seconds = 20", "shutdown-seconds = 8"))?;
+        daemon.edit_config(|text| text.replace("shutdown-seconds = 20", "shutdown-seconds = 5"))?;
         let s3 = S3Process::start_without_log(&daemon.dir().join("bucket"))?;
         let weather = Arc::new(Weather::new(seed, LATE_REQUEST_MAX / 2));
         let proxy = Proxy::start(s3.address(), Arc::clone(&weather))?;

@@ -1,6 +1,6 @@
 //! What happened: counts for the table, sentences of refusals, and violations, any of which fails the run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,6 +13,8 @@ use super::sentences;
 
 /// Violations whose texts are kept.
 const VIOLATIONS_KEPT: usize = 50;
+/// Lines of the diary, the last ones.
+const DIARY_LINES_MAX: usize = 500;
 /// Different sentences that are kept.
 const SENTENCES_KEPT: usize = 400;
 
@@ -70,6 +72,7 @@ struct Inner {
     sentences: BTreeMap<String, u64>,
     violations: BTreeMap<Violation, u64>,
     texts: Vec<String>,
+    diary: VecDeque<String>,
 }
 
 /// Counts of everything.
@@ -172,6 +175,16 @@ impl Tally {
         }
     }
 
+    /// Remembers when something was done, for the report.
+    pub(crate) fn diary(&self, what: &str) {
+        let line = format!("{:.1} s: {what}", self.seconds());
+        let mut inner = self.inner();
+        if inner.diary.len() == DIARY_LINES_MAX {
+            inner.diary.pop_front();
+        }
+        inner.diary.push_back(line);
+    }
+
     /// Whether there is any.
     pub(crate) fn is_violated(&self) -> bool {
         self.violated.load(Ordering::Acquire)
@@ -207,7 +220,12 @@ impl Tally {
     /// Everything, for the JSON.
     pub(crate) fn json(&self) -> Value {
         let inner = self.inner();
-        json!({ "counts": inner.counts, "sentences": inner.sentences, "violations": inner.texts })
+        json!({
+            "counts": inner.counts,
+            "sentences": inner.sentences,
+            "violations": inner.texts,
+            "diary": inner.diary,
+        })
     }
 }
 

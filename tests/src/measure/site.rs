@@ -39,7 +39,11 @@ impl S3Process {
     /// Starts one over `dir`, with its access log beside it. Writes are answered before they are on the disk: what is measured is the daemon.
     pub fn start(dir: &Path) -> Result<Self> {
         let log = dir.with_extension("log");
-        Self::run(dir, log.clone(), &[OsStr::new("--access-log"), log.as_os_str()])
+        Self::run(
+            dir,
+            log.clone(),
+            &[OsStr::new("--access-log"), log.as_os_str()],
+        )
     }
 
     /// The same without an access log, which would grow for as long as it runs.
