@@ -139,7 +139,14 @@ impl Backup<'_> {
 
     /// The digests of the last snapshot's archive of the same name; none if there is no such thing.
     async fn previous(&self, session: &Session) -> Result<BTreeSet<Digest>, Trouble> {
-        let time = call(session, Method::GET, "previous_backup_time", &[], Bytes::new()).await?;
+        let time = call(
+            session,
+            Method::GET,
+            "previous_backup_time",
+            &[],
+            Bytes::new(),
+        )
+        .await?;
         if time.is_null() {
             return Ok(BTreeSet::new());
         }
@@ -207,7 +214,10 @@ impl Backup<'_> {
                 return Err(Trouble::Chosen("backup given up"));
             }
             done.sent += 1;
-            let resets = self.mood.resets_every.is_some_and(|n| done.sent % n == 0);
+            let resets = self
+                .mood
+                .resets_every
+                .is_some_and(|n| done.sent.is_multiple_of(n));
             done.resets += u64::from(resets);
             let upload = upload(session, kind, &wid, digest, piece, resets);
             drain(&mut uploads, IN_FLIGHT_MAX - 1).await?;

@@ -9,7 +9,7 @@ use pbs_datastore::SnapshotRef;
 use super::backup::{Backup, Mood};
 use super::connection::Trouble;
 use super::content::Shape;
-use super::ledger::{State, Known};
+use super::ledger::{Known, State};
 use super::restore::{Part, restore};
 use super::world::World;
 

@@ -17,6 +17,7 @@ use super::clients::Reading;
 use super::connection::Trouble;
 use super::content::{Plan, Shape};
 use super::ledger::{Known, State};
+use super::site::Site;
 use super::world::World;
 
 /// A command that takes longer hangs.
@@ -49,7 +50,7 @@ fn command(world: &World) -> Result<Command> {
     let address = world.site.door.now().context("the daemon does not run")?;
     let mut command = holdfast()?.command();
     command
-        .env("PBS_REPOSITORY", world.site.repository(address))
+        .env("PBS_REPOSITORY", Site::repository(address))
         .env("PBS_PASSWORD", &world.site.secret)
         .env("PBS_FINGERPRINT", world.site.daemon.fingerprint());
     Ok(command)
@@ -164,7 +165,9 @@ fn restore_command(world: &World, known: &Known) -> Result<Result<u64, Trouble>>
     let pieces = pieces.map(|piece| world.pool.piece(known.plan.shape, *piece));
     let expected: Vec<u8> = pieces.flat_map(|piece| piece.to_vec()).collect();
     if output.stdout != expected {
-        return Ok(Err(Trouble::Wrong("the image has other content".to_owned())));
+        return Ok(Err(Trouble::Wrong(
+            "the image has other content".to_owned(),
+        )));
     }
     ensure!(!expected.is_empty(), "an image has content");
     Ok(Ok(expected.len() as u64))

@@ -242,7 +242,9 @@ async fn read(answer: Response<Incoming>) -> Result<Bytes, Trouble> {
 
 fn data(body: &[u8]) -> Result<Value, Trouble> {
     let envelope: Result<BTreeMap<String, Value>, _> = serde_json::from_slice(body);
-    let data = envelope.ok().and_then(|mut envelope| envelope.remove("data"));
+    let data = envelope
+        .ok()
+        .and_then(|mut envelope| envelope.remove("data"));
     data.ok_or_else(|| {
         let text = String::from_utf8_lossy(body);
         Trouble::Wrong(format!("an answer without data: '{text}'"))

@@ -187,7 +187,9 @@ fn compare_lists(world: &World, listed: &BTreeSet<SnapshotRef>) {
 /// Step 4.
 async fn restore_all(world: &World, entrance: &Entrance, listed: &BTreeSet<SnapshotRef>) {
     let expected = world.ledger.expected();
-    let there = expected.iter().filter(|(known, _)| listed.contains(&known.id));
+    let there = expected
+        .iter()
+        .filter(|(known, _)| listed.contains(&known.id));
     let restores = stream::iter(there).map(|(known, _)| async move {
         match restore(entrance, &world.pool, known, Part::Whole).await {
             Ok(bytes) => {
@@ -200,7 +202,10 @@ async fn restore_all(world: &World, entrance: &Entrance, listed: &BTreeSet<Snaps
             }
         }
     });
-    restores.buffer_unordered(RESTORES_MAX).collect::<()>().await;
+    restores
+        .buffer_unordered(RESTORES_MAX)
+        .collect::<()>()
+        .await;
 }
 
 /// What a collection must not leave in the cache directory.

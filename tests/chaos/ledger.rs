@@ -176,9 +176,8 @@ impl Ledger {
         let heavy = noise.below(10) == 0;
         let mut inner = self.inner();
         let heavy = heavy.then(|| {
-            let ballast = |entry: &Entry| {
-                entry.state == State::Acknowledged && entry.plan.is_ballast()
-            };
+            let ballast =
+                |entry: &Entry| entry.state == State::Acknowledged && entry.plan.is_ballast();
             pick(&inner, noise, ballast)
         });
         let found = match heavy.flatten() {

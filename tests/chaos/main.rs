@@ -237,12 +237,10 @@ async fn actors(args: &Args, world: &Arc<World>, until: Instant) -> Result<()> {
         }
         Ok(())
     };
-    match timeout(ACTORS_TIME_MAX, all).await {
-        Ok(ended) => ended,
-        Err(_) => {
-            let text = "clients do not end";
-            world.tally.violation(Violation::Hang, text);
-            Ok(())
-        }
+    if let Ok(ended) = timeout(ACTORS_TIME_MAX, all).await {
+        return ended;
     }
+    let text = "clients do not end";
+    world.tally.violation(Violation::Hang, text);
+    Ok(())
 }

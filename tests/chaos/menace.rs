@@ -214,7 +214,9 @@ impl<'a> Menace<'a> {
                 (site.proxy.has_open(target) || self.world.is_stopped()).then_some(())
             });
             if met.is_some() {
-                self.world.tally.count("kills that met what they waited for");
+                self.world
+                    .tally
+                    .count("kills that met what they waited for");
             }
             // Not the same moment of every exchange.
             sleep(Duration::from_millis(self.noise.below(40)));

@@ -74,8 +74,18 @@ impl<'a> Outcome<'a> {
         for (name, number) in &proxied.faults {
             count(&mut report, &format!("  {name}"), *number);
         }
+        count(
+            &mut report,
+            "requests the S3 server itself did not answer",
+            proxied.server_faults,
+        );
         let latest = format!("{:.1} s", proxied.latest.as_secs_f64());
-        report.note("latest", latest.clone(), "latest effect of a request", latest);
+        report.note(
+            "latest",
+            latest.clone(),
+            "latest effect of a request",
+            latest,
+        );
         let what = "memory of the daemon, at most";
         report.bytes_at_most("memory", tally.of("memory"), what, MEMORY_BYTES_MAX);
         let seconds = self.took.as_secs_f64();

@@ -326,7 +326,7 @@ async fn meet(
             let kind = "application/xml";
             let answer = Answer::made(request, "503 Slow Down", kind, SLOW_DOWN);
             client.answer(&answer.bytes).await?;
-            Ok(true)
+            Ok(!request.head.closes())
         }
         Fault::CutBefore => Ok(false),
         Fault::CutBody => {
@@ -356,7 +356,7 @@ async fn meet(
             let answer = Answer::made(request, "502 Bad Gateway", "text/html", BAD_GATEWAY);
             client.answer(&answer.bytes).await?;
             later(pause);
-            Ok(true)
+            Ok(!request.head.closes())
         }
         Fault::Twice { second } => {
             let first = client.beside(server.ask(shared, request)).await?;
@@ -379,7 +379,7 @@ async fn meet(
         Fault::Refuse => {
             client.beside(server.ask(shared, request)).await?;
             client.answer(&Answer::refusing(request).bytes).await?;
-            Ok(true)
+            Ok(!request.head.closes())
         }
     }
 }
@@ -417,7 +417,9 @@ impl Client {
         };
         let text = String::from_utf8_lossy(&head.bytes).to_ascii_lowercase();
         if text.contains("\r\nexpect: 100-continue") {
-            self.writer.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
+            self.writer
+                .write_all(b"HTTP/1.1 100 Continue\r\n\r\n")
+                .await?;
         }
         let (method, target) = head.request()?;
         let (method, target) = (method.to_owned(), target.to_owned());
@@ -546,7 +548,9 @@ impl Server {
                 head.len()
             };
             writer.write_all(&head[..head_part]).await?;
-            writer.write_all(&request.body[..request.body.len() / 2]).await?;
+            writer
+                .write_all(&request.body[..request.body.len() / 2])
+                .await?;
             writer.flush().await?;
         }
         self.0 = None;

@@ -105,9 +105,7 @@ fn agreed(
     let kind = ArchiveKind::of(name).ok_or_else(|| wrong(&"an archive's name"))?;
     let index = Index::parse(kind, index).map_err(|error| wrong(&error))?;
     let listed = manifest.files().iter().any(|file| {
-        file.name.as_str() == name
-            && file.csum == Some(index.csum())
-            && file.size == index.size()
+        file.name.as_str() == name && file.csum == Some(index.csum()) && file.size == index.size()
     });
     if listed {
         Ok(index)

@@ -20,6 +20,7 @@ const EXPECTED: &[&str] = &[
     "is in use: another backup or sync writes to it",
     "is in use: it is being written, read or removed, or a backup builds on it",
     "is being written or removed",
+    "the backup must be younger than the last one of its group",
 ];
 
 /// Parts of sentences that are to be expected of one thing only.
@@ -43,9 +44,18 @@ const ERRORS: &[&str] = &[
     "cannot be opened",
 ];
 
-/// Whether this message of the level ERROR is to be expected.
-pub(crate) fn is_expected_error(message: &str) -> bool {
-    ERRORS.contains(&message)
+/// Those that say that something is lost: a chunk that was believed to be there is not, or is damaged.
+const LOSS_ERRORS: &[&str] = &["the chunk is missing", "a stored chunk cannot be read"];
+
+/// What a message of the level ERROR means.
+pub(crate) fn judge_error(message: &str) -> Judgement {
+    if ERRORS.contains(&message) {
+        return Judgement::Expected;
+    }
+    if LOSS_ERRORS.iter().any(|part| message.contains(part)) {
+        return Judgement::Loss;
+    }
+    Judgement::Unknown
 }
 
 /// Whether the refusal of a removal says that nothing was removed.
@@ -96,6 +106,11 @@ mod tests {
         );
         assert_eq!(judge("restore", "chunk ab12 is missing"), Judgement::Loss);
         assert_eq!(judge("restore", "no idea"), Judgement::Unknown);
+        assert_eq!(
+            judge_error("a stored chunk cannot be read"),
+            Judgement::Loss
+        );
+        assert_eq!(judge_error("fire"), Judgement::Unknown);
         assert_eq!(shape("chunk ab12 waits 3 s"), "chunk # waits # s");
     }
 }

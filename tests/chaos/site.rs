@@ -134,7 +134,7 @@ impl Site {
     }
 
     /// As the client commands want it.
-    pub(crate) fn repository(&self, address: SocketAddr) -> String {
+    pub(crate) fn repository(address: SocketAddr) -> String {
         format!("{TOKEN}@{address}:{STORE}")
     }
 

@@ -14,7 +14,7 @@ use http::Method;
 use serde_json::Value;
 
 use super::connection::{Connection, Trouble};
-use super::sentences;
+use super::sentences::{self, Judgement};
 use super::tally::Violation;
 use super::world::World;
 
@@ -120,9 +120,16 @@ impl<'a> Watch<'a> {
         }
         let message = line["fields"]["message"].as_str().unwrap_or_default();
         let error = line["fields"]["error"].as_str().unwrap_or_default();
-        if level == "ERROR" && !sentences::is_expected_error(message) {
-            let text = format!("the log, for a human to look at: {line}");
-            self.world.tally.violation(Violation::Sentence, text);
+        if level == "ERROR" {
+            let violation = match sentences::judge_error(message) {
+                Judgement::Expected => None,
+                Judgement::Loss => Some(Violation::Loss),
+                Judgement::Unknown => Some(Violation::Sentence),
+            };
+            if let Some(violation) = violation {
+                let text = format!("the log, for a human to look at: {line}");
+                self.world.tally.violation(violation, text);
+            }
         }
         let key = sentences::shape(&format!("{level} {message}: {error}"));
         if self.warnings.len() < LINES_MAX || self.warnings.contains_key(&key) {
@@ -139,7 +146,9 @@ pub(crate) async fn gauge(world: Arc<World>) {
     while !world.is_stopped() {
         world.pause(GAUGE).await;
         let entrance = world.until_stopped(Duration::ZERO, world.entrance());
-        let Some(entrance) = entrance.await else { return };
+        let Some(entrance) = entrance.await else {
+            return;
+        };
         if address.replace(entrance.address) != Some(entrance.address) {
             last.clear();
         }

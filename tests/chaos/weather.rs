@@ -131,6 +131,8 @@ struct State {
     sky: Sky,
     until: Instant,
     calm: bool,
+    #[cfg(test)]
+    next: Option<Fault>,
 }
 
 /// Draws faults.
@@ -150,6 +152,8 @@ impl Weather {
                 sky: Sky::Fair,
                 until: Instant::now(),
                 calm: true,
+                #[cfg(test)]
+                next: None,
             }),
         }
     }
@@ -162,9 +166,22 @@ impl Weather {
             .calm = calm;
     }
 
+    /// Lets this happen to the next request.
+    #[cfg(test)]
+    pub(crate) fn force(&self, fault: Fault) {
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .next = Some(fault);
+    }
+
     /// What happens to the next request.
     pub(crate) fn draw(&self, target: Target) -> Fault {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        #[cfg(test)]
+        if let Some(fault) = state.next.take() {
+            return fault;
+        }
         if state.calm {
             return Fault::None(Duration::ZERO);
         }
@@ -195,20 +212,20 @@ fn draw(noise: &mut Noise, sky: Sky, target: Target, late_max: Duration) -> Faul
     if noise.below(1000) >= sky.faults_per_thousand() * target.factor() {
         return Fault::None(Duration::from_millis(noise.below(8)));
     }
+    let coin = noise.below(2) == 0;
+    match sky {
+        Sky::Outage if coin => return Fault::Throttle,
+        Sky::Outage => return Fault::CutBefore,
+        _ => {}
+    }
+    if target == Target::DeleteBatch && noise.below(6) == 0 {
+        return Fault::Refuse;
+    }
     let mut up_to = |most: Duration| {
         let most = (most.as_millis() as u64).max(2);
         Duration::from_millis(1 + noise.below(most))
     };
-    if sky == Sky::Outage {
-        let coin = up_to(Duration::from_millis(100));
-        return if coin < Duration::from_millis(50) {
-            Fault::Throttle
-        } else {
-            Fault::CutBefore
-        };
-    }
     let (late, short) = (up_to(late_max), up_to(late_max / 4));
-    let coin = noise.below(2) == 0;
     match noise.below(100) {
         0..=21 => Fault::Delay(late),
         22..=27 => Fault::Slow(short),
@@ -221,8 +238,7 @@ fn draw(noise: &mut Noise, sky: Sky, target: Target, late_max: Duration) -> Faul
         76..=81 => Fault::Gateway(late),
         82..=88 => Fault::Twice { second: coin },
         89..=95 => Fault::TwiceLate(late),
-        96 => Fault::Silent,
-        _ if target == Target::DeleteBatch => Fault::Refuse,
+        96..=97 => Fault::Silent,
         _ => Fault::CutAfter,
     }
 }
@@ -277,7 +293,10 @@ mod tests {
     fn calm_weather_is_calm() {
         let weather = Weather::new(1, Duration::from_secs(1));
         for _ in 0..1000 {
-            assert_eq!(weather.draw(Target::DeleteBatch), Fault::None(Duration::ZERO));
+            assert_eq!(
+                weather.draw(Target::DeleteBatch),
+                Fault::None(Duration::ZERO)
+            );
         }
     }
 }
