@@ -7,6 +7,7 @@ use holdfast_tests::measure::noise::Noise;
 use pbs_datastore::SnapshotRef;
 
 use super::backup::{Backup, Mood};
+use super::collector::POPULATION;
 use super::connection::Trouble;
 use super::content::Shape;
 use super::ledger::{Known, State};
@@ -21,7 +22,9 @@ pub(crate) async fn be_client(world: Arc<World>, number: u64) {
     let mut noise = world.noise(number);
     while !world.is_stopped() {
         let step = async {
-            if noise.below(3) == 0 {
+            // When more is backed up than can be forgotten, there is more to read.
+            let crowded = world.ledger.population().acknowledged > 2 * POPULATION;
+            if noise.below(12) < if crowded { 8 } else { 3 } {
                 read_back(&world, &mut noise).await
             } else {
                 back_up(&world, &mut noise).await

@@ -7,7 +7,7 @@ use holdfast_tests::measure::noise::Noise;
 use holdfast_tests::measure::site::STORE;
 use http::Method;
 use serde_json::Value;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::backup::snapshot_parameters;
 use super::connection::{Connection, Entrance, Trouble};
@@ -25,7 +25,7 @@ const GRACE: Duration = Duration::from_secs(20);
 /// What the log of a collection says as soon as the cutoff has been read.
 const CUTOFF_READ: &str = "starting garbage collection";
 /// Snapshots that are kept: more are forgotten.
-const POPULATION: u64 = 45;
+pub(crate) const POPULATION: u64 = 45;
 
 /// Collects until the end.
 pub(crate) async fn collect_without_end(world: Arc<World>) {
@@ -74,15 +74,22 @@ fn note(world: &World, status: &Value) {
 pub(crate) async fn collect(world: &World, alone: bool, stopped: bool) -> Result<Value, Trouble> {
     let entrance = world.entrance().await;
     let mut connection = Connection::open(&entrance).await?;
+    let began = Instant::now();
     let closed = if alone {
         Some(world.gate.close(GATE_TIME_MAX).await)
     } else {
         None
     };
+    let millis = |since: Instant| since.elapsed().as_millis() as u64;
+    world
+        .tally
+        .add("collections: ms for the gate", millis(began));
     let path = format!("admin/datastore/{STORE}/gc");
     let upid = connection.call(Method::POST, &path, &[]).await?;
     let upid = upid.as_str().unwrap_or_default().to_owned();
+    let began = Instant::now();
     follow(&mut connection, &upid, closed, stopped).await?;
+    world.tally.add("collections: ms to run", millis(began));
     let status = connection.call(Method::GET, &path, &[]).await?;
     if status["upid"] == upid.as_str() {
         return Ok(status);
@@ -164,7 +171,9 @@ async fn forget(world: &World, entrance: &Entrance, noise: &mut Noise) {
     };
     match asked.await {
         Ok(_) => {
-            world.ledger.note(&id, State::Deleted);
+            if let Some(plan) = world.ledger.note(&id, State::Deleted) {
+                world.pool.is_gone(&plan);
+            }
             world.tally.count("deleted");
         }
         Err(Trouble::Refused { sentence, .. }) if sentence.contains("does not exist") => {

@@ -3,7 +3,9 @@
 //! Most pieces come from a pool that is a few times larger than what all living snapshots need. So at any time part of the
 //! pool is garbage, and sooner or later somebody backs up a piece again that was deleted, or is being deleted, a moment ago.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use holdfast_tests::measure::noise::Noise;
@@ -16,6 +18,8 @@ const IMAGE_POOL_PIECES: u64 = 60;
 const FRESH: u64 = 1 << 32;
 /// Pieces of the ballast carry numbers from here on.
 const BALLAST: u64 = 1 << 48;
+/// Pieces of removed snapshots that are remembered: those of the last dozen or two.
+const GONE_PIECES: usize = 300;
 /// One piece of a stream has 1 to this many units.
 const UNITS_MAX: u64 = 10;
 const UNIT_BYTES: usize = 16 << 10;
@@ -67,6 +71,8 @@ impl Plan {
 pub(crate) struct Pool {
     seed: u64,
     next_fresh: AtomicU64,
+    gone_streams: Mutex<VecDeque<u64>>,
+    gone_images: Mutex<VecDeque<u64>>,
 }
 
 impl Pool {
@@ -75,6 +81,8 @@ impl Pool {
         Self {
             seed,
             next_fresh: AtomicU64::new(FRESH),
+            gone_streams: Mutex::default(),
+            gone_images: Mutex::default(),
         }
     }
 
@@ -111,10 +119,32 @@ impl Pool {
         if noise.below(8) == 0 {
             return self.next_fresh.fetch_add(1, Ordering::Relaxed);
         }
+        let gone = self.gone(shape);
+        if !gone.is_empty() && noise.below(3) == 0 {
+            return gone[noise.below(gone.len() as u64) as usize];
+        }
+        drop(gone);
         match shape {
             Shape::Stream => noise.below(POOL_PIECES),
             Shape::Image => noise.below(IMAGE_POOL_PIECES),
         }
+    }
+
+    fn gone(&self, shape: Shape) -> MutexGuard<'_, VecDeque<u64>> {
+        let gone = match shape {
+            Shape::Stream => &self.gone_streams,
+            Shape::Image => &self.gone_images,
+        };
+        gone.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A snapshot with this content is gone: its pieces are likely to be garbage, and more likely than others to be backed
+    /// up again.
+    pub(crate) fn is_gone(&self, plan: &Plan) {
+        let mut gone = self.gone(plan.shape);
+        gone.extend(&plan.pieces);
+        let surplus = gone.len().saturating_sub(GONE_PIECES);
+        gone.drain(..surplus);
     }
 
     /// The bytes of a piece.
@@ -157,6 +187,24 @@ mod tests {
         assert!((30..=90).contains(&(shared / 40)), "{}", shared / 40);
         let image = pool.plan(&mut noise, Shape::Image, Some(&first));
         assert!(image.pieces.len() <= 3);
+    }
+
+    #[test]
+    fn what_is_gone_is_backed_up_again() {
+        let pool = Pool::new(3);
+        let mut noise = Noise::new(5);
+        let plan = |pieces| Plan {
+            shape: Shape::Stream,
+            pieces,
+        };
+        pool.is_gone(&plan((0..GONE_PIECES as u64).collect()));
+        pool.is_gone(&plan(vec![FRESH - 1; GONE_PIECES]));
+        let next = (0..20).map(|_| pool.plan(&mut noise, Shape::Stream, None));
+        let again = next
+            .flat_map(|plan| plan.pieces)
+            .filter(|n| *n == FRESH - 1);
+        assert!(again.count() > 40);
+        assert_eq!(pool.gone(Shape::Stream).len(), GONE_PIECES);
     }
 
     #[test]

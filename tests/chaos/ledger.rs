@@ -140,12 +140,10 @@ impl Ledger {
         self.inner().begin(Namespace::root(), group, plan, now)
     }
 
-    /// Notes what was asked or told.
-    pub(crate) fn note(&self, id: &SnapshotRef, state: State) {
+    /// Notes what was asked or told. Returns the content so far.
+    pub(crate) fn note(&self, id: &SnapshotRef, state: State) -> Option<Arc<Plan>> {
         let mut inner = self.inner();
-        let Some(entry) = inner.entries.get_mut(id) else {
-            return;
-        };
+        let entry = inner.entries.get_mut(id)?;
         entry.state = state;
         let plan = Arc::clone(&entry.plan);
         if state == State::Deleted {
@@ -157,8 +155,9 @@ impl Ledger {
         }
         if state == State::Acknowledged {
             let key = (id.namespace.clone(), id.snapshot.group.clone());
-            inner.groups.entry(key).or_default().last_plan = Some(plan);
+            inner.groups.entry(key).or_default().last_plan = Some(Arc::clone(&plan));
         }
+        Some(plan)
     }
 
     /// The state of a snapshot; `None` if nobody began it.

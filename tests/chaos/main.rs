@@ -65,7 +65,7 @@ const OVERTIME_MAX: Duration = Duration::from_mins(8);
 /// How long the actors may take to end.
 const ACTORS_TIME_MAX: Duration = Duration::from_mins(4);
 /// How many forget snapshots.
-const FORGETTERS: u64 = 2;
+const FORGETTERS: u64 = 4;
 /// One client in four is the real command.
 const COMMANDS_PART: u64 = 4;
 

@@ -70,10 +70,10 @@ enum When {
 impl Act {
     fn draw(noise: &mut Noise) -> Self {
         match noise.below(100) {
-            0..=19 => Self::Kill(When::Now),
-            20..=53 => Self::Kill(When::Open(Target::DeleteBatch)),
-            54..=63 => Self::Kill(When::Open(Target::Delicate)),
-            64..=76 => Self::Stop,
+            0..=21 => Self::Kill(When::Now),
+            22..=47 => Self::Kill(When::Open(Target::DeleteBatch)),
+            48..=59 => Self::Kill(When::Open(Target::Delicate)),
+            60..=76 => Self::Stop,
             77..=84 => Self::Pause,
             85..=88 => Self::LoseCache,
             89..=95 => Self::OldCache,
@@ -134,7 +134,13 @@ impl<'a> Menace<'a> {
     }
 
     fn act(&mut self) -> Result<()> {
-        let time = 1500 + self.noise.below(11_000);
+        // Now and then it is left alone for long enough to come to rest.
+        let most = if self.noise.below(4) == 0 {
+            24_000
+        } else {
+            9000
+        };
+        let time = 1500 + self.noise.below(most);
         self.wait(time);
         if self.world.is_stopped() {
             return Ok(());

@@ -16,6 +16,15 @@ const EXPECTED: &[&str] = &[
     // The daemon begins or ends, or has ended and was started again.
     "the daemon is stopping",
     "the daemon was not stopped cleanly",
+    "is being opened; try again in a moment",
+    "until then requests of its former owner may still take effect",
+    // What the proxy does lasts longer than all attempts of a request.
+    "no answer from S3 about",
+    ": the server asks to slow down",
+    ": the server is not available",
+    ": no answer in time",
+    ": the answer is damaged",
+    "got no answer from S3 and may still arrive; run the backup again",
     // Clients meet, and the forgetter meets clients.
     "is in use: another backup or sync writes to it",
     "is in use: it is being written, read or removed, or a backup builds on it",
@@ -29,6 +38,8 @@ const EXPECTED_OF: &[(&str, &str)] = &[
     // whether they are there.
     ("previous", "is missing"),
     ("collection", "stopped on request"),
+    // The proxy says so of batches of deletes.
+    ("forget", "AccessDenied"),
 ];
 
 /// Parts of refusals of a removal that say that nothing was removed.

@@ -16,7 +16,7 @@ use super::proxy::Proxy;
 use super::weather::Weather;
 
 /// T. Half of it is what the proxy may use for lateness; the other half is for a busy machine.
-pub(crate) const LATE_REQUEST_MAX: Duration = Duration::from_secs(4);
+pub(crate) const LATE_REQUEST_MAX: Duration = Duration::from_secs(3);
 /// The smallest that the configuration takes.
 const CACHE_BYTES_MAX: &str = "256 MiB";
 const MEMORY_BUDGET: &str = "memory-budget-bytes = \"64 MiB\"";

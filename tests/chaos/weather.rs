@@ -97,7 +97,7 @@ impl Target {
     /// By how much more often it meets faults.
     fn factor(self) -> u64 {
         match self {
-            Self::DeleteBatch => 6,
+            Self::DeleteBatch => 10,
             Self::Delicate => 2,
             Self::Plain => 1,
         }
@@ -117,9 +117,9 @@ impl Sky {
     /// Requests of a thousand that meet a fault.
     fn faults_per_thousand(self) -> u64 {
         match self {
-            Self::Fair => 20,
-            Self::Rough => 70,
-            Self::Stormy => 160,
+            Self::Fair => 12,
+            Self::Rough => 45,
+            Self::Stormy => 130,
             Self::Outage => 1000,
         }
     }
@@ -232,13 +232,12 @@ fn draw(noise: &mut Noise, sky: Sky, target: Target, late_max: Duration) -> Faul
         28..=37 => Fault::Throttle,
         38..=44 => Fault::CutBefore,
         45..=51 => Fault::CutBody,
-        52..=60 => Fault::CutAfter,
-        61..=68 => Fault::CutAnswer,
-        69..=75 => Fault::Late(late),
-        76..=81 => Fault::Gateway(late),
-        82..=88 => Fault::Twice { second: coin },
-        89..=95 => Fault::TwiceLate(late),
-        96..=97 => Fault::Silent,
+        52..=60 => Fault::CutAnswer,
+        61..=68 => Fault::Late(late),
+        69..=75 => Fault::Gateway(late),
+        76..=82 => Fault::Twice { second: coin },
+        83..=90 => Fault::TwiceLate(late),
+        91 => Fault::Silent,
         _ => Fault::CutAfter,
     }
 }
