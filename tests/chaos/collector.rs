@@ -186,20 +186,22 @@ async fn forget(world: &World, entrance: &Entrance, noise: &mut Noise) {
             world.tally.count("deleted before");
         }
         Err(trouble) => {
-            if let Trouble::Refused { sentence, .. } = &trouble
-                && sentences::nothing_removed(sentence)
-            {
-                world.ledger.note(&id, before);
-            }
+            let nothing = matches!(&trouble, Trouble::Refused { sentence, .. } if sentences::nothing_removed(sentence));
+            let now = if nothing { before } else { State::Deleting };
+            world.ledger.note(&id, now);
             world.trouble("forget", &trouble);
-            if sentence_waits(&trouble) {
+            if is_to_wait(&trouble) {
                 world.pause(Duration::from_millis(500)).await;
             }
         }
     }
 }
 
-/// Whether the daemon asks to wait.
-fn sentence_waits(trouble: &Trouble) -> bool {
-    matches!(trouble, Trouble::Refused { sentence, .. } if sentence.contains("not stopped cleanly"))
+/// Whether there is no point in trying again at once.
+fn is_to_wait(trouble: &Trouble) -> bool {
+    match trouble {
+        Trouble::Refused { sentence, .. } => sentence.contains("not stopped cleanly"),
+        Trouble::Broken(_) => true,
+        _ => false,
+    }
 }

@@ -68,6 +68,8 @@ struct Entry {
     state: State,
     plan: Arc<Plan>,
     readers: u32,
+    /// Whether somebody waits for the answer to its removal.
+    is_removed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -145,6 +147,7 @@ impl Ledger {
         let mut inner = self.inner();
         let entry = inner.entries.get_mut(id)?;
         entry.state = state;
+        entry.is_removed = false;
         let plan = Arc::clone(&entry.plan);
         if state == State::Deleted {
             // A long run keeps the names of what is gone, and nothing else.
@@ -197,7 +200,7 @@ impl Ledger {
     }
 
     /// A snapshot to delete, not the ballast, with its state so far; from now on it is being deleted. `also_read`: even
-    /// if somebody reads it.
+    /// if somebody reads it. Nobody else gets it before the outcome was noted.
     pub(crate) fn pick_to_delete(
         &self,
         noise: &mut Noise,
@@ -205,12 +208,15 @@ impl Ledger {
     ) -> Option<(SnapshotRef, State)> {
         let mut inner = self.inner();
         let found = pick(&inner, noise, |entry| {
+            // Two at once would not know whose request had which effect.
             matches!(entry.state, State::Acknowledged | State::Deleting)
+                && !entry.is_removed
                 && (also_read || entry.readers == 0)
         });
         let found = found.filter(|id| id.snapshot.group.id.to_string() != BALLAST_GROUP)?;
         let entry = inner.entries.get_mut(&found)?;
         let before = std::mem::replace(&mut entry.state, State::Deleting);
+        entry.is_removed = true;
         Some((found, before))
     }
 
@@ -278,6 +284,7 @@ impl Inner {
             state: State::Begun,
             plan: Arc::clone(&plan),
             readers: 0,
+            is_removed: false,
         };
         self.entries.insert(id.clone(), entry);
         Ok(Known { id, plan })
@@ -311,6 +318,9 @@ mod tests {
         assert!(ledger.pick_to_delete(&mut noise, false).is_none());
         ledger.read(&known.id);
         assert!(ledger.pick_to_delete(&mut noise, false).is_some());
+        assert!(ledger.pick_to_delete(&mut noise, true).is_none());
+        ledger.note(&known.id, State::Deleting);
+        assert!(ledger.pick_to_delete(&mut noise, true).is_some());
         assert_eq!(ledger.duty(&known.id), Duty::WholeIfThere);
         ledger.note(&known.id, State::Deleted);
         assert_eq!(ledger.duty(&known.id), Duty::Absent);

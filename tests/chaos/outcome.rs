@@ -76,6 +76,14 @@ impl<'a> Outcome<'a> {
         }
         count(
             &mut report,
+            "batches of deletes sent",
+            proxied.delete_batches,
+        );
+        for (name, number) in &proxied.delete_faults {
+            count(&mut report, &format!("  {name} (deletes)"), *number);
+        }
+        count(
+            &mut report,
             "requests the S3 server itself did not answer",
             proxied.server_faults,
         );

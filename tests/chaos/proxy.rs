@@ -104,10 +104,7 @@ impl Answer {
 struct Record {
     next: u64,
     open: BTreeMap<u64, Target>,
-    requests: u64,
-    faults: BTreeMap<&'static str, u64>,
-    latest: Duration,
-    server_faults: u64,
+    done: Done,
 }
 
 /// What the proxy did.
@@ -117,10 +114,28 @@ pub(crate) struct Done {
     pub(crate) requests: u64,
     /// Faults by their names.
     pub(crate) faults: BTreeMap<&'static str, u64>,
+    /// Of these, those of batches of deletes.
+    pub(crate) delete_faults: BTreeMap<&'static str, u64>,
+    /// Batches of deletes that came.
+    pub(crate) delete_batches: u64,
     /// The longest time from the moment a request was given up to its effect.
     pub(crate) latest: Duration,
     /// Requests that the server did not answer although nothing was done to them.
     pub(crate) server_faults: u64,
+}
+
+impl Done {
+    fn count(&mut self, target: Target, fault: Fault) {
+        self.requests += 1;
+        let deletes = target == Target::DeleteBatch;
+        self.delete_batches += u64::from(deletes);
+        if let Some(name) = fault.name() {
+            *self.faults.entry(name).or_default() += 1;
+            if deletes {
+                *self.delete_faults.entry(name).or_default() += 1;
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -136,8 +151,8 @@ impl Shared {
     }
 
     fn was_late(&self, given_up: Instant) {
-        let mut record = self.record();
-        record.latest = record.latest.max(given_up.elapsed());
+        let done = &mut self.record().done;
+        done.latest = done.latest.max(given_up.elapsed());
     }
 }
 
@@ -148,7 +163,6 @@ impl<'a> Open<'a> {
     fn new(shared: &'a Shared, target: Target) -> Self {
         let mut record = shared.record();
         record.next += 1;
-        record.requests += 1;
         let number = record.next;
         record.open.insert(number, target);
         Self(shared, number)
@@ -212,13 +226,7 @@ impl Proxy {
 
     /// What it did so far.
     pub(crate) fn done(&self) -> Done {
-        let record = self.shared.record();
-        Done {
-            requests: record.requests,
-            faults: record.faults.clone(),
-            latest: record.latest,
-            server_faults: record.server_faults,
-        }
+        self.shared.record().done.clone()
     }
 }
 
@@ -272,9 +280,7 @@ async fn converse(
         let request = Arc::new(request);
         let target = Target::of(&request.method, &request.target);
         let fault = shared.weather.draw(target);
-        if let Some(name) = fault.name() {
-            *shared.record().faults.entry(name).or_default() += 1;
-        }
+        shared.record().done.count(target, fault);
         let open = Open::new(shared, target);
         let goes_on = meet(shared, client, &mut server, late, &request, fault).await;
         drop(open);
@@ -506,7 +512,7 @@ impl Server {
             Ok(_) => self.0 = None,
             Err(_) => {
                 self.0 = None;
-                shared.record().server_faults += 1;
+                shared.record().done.server_faults += 1;
             }
         }
         answer

@@ -94,12 +94,13 @@ impl Target {
         }
     }
 
-    /// By how much more often it meets faults.
-    fn factor(self) -> u64 {
+    /// Requests of a thousand that meet a fault.
+    fn faults_per_thousand(self, sky: Sky) -> u64 {
         match self {
-            Self::DeleteBatch => 10,
-            Self::Delicate => 2,
-            Self::Plain => 1,
+            // There is one for each collection, and much depends on it.
+            Self::DeleteBatch => sky.faults_per_thousand().max(600),
+            Self::Delicate => 2 * sky.faults_per_thousand(),
+            Self::Plain => sky.faults_per_thousand(),
         }
     }
 }
@@ -209,7 +210,7 @@ fn next_sky(noise: &mut Noise) -> (Sky, Duration) {
 }
 
 fn draw(noise: &mut Noise, sky: Sky, target: Target, late_max: Duration) -> Fault {
-    if noise.below(1000) >= sky.faults_per_thousand() * target.factor() {
+    if noise.below(1000) >= target.faults_per_thousand(sky) {
         return Fault::None(Duration::from_millis(noise.below(8)));
     }
     let coin = noise.below(2) == 0;
@@ -218,15 +219,19 @@ fn draw(noise: &mut Noise, sky: Sky, target: Target, late_max: Duration) -> Faul
         Sky::Outage => return Fault::CutBefore,
         _ => {}
     }
-    if target == Target::DeleteBatch && noise.below(6) == 0 {
-        return Fault::Refuse;
-    }
     let mut up_to = |most: Duration| {
         let most = (most.as_millis() as u64).max(2);
         Duration::from_millis(1 + noise.below(most))
     };
     let (late, short) = (up_to(late_max), up_to(late_max / 4));
-    match noise.below(100) {
+    let kind = match target {
+        Target::DeleteBatch => noise.below(190),
+        _ => noise.below(100),
+    };
+    match kind {
+        100..=129 => Fault::Refuse,
+        130..=154 => Fault::Late(late),
+        155..=189 => Fault::TwiceLate(late),
         0..=21 => Fault::Delay(late),
         22..=27 => Fault::Slow(short),
         28..=37 => Fault::Throttle,
