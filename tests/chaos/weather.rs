@@ -230,18 +230,16 @@ fn draw(noise: &mut Noise, sky: Sky, target: Target, late_max: Duration) -> Faul
     };
     match kind {
         100..=129 => Fault::Refuse,
-        130..=154 => Fault::Late(late),
-        155..=189 => Fault::TwiceLate(late),
         0..=21 => Fault::Delay(late),
         22..=27 => Fault::Slow(short),
         28..=37 => Fault::Throttle,
         38..=44 => Fault::CutBefore,
         45..=51 => Fault::CutBody,
         52..=60 => Fault::CutAnswer,
-        61..=68 => Fault::Late(late),
+        61..=68 | 130..=154 => Fault::Late(late),
         69..=75 => Fault::Gateway(late),
         76..=82 => Fault::Twice { second: coin },
-        83..=90 => Fault::TwiceLate(late),
+        83..=90 | 155..=189 => Fault::TwiceLate(late),
         91 => Fault::Silent,
         _ => Fault::CutAfter,
     }
