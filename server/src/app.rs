@@ -185,7 +185,7 @@ impl App {
             return redirect_connection(stream).await;
         }
         let tls = timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await??;
-        self.converse(tls, peer, half_open).await
+        self.converse(tls, peer, half_open, place).await
     }
 
     /// One connection without network and encryption: its bytes come from memory.
@@ -198,7 +198,7 @@ impl App {
         let place = self.places.take(peer.ip());
         let place = place.ok_or("too many connections are open")?;
         let half_open = self.places.half_open(&place).await;
-        self.converse(io, peer, half_open).await
+        self.converse(io, peer, half_open, &place).await
     }
 
     /// Answers the requests of a connection.
@@ -207,6 +207,7 @@ impl App {
         stream: S,
         peer: SocketAddr,
         half_open: HalfOpen,
+        place: &Place,
     ) -> Result<(), BodyError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,

@@ -31,8 +31,14 @@ impl Binary {
     /// A command that runs it, with no settings inherited from whoever runs the tests.
     pub fn command(&self) -> Command {
         let mut command = Command::new(&self.path);
+        if let Some(rule) = RULE_OFF.get() {
+            command.env("HOLDFAST_SABOTAGE", rule);
+        }
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();
+            if name == "HOLDFAST_SABOTAGE" && RULE_OFF.get().is_some() {
+                continue;
+            }
             if ["PBS_", "HOLDFAST_", "AWS_"]
                 .iter()
                 .any(|prefix| text.starts_with(prefix))
@@ -45,6 +51,31 @@ impl Binary {
 }
 
 static GIVEN: OnceLock<PathBuf> = OnceLock::new();
+static RULE_OFF: OnceLock<String> = OnceLock::new();
+
+/// How the program is built.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct BuildOptions {
+    /// With optimisations.
+    pub release: bool,
+    /// With the switches that turn single safety rules off.
+    pub sabotage: bool,
+}
+
+/// From now on every command runs without the safety rule `rule`, a name of `pbs-datastore/src/sabotage.rs`. Only a
+/// program that was built with [`BuildOptions::sabotage`] minds. Once.
+pub fn turn_off(rule: &str) -> Result<()> {
+    let path = checkout::root().join("pbs-datastore/src/sabotage.rs");
+    let source = std::fs::read_to_string(&path)?;
+    ensure!(
+        source.contains(&format!("Self::{rule},")),
+        "there is no rule '{rule}' in '{}'",
+        path.display()
+    );
+    let set = RULE_OFF.set(rule.to_owned());
+    ensure!(set.is_ok(), "a rule was turned off already");
+    Ok(())
+}
 
 /// Uses the program at `path` instead of building one. Only before the first use of [`holdfast`], and once.
 pub fn use_program(path: &Path) -> Result<()> {
@@ -62,8 +93,10 @@ pub fn holdfast() -> Result<&'static Binary> {
         if let Some(path) = GIVEN.get() {
             return found(path.clone());
         }
-        let _lock = SetupLock::take("holdfast-build")?;
-        found(build(&[])?)
+        found(build(BuildOptions {
+            release: checkout::is_release(),
+            ..BuildOptions::default()
+        })?)
     })
 }
 
@@ -73,7 +106,10 @@ pub fn sabotaged() -> Result<&'static Binary> {
     static BINARY: OnceLock<Result<Binary, String>> = OnceLock::new();
     once(&BINARY, || {
         let _lock = SetupLock::take("holdfast-build")?;
-        let built = build(&["--features", "holdfast/sabotage"])?;
+        let built = build_locked(BuildOptions {
+            sabotage: true,
+            ..BuildOptions::default()
+        })?;
         let place = checkout::target_dir()?.join("sabotage");
         std::fs::create_dir_all(&place)?;
         let path = place.join("holdfast");
@@ -82,7 +118,7 @@ pub fn sabotaged() -> Result<&'static Binary> {
         std::fs::copy(&built, &staged).context("cannot copy the program")?;
         std::fs::rename(&staged, &path)?;
         // Nothing is compiled here: the plain program only gets its name back.
-        build(&[])?;
+        build_locked(BuildOptions::default())?;
         found(path)
     })
 }
@@ -105,20 +141,27 @@ fn found(path: PathBuf) -> Result<Binary> {
     Ok(Binary { path, sha256 })
 }
 
-/// Builds it with the profile of the tests; under the lock, for all features lead to one name. The whole workspace is
-/// named so that its packages share the dependencies that were built for the tests.
-fn build(features: &[&str]) -> Result<PathBuf> {
+/// Builds it; under the lock, for all features lead to one name. The whole workspace is named so that its packages share
+/// the dependencies that were built for the tests.
+pub fn build(options: BuildOptions) -> Result<PathBuf> {
+    let _lock = SetupLock::take("holdfast-build")?;
+    build_locked(options)
+}
+
+fn build_locked(options: BuildOptions) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
         .current_dir(checkout::root())
         .args(["build", "--quiet", "--workspace", "--bin", "holdfast"])
-        .args(features)
         .args(["--message-format=json-render-diagnostics", "--target-dir"])
         .arg(checkout::target_dir()?)
         .stderr(Stdio::inherit());
-    if checkout::is_release() {
+    if options.release {
         command.arg("--release");
+    }
+    if options.sabotage {
+        command.args(["--features", "holdfast/sabotage"]);
     }
     let output = command.output().context("cargo could not be started")?;
     ensure!(

@@ -461,6 +461,12 @@ impl Daemon {
             .clone()
     }
 
+    /// What it has logged since this was asked last, up to the last whole line. It is not kept any longer, so that a
+    /// daemon may run for as long as one likes.
+    pub fn take_log(&self) -> String {
+        std::mem::take(&mut self.log.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Closes the log's reading end as soon as the next line arrives, as when a log collector dies.
     pub fn stop_reading_log(&self) {
         self.deaf.store(true, Ordering::Relaxed);

@@ -84,24 +84,23 @@ impl ServerCertVerifier for Pinned {
     }
 }
 
-/// What a client speaks that believes the certificate with this fingerprint and no other.
-pub fn client_config(fingerprint: &str) -> Result<Arc<ClientConfig>> {
+/// TLS that believes the certificate with this fingerprint and no other.
+pub fn pinned(fingerprint: &str) -> Result<ClientConfig> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let verifier = Pinned {
         sha256: hex::decode(fingerprint.replace(':', ""))?,
         provider: Arc::clone(&provider),
     };
-    let config = ClientConfig::builder_with_provider(provider)
+    Ok(ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_no_client_auth();
-    Ok(Arc::new(config))
+        .with_no_client_auth())
 }
 
 /// GETs `path` from the daemon at `address`, which must show the certificate with this fingerprint.
 pub fn get(address: SocketAddr, fingerprint: &str, path: &str) -> Result<Answer> {
-    let config = client_config(fingerprint)?;
+    let config = Arc::new(pinned(fingerprint)?);
     let socket = TcpStream::connect_timeout(&address, TIME_MAX)?;
     socket.set_read_timeout(Some(TIME_MAX))?;
     socket.set_write_timeout(Some(TIME_MAX))?;

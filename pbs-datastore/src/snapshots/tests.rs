@@ -8,6 +8,7 @@ use bytes::Bytes;
 use s3_client::{Action, Effect, Fault, Metadata, ModelOptions, Op, Support};
 
 use super::*;
+use crate::files::{FaultyFiles, FileFault, FileOp, OsFiles};
 use crate::{AuthId, DataBlob, Manifest, SyncLevel, VerifyOutcome, VerifyState};
 
 use world::caller;
@@ -156,6 +157,33 @@ async fn a_crash_after_the_manifest_is_removed_leaves_nothing_that_is_shown() {
         "the stop was not a clean one"
     );
     assert_eq!(world.objects(), ["vm/100/owner"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_ends_meanwhile_does_not_stop_the_removal_of_what_is_unsealed() {
+    let files = Arc::new(FaultyFiles::new(Arc::new(OsFiles)));
+    let mut world = World::new();
+    let start = jiff::Timestamp::from_second(1_800_000_000).unwrap();
+    world.env = Env::simulated(start, 1, Arc::clone(&files) as _);
+    let daemon = world.start("a", false).await;
+    daemon.backup(&id(A1), &["x"]).await;
+    world.plan.add(
+        Fault::on(Op::Delete)
+            .skip(1)
+            .then(Action::Fail(s3_client::ErrorKind::Unauthorized)),
+    );
+    assert!(daemon.snapshots.delete(&id(A1)).await.is_err());
+    // In the list, and gone when it is its turn.
+    let temporary = world.cache("a").join(".holdfast/tmp/ended");
+    std::fs::create_dir_all(&temporary).unwrap();
+    files.add(FileFault {
+        op: FileOp::Unlink,
+        path: "tmp/ended".to_owned(),
+        times: 1,
+        errno: nix::errno::Errno::ENOENT as i32,
+    });
+    let stats = daemon.snapshots.remove_unsealed().await.unwrap();
+    assert_eq!(stats.removed, 1);
 }
 
 #[tokio::test(start_paused = true)]

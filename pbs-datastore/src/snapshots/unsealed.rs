@@ -57,8 +57,9 @@ impl Snapshots {
             let dead = entry.stat.is_dir && !locked(&self.temporary).contains(&entry.name);
             if dead {
                 let path = dir.join(&entry.name);
+                // A session that has ended since the list was made has removed it itself.
                 self.env()
-                    .io(move |files| files.remove_tree(&path).about(&path))
+                    .io(move |files| optional(files.remove_tree(&path)).about(&path))
                     .await?;
             }
         }

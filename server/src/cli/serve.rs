@@ -34,9 +34,10 @@ const REFRESH_EVERY: Duration = Duration::from_secs(10);
 const CLOSE_MAX: Duration = Duration::from_secs(10);
 /// How long of that the end waits at most for tasks that belong to nobody any more.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
-/// Libraries whose details help nobody here.
-const QUIET: &str =
-    "hyper=info,h2=info,rustls=info,aws_config=warn,aws_smithy_runtime=warn,aws_sdk_s3=warn";
+/// Libraries whose details help nobody here. The SDK would have its own connections marked as broken, and calls it an
+/// error that ours, which look after themselves, are not among them.
+const QUIET: &str = "hyper=info,h2=info,rustls=info,aws_config=warn,aws_smithy_runtime=warn,\
+                     aws_smithy_runtime::client::http::connection_poisoning=off,aws_sdk_s3=warn";
 
 /// `holdfast serve`
 #[derive(Debug, clap::Args)]

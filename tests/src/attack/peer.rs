@@ -12,7 +12,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::WAIT_MAX;
-use crate::https::client_config;
+use crate::https::pinned;
 
 /// An encrypted connection.
 pub type Tls = TlsStream<TcpStream>;
@@ -32,7 +32,7 @@ impl Peer {
         Ok(Self {
             address,
             source: Ipv4Addr::LOCALHOST,
-            config: client_config(fingerprint)?,
+            config: Arc::new(pinned(fingerprint)?),
         })
     }
 

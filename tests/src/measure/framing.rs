@@ -11,7 +11,7 @@ const HEAD_BYTES_MAX: usize = 64 << 10;
 
 /// How the body of a message ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Length {
+pub enum Length {
     /// After so many bytes.
     Known(u64),
     /// With the chunk of length zero.
@@ -22,9 +22,9 @@ pub(super) enum Length {
 
 /// The head of a request or an answer, as it came.
 #[derive(Clone, Debug)]
-pub(super) struct Head {
+pub struct Head {
     /// All of it, the empty line included.
-    pub(super) bytes: Vec<u8>,
+    pub bytes: Vec<u8>,
     first_line: String,
     chunked: bool,
     content_length: Option<u64>,
@@ -37,7 +37,7 @@ fn broken(what: &str) -> Error {
 
 impl Head {
     /// The next head; `None` if the connection ends before its first byte.
-    pub(super) async fn read(from: &mut (impl AsyncBufRead + Unpin)) -> Result<Option<Self>> {
+    pub async fn read(from: &mut (impl AsyncBufRead + Unpin)) -> Result<Option<Self>> {
         let mut bytes = Vec::new();
         loop {
             let start = bytes.len();
@@ -83,7 +83,7 @@ impl Head {
     }
 
     /// Method and target of a request.
-    pub(super) fn request(&self) -> Result<(&str, &str)> {
+    pub fn request(&self) -> Result<(&str, &str)> {
         let mut words = self.first_line.split(' ');
         match (words.next(), words.next(), words.next(), words.next()) {
             (Some(method), Some(target), Some("HTTP/1.1"), None) => Ok((method, target)),
@@ -92,14 +92,14 @@ impl Head {
     }
 
     /// Status of an answer.
-    pub(super) fn status(&self) -> Result<u16> {
+    pub fn status(&self) -> Result<u16> {
         let code = self.first_line.split(' ').nth(1);
         code.and_then(|code| code.parse().ok())
             .ok_or_else(|| broken("no status"))
     }
 
     /// Whether the connection ends with this message.
-    pub(super) fn closes(&self) -> bool {
+    pub fn closes(&self) -> bool {
         self.close
     }
 
@@ -111,12 +111,12 @@ impl Head {
     }
 
     /// How the body of this request ends.
-    pub(super) fn request_length(&self) -> Length {
+    pub fn request_length(&self) -> Length {
         self.announced().unwrap_or(Length::Known(0))
     }
 
     /// How the body of this answer to a `method` ends.
-    pub(super) fn answer_length(&self, method: &str) -> Result<Length> {
+    pub fn answer_length(&self, method: &str) -> Result<Length> {
         if method == "HEAD" || matches!(self.status()?, 204 | 304) {
             return Ok(Length::Known(0));
         }
@@ -145,15 +145,18 @@ async fn read_line(from: &mut (impl AsyncBufRead + Unpin), line: &mut Vec<u8>) -
 }
 
 /// One direction of a connection: passes bytes on at a pace, and counts them.
-pub(super) struct Pipe<'a, R, W> {
-    pub(super) from: &'a mut R,
-    pub(super) to: &'a mut W,
-    pub(super) pace: Option<&'a Pace>,
+pub struct Pipe<'a, R, W> {
+    /// Where they come from.
+    pub from: &'a mut R,
+    /// Where they go.
+    pub to: &'a mut W,
+    /// How fast at most; as fast as it goes without.
+    pub pace: Option<&'a Pace>,
 }
 
 impl<R: AsyncBufRead + Unpin, W: AsyncWrite + Unpin> Pipe<'_, R, W> {
     /// Passes on what was read already.
-    pub(super) async fn send(&mut self, bytes: &[u8]) -> Result<()> {
+    pub async fn send(&mut self, bytes: &[u8]) -> Result<()> {
         if let Some(pace) = self.pace {
             pace.take(bytes.len()).await;
         }
@@ -161,7 +164,7 @@ impl<R: AsyncBufRead + Unpin, W: AsyncWrite + Unpin> Pipe<'_, R, W> {
     }
 
     /// Passes a body on, to its end. Returns how many bytes it had, framing included.
-    pub(super) async fn body(&mut self, length: Length) -> Result<u64> {
+    pub async fn body(&mut self, length: Length) -> Result<u64> {
         match length {
             Length::Known(bytes) => self.exactly(bytes).await,
             Length::Chunked => self.chunked().await,

@@ -4,7 +4,7 @@
 mod access_log;
 pub mod arguments;
 pub mod endurance;
-mod framing;
+pub mod framing;
 pub mod kill_loop;
 pub mod latency;
 pub mod noise;

@@ -1,5 +1,6 @@
 //! What is measured: a daemon, an S3 server in a process of its own, and the proxy between them.
 
+use std::ffi::OsStr;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -37,13 +38,25 @@ pub struct S3Process {
 impl S3Process {
     /// Starts one over `dir`, with its access log beside it. Writes are answered before they are on the disk: what is measured is the daemon.
     pub fn start(dir: &Path) -> Result<Self> {
-        let (access_key, secret_key) = ("HOLDFASTFIGURES", "secret-of-the-figures");
         let log = dir.with_extension("log");
+        Self::run(
+            dir,
+            log.clone(),
+            &[OsStr::new("--access-log"), log.as_os_str()],
+        )
+    }
+
+    /// The same without an access log, which would grow for as long as it runs.
+    pub fn start_without_log(dir: &Path) -> Result<Self> {
+        Self::run(dir, PathBuf::new(), &[])
+    }
+
+    fn run(dir: &Path, log: PathBuf, arguments: &[&OsStr]) -> Result<Self> {
+        let (access_key, secret_key) = ("HOLDFASTFIGURES", "secret-of-the-figures");
         let mut command = holdfast()?.command();
         command
             .arg("s3-server")
-            .arg("--access-log")
-            .arg(&log)
+            .args(arguments)
             .args(["--no-sync", "--bucket", BUCKET, "--dir"])
             .arg(dir)
             .env("HOLDFAST_S3_ACCESS_KEY", access_key)
@@ -75,6 +88,16 @@ impl S3Process {
             },
             log,
         })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Whether it has ended, and how.
+    pub fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.process.ended()
     }
 
     /// Its access log.

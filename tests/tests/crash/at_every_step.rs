@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use anyhow::{Context as _, Result};
 use holdfast_tests::checkout;
 use holdfast_tests::process::say;
-use pbs_datastore::step::Step;
+use pbs_datastore::Step;
 
 use super::plan::{Cell, Kills, Lane, PLAN, Side, cells};
 use super::site::{GROUP, Site};

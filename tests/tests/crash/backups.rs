@@ -1,7 +1,7 @@
 //! Killed while it takes backups: insert, cache, known chunks, seal.
 
 use anyhow::{Result, ensure};
-use pbs_datastore::step::Step;
+use pbs_datastore::Step;
 
 use super::oracle::Round;
 use super::plan::Cell;

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use holdfast_tests::content::noise;
 use holdfast_tests::process::wait_for;
-use pbs_datastore::step::Step;
+use pbs_datastore::Step;
 use pbs_datastore::{DataBlob, Digest};
 use s3_client::{Action, Effect, Fault, ObjectKey, Op, Put};
 

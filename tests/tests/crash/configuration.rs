@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result, bail, ensure};
 use holdfast_tests::daemon::COMMAND_TIME_MAX;
 use holdfast_tests::process::{Output, run};
-use pbs_datastore::step::Step;
+use pbs_datastore::Step;
 
 use super::plan::Side;
 use super::site::Site;

@@ -1,7 +1,7 @@
 //! At which steps the daemon is killed, in which lane of the test, and on which kind of datastore. A step without a
 //! cell has a reason.
 
-use pbs_datastore::step::Step;
+use pbs_datastore::Step;
 
 /// What the datastore is kept in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use holdfast_tests::content::noise;
-use pbs_datastore::step::Step;
+use pbs_datastore::Step;
 use pbs_datastore::{Digest, Place};
 use s3_client::{ObjectKey, Put};
 

@@ -1,7 +1,7 @@
 //! Killed while it removes a snapshot or what a backup has left, or changes a note.
 
 use anyhow::{Context as _, Result, ensure};
-use pbs_datastore::step::Step;
+use pbs_datastore::Step;
 use serde_json::{Value, json};
 
 use super::backups;

@@ -7,7 +7,7 @@ use std::fs;
 use anyhow::{Context as _, Result, bail, ensure};
 use holdfast_tests::daemon::COMMAND_TIME_MAX;
 use holdfast_tests::process::{run, wait_for};
-use pbs_datastore::step::Step;
+use pbs_datastore::Step;
 use serde_json::{Value, json};
 
 use super::oracle::{Round, goes_on, nothing_is_lost};

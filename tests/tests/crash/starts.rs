@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::Result;
-use pbs_datastore::step::Step;
+use pbs_datastore::Step;
 
 use super::oracle::Round;
 use super::plan::Cell;
