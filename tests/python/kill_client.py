@@ -4,7 +4,8 @@
     python kill_client.py backup --number N …                 one backup with the content of number N, restored and compared,
                                                               and written down if there is a journal
     python kill_client.py verify --journal FILE [FILE …] …    restores every snapshot that the journals call finished, and
-                                                              those that were only begun and are there all the same
+                                                              with --untold also those that were only begun and are there
+                                                              all the same
     python kill_client.py check  --number N --journal FILE …  one backup, written down in the first journal, then `verify`
 
 Common: --url --fingerprint --user --password --store --seed --group, and --pieces for backups of another size.
@@ -165,7 +166,7 @@ def verify(client: PbsClient, args: argparse.Namespace) -> dict[str, Any]:
     for key, number in begun.items():
         if key in finished:
             count, csum = count + 1, finished[key]
-        elif key in there:
+        elif args.untold and key in there:
             content = b"".join(pieces(args.seed, number, args.pieces))
             untold, csum = untold + 1, hashlib.sha256(content).hexdigest()
         else:
@@ -212,6 +213,7 @@ def main() -> int:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--seed", type=int, default=1, help="seed of all content")
     parser.add_argument("--pieces", type=int, nargs=2, default=PIECES, help="least and most pieces of a backup")
+    parser.add_argument("--untold", action="store_true", help="also what nobody was told of; all backups are in the journals")
     parser.add_argument("--journal", nargs="*", default=[], help="journals")
     parser.add_argument("--first", type=int, default=0, help="number of the first backup")
     parser.add_argument("--number", type=int, default=0, help="which backup")

@@ -40,8 +40,10 @@ pub(crate) async fn start(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let upid = task.upid().to_string();
     let shutdown = daemon.shutdown.clone();
     drop(daemon.env.spawn(async move {
-        let _held = (guard, work);
+        let _work = work;
         let result = collect(&store, dry_run, &task, &shutdown).await;
+        // Whoever sees the end may start the next one.
+        drop(guard);
         task.finish(result).await;
     }));
     data(&upid)

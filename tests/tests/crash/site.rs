@@ -235,7 +235,7 @@ impl Site {
         command
             .args(["--fingerprint", self.daemon.fingerprint()])
             .args(["--user", self.daemon.user(), "--store", STORE])
-            .args(["--group", group, "--seed", "7"])
+            .args(["--group", group, "--seed", "7", "--untold"])
             .args(["--first", &number, "--number", &number, "--pieces"])
             .args(PIECES);
         Ok(command)
