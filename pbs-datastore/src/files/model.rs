@@ -400,6 +400,9 @@ impl Files for ModelFiles {
     fn write_at(&self, path: &Path, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut state = self.alive()?;
         let old = state.inode(path)?.content.clone();
+        if data.is_empty() {
+            return Ok(());
+        }
         let end = offset as usize + data.len();
         state.room_for(end.saturating_sub(old.len()) as u64, 0)?;
         let mut content = BytesMut::from(&old[..]);
