@@ -69,7 +69,10 @@ impl Operator {
                 .objects()
                 .into_keys()
                 .filter_map(|key| match world.layout.parse(&key) {
-                    Some(Place::Chunk(digest)) => Some((key, digest)),
+                    // To damage it twice could be to mend it.
+                    Some(Place::Chunk(digest)) if !world.oracle.is_damaged(&digest) => {
+                        Some((key, digest))
+                    }
                     _ => None,
                 })
                 .collect();
