@@ -1,7 +1,7 @@
 //! The numbered steps of the protocols, as points at which a test can look or strike.
 //!
 //! The code says [`Step::passed`] right *after* a step has ended. In a release that is nothing. In a build with the
-//! feature `sabotage` whoever watches this thread ([`watch`]) is called, which is how a simulation counts steps and
+//! feature `sabotage` whoever watches this thread (`watch`) is called, which is how a simulation counts steps and
 //! crashes at them; and a process ends itself, as `kill -9` would, at the step that `HOLDFAST_STOP_AT=<Step>[:<n>]` names:
 //! at its `n`th passing, the first one without a number.
 
