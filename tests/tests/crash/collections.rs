@@ -29,16 +29,25 @@ fn make_garbage(site: &Site) -> Result<u64> {
     Ok(number)
 }
 
-/// Puts small chunks into the bucket that nobody knows of: more than are deleted at once.
-fn put_strays(site: &Site) -> Result<()> {
-    let server = site.server()?;
-    for number in 0..STRAYS {
+/// Puts small chunks into the bucket or the directory that nobody knows of.
+pub(crate) fn put_strays(site: &Site, count: u64) -> Result<()> {
+    for number in 0..count {
         let content = Bytes::from(noise(site.fresh_number() + number, 64));
         let digest = Digest::of(&content).to_string();
-        let key = ObjectKey::new(format!("{STORE}/.chunks/{}/{digest}", &digest[..4]))?;
-        let blob = DataBlob::encode_plain(content)?;
-        let put = server.store().put(Put::new(key, blob.encoded()));
-        server.runtime().block_on(put)?;
+        let folder = format!(".chunks/{}", &digest[..4]);
+        let blob = DataBlob::encode_plain(content)?.encoded();
+        match &site.server {
+            Some(server) => {
+                let key = ObjectKey::new(format!("{STORE}/{folder}/{digest}"))?;
+                let put = server.store().put(Put::new(key, blob));
+                server.runtime().block_on(put)?;
+            }
+            None => {
+                let dir = site.local_dir().join(folder);
+                fs::create_dir_all(&dir)?;
+                fs::write(dir.join(digest), blob)?;
+            }
+        }
     }
     Ok(())
 }
@@ -65,7 +74,7 @@ fn collect_to_death(site: &Site, cell: Cell) -> Result<u64> {
     site.daemon.stop()?;
     let in_second_batch = format!("{:?}", cell.step).starts_with("Batch") && cell.passing == 2;
     if in_second_batch && site.side == Side::Bucket {
-        put_strays(site)?;
+        put_strays(site, STRAYS)?;
     }
     if cell.step == Step::GcReconciled {
         lose_markers(site)?;
