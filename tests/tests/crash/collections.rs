@@ -36,17 +36,14 @@ pub(crate) fn put_strays(site: &Site, count: u64) -> Result<()> {
         let digest = Digest::of(&content).to_string();
         let folder = format!(".chunks/{}", &digest[..4]);
         let blob = DataBlob::encode_plain(content)?.encoded();
-        match &site.server {
-            Some(server) => {
-                let key = ObjectKey::new(format!("{STORE}/{folder}/{digest}"))?;
-                let put = server.store().put(Put::new(key, blob));
-                server.runtime().block_on(put)?;
-            }
-            None => {
-                let dir = site.local_dir().join(folder);
-                fs::create_dir_all(&dir)?;
-                fs::write(dir.join(digest), blob)?;
-            }
+        if let Some(server) = &site.server {
+            let key = ObjectKey::new(format!("{STORE}/{folder}/{digest}"))?;
+            let put = server.store().put(Put::new(key, blob));
+            server.runtime().block_on(put)?;
+        } else {
+            let dir = site.local_dir().join(folder);
+            fs::create_dir_all(&dir)?;
+            fs::write(dir.join(digest), blob)?;
         }
     }
     Ok(())
