@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
-use pbs_datastore::{BucketLayout, Digest, Place};
+use pbs_datastore::{BlobKind, BucketLayout, Digest, Place};
 use s3_client::{
     Answer, Body, BucketSettings, ByteRange, Copy, DeleteOutcome, DeleteRequest, Error, ListPage,
     ListRequest, Metadata, ModelStore, Object, ObjectKey, ObjectMeta, ObjectStore, Part,
@@ -12,6 +12,7 @@ use s3_client::{
 };
 
 use crate::oracle::Oracle;
+use crate::world::History;
 
 /// A process's line: when the process has died, nothing goes out any more.
 pub(crate) struct Line {
@@ -43,6 +44,7 @@ pub(crate) struct Watched {
     model: Arc<ModelStore>,
     layout: BucketLayout,
     oracle: Arc<Oracle>,
+    history: Arc<History>,
 }
 
 impl std::fmt::Debug for Watched {
@@ -56,11 +58,13 @@ impl Watched {
         model: Arc<ModelStore>,
         layout: BucketLayout,
         oracle: Arc<Oracle>,
+        history: Arc<History>,
     ) -> Arc<dyn ObjectStore> {
         Arc::new(Self {
             model,
             layout,
             oracle,
+            history,
         })
     }
 
@@ -76,10 +80,27 @@ impl Watched {
         }
     }
 
+    fn note(&self, digest: &Digest, what: &str) {
+        let digest = digest.to_string();
+        self.history
+            .note(&format!("server: {}: {what}", &digest[..8]));
+    }
+
     fn before(&self, key: &ObjectKey) -> Option<bytes::Bytes> {
         self.model
             .object(key)
             .map(|object| object.body.into_bytes())
+    }
+}
+
+fn kind(stored: Option<&bytes::Bytes>) -> &'static str {
+    let Some(stored) = stored else {
+        return "nothing";
+    };
+    match BlobKind::of(stored) {
+        Some(kind) if kind.is_encrypted() => "encrypted",
+        Some(_) => "plain",
+        None => "rubbish",
     }
 }
 
@@ -165,7 +186,9 @@ store!(Watched {
         let (before, body) = (self.before(&put.key), put.body.clone());
         let answer = self.model.put(put).await?;
         if let (Some(digest), PutOutcome::Created { .. }) = (digest, &answer.value) {
-            self.oracle.chunk_written(digest, before, &body.into_bytes());
+            let body = body.into_bytes();
+            self.note(&digest, &format!("{} over {}", kind(Some(&body)), kind(before.as_ref())));
+            self.oracle.chunk_written(digest, before, &body);
         }
         Ok(answer)
     }
@@ -182,6 +205,7 @@ store!(Watched {
         let answer = self.model.delete(requests, validity).await;
         for (digest, key, before) in before {
             if self.before(key).is_none() {
+                self.note(&digest, "deleted");
                 self.oracle.chunk_deleted(digest, &before);
             }
         }

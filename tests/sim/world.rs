@@ -121,16 +121,22 @@ impl World {
             Kind::Directory(_) => Truth::Directory(disk.clone(), Machine(0).dir()),
         };
         let oracle = Arc::new(Oracle::new(truth));
-        let watched = Watched::new(Arc::clone(&model), layout.clone(), Arc::clone(&oracle));
+        let history = Arc::new(History {
+            began: Instant::now(),
+            hash: Mutex::default(),
+            print,
+        });
+        let watched = Watched::new(
+            Arc::clone(&model),
+            layout.clone(),
+            Arc::clone(&oracle),
+            Arc::clone(&history),
+        );
         let plan = FaultPlan::random(scenario.seed ^ 0x5eed, scenario.odds);
         let mut rng = StdRng::seed_from_u64(scenario.seed ^ 0xc0de);
         let pool = Pool::new(&mut rng, scenario.chunks);
         Arc::new(Self {
-            history: Arc::new(History {
-                began: Instant::now(),
-                hash: Mutex::default(),
-                print,
-            }),
+            history,
             scenario,
             model,
             layout,

@@ -27,7 +27,7 @@ use tokio::time::Instant;
 use crate::chunk_store::guard::{ChunkTable, Guard};
 use crate::chunk_store::marker::{Marker, Markers, Nature};
 use crate::error::About as _;
-use crate::files::{Files, optional};
+use crate::files::Files;
 use crate::metrics::{CacheMetrics, count};
 use crate::step::Step;
 use crate::{Digest, Env, Result};
@@ -96,7 +96,7 @@ impl Drop for Cache {
 }
 
 impl Cache {
-    /// Opens the cache below the markers' directory: removes temporary files of an earlier process (nothing may be
+    /// Opens the cache below the markers' directory: prepares the directories ([`Markers::prepare`]; nothing may be
     /// inserted before), then starts the accounting of what is there and the evictor. `bytes_max` bounds cached plus
     /// temporary bytes; 0 keeps no chunk.
     pub(crate) async fn open(
@@ -115,8 +115,9 @@ impl Cache {
             metrics,
             stop: watch::Sender::new(false),
         });
-        let opening = Arc::clone(&inner);
-        env.io(move |files| opening.clean(files)).await?;
+        let (markers, clock) = (inner.markers.clone(), env.clone());
+        let stranded = env.io(move |files| markers.prepare(&clock, files)).await?;
+        inner.lru.add_stranded(stranded);
         env.spawn(account::run(Arc::clone(&inner)));
         env.spawn(evict::run(Arc::clone(&inner)));
         Ok(Arc::new(Self(inner)))
@@ -399,25 +400,6 @@ impl Inner {
             .replace(files, guard, &[], Nature::Unknown, &unique)?;
         self.lru.forget(&guard.digest());
         Ok(replaced.is_some())
-    }
-
-    /// Removes what an earlier process has left half-written.
-    fn clean(&self, files: &dyn Files) -> Result<()> {
-        self.markers
-            .create_dirs(files)
-            .about(self.markers.chunks())?;
-        let dir = self.markers.temporary();
-        for file in files.list(dir).about(dir)? {
-            // Directories belong to writers of snapshots.
-            if file.stat.is_dir {
-                continue;
-            }
-            if let Err(error) = optional(files.unlink(&dir.join(&file.name))) {
-                tracing::warn!("cannot remove the temporary file {}: {error}", file.name);
-                self.lru.add_stranded(file.stat.size);
-            }
-        }
-        Ok(())
     }
 
     /// Waits, unless the cache is stopped meanwhile; whether it goes on.

@@ -23,10 +23,11 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::guard::Guard;
-use crate::Digest;
+use crate::error::About as _;
 use crate::files::{Files, optional};
 use crate::layout::{Folder, LocalLayout};
 use crate::step::Step;
+use crate::{Digest, Env, Result};
 
 /// Whether a chunk is encrypted, as far as known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,11 +133,30 @@ impl Markers {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Creates the directories.
-    pub(crate) fn create_dirs(&self, files: &dyn Files) -> io::Result<()> {
-        [&self.chunks, &self.uploads, &self.using, &self.temporary]
-            .into_iter()
-            .try_for_each(|d| files.create_dirs(d))
+    /// What a start does, before anything else uses the directories: creates them, removes the temporary files of
+    /// processes that died, and puts the clock forward to the newest use that was recorded of uploads and of what a mark
+    /// found ([`Env::raise_clock`]). Answers the bytes of temporary files that cannot be removed.
+    pub(crate) fn prepare(&self, env: &Env, files: &dyn Files) -> Result<u64> {
+        for dir in [&self.chunks, &self.uploads, &self.using, &self.temporary] {
+            files.create_dirs(dir).about(dir)?;
+        }
+        for dir in [&self.uploads, &self.using] {
+            for entry in files.list(dir).about(dir)? {
+                env.raise_clock(entry.stat.atime);
+            }
+        }
+        let mut stranded = 0;
+        for file in files.list(&self.temporary).about(&self.temporary)? {
+            // Directories belong to writers of snapshots.
+            if file.stat.is_dir {
+                continue;
+            }
+            if let Err(error) = optional(files.unlink(&self.temporary.join(&file.name))) {
+                tracing::warn!("cannot remove the temporary file {}: {error}", file.name);
+                stranded += file.stat.size;
+            }
+        }
+        Ok(stranded)
     }
 
     /// The directory of one of the 65536 chunk folders.

@@ -39,11 +39,12 @@ impl Upload<'_> {
     /// - *created* → new.
     /// - *exists* (412) → [`Upload::existing`] decides; nothing there → the next attempt.
     /// - *conflict* (409), throttling, 5xx, no answer → the next attempt after a pause with full jitter.
-    /// - the last attempt is unconditional: what is uploaded is right for its key, and a backup must not fail because a
-    ///   stranger holds a conditional write open. Encrypted content, which may be wrong for its key, is never put without the
-    ///   condition: given up, it could arrive after another has put the true chunk there (I11).
-    /// - without conditional writes every attempt is HEAD and unconditional put (under A3; and for encrypted content that
-    ///   arrives late, I11 then rests on the writers).
+    /// - the last attempt is unconditional, after a look: what is uploaded is right for its key, and a backup must not
+    ///   fail because a stranger holds a conditional write open. If it arrives late, all it can replace is the same content,
+    ///   or encrypted content that its digest proves to be another's forgery. Encrypted content, which may be wrong for its
+    ///   key, is never put without the condition: given up, it could arrive after another has put the true chunk there (I11).
+    /// - without conditional writes every attempt is a look and an unconditional put (under A3; and for encrypted content
+    ///   that arrives late, I11 then rests on the writers).
     pub(super) async fn run(&self) -> Result<Inserted> {
         let config = &self.store.config;
         let deadline = Instant::now() + config.upload_deadline;
@@ -52,10 +53,7 @@ impl Upload<'_> {
         for attempt in 1.. {
             let last = attempt >= config.upload_attempts_max || Instant::now() >= deadline;
             unconditional |= last && self.chunk.nature() != Nature::Encrypted;
-            if unconditional
-                && replace.is_none()
-                && (self.chunk.nature() == Nature::Encrypted || !last)
-            {
+            if unconditional && replace.is_none() {
                 match self.existing().await? {
                     Existing::Good => return Ok(Inserted::Duplicate),
                     Existing::Absent => {}

@@ -41,7 +41,9 @@ pub(super) async fn open_directory(
         Markers::new(&root),
         Arc::new(CacheMetrics::default()),
     );
-    create_dirs(env, &markers).await?;
+    let (prepared, clock) = (markers.clone(), env.clone());
+    env.io(move |files: &dyn Files| prepared.prepare(&clock, files))
+        .await?;
     let contents = Contents::open_directory(env, &root, config.sync_level);
     let reader = ChunkReader::directory(
         env.clone(),
@@ -102,7 +104,6 @@ pub(super) async fn open_bucket(
         env.io(drop_all).await?;
         owner.markers_dropped().await?;
     }
-    create_dirs(env, &markers).await?;
     let cache = Cache::open(
         env.clone(),
         markers.clone(),
@@ -158,11 +159,4 @@ pub(super) async fn open_bucket(
         markers,
         metrics,
     })
-}
-
-async fn create_dirs(env: &Env, markers: &Markers) -> Result<()> {
-    let created = markers.clone();
-    env.io(move |files: &dyn Files| created.create_dirs(files))
-        .await
-        .about(markers.chunks())
 }

@@ -107,6 +107,51 @@ async fn a_stop_that_the_bucket_does_not_take_ends_in_time_and_writes_no_more() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_start_takes_the_time_from_upload_markers_and_leaves_no_temporary_files() {
+    let world = World::new();
+    drop(world.open("store").await.unwrap());
+    let ours = world.dir.path().join("cache/.holdfast");
+    let digest = crate::Digest::of(b"one").to_string();
+    let (upload, half) = (
+        ours.join("uploads").join(&digest),
+        ours.join("tmp").join(&digest),
+    );
+    let tomorrow = env().now() + Duration::from_hours(24);
+    for path in [&upload, &half] {
+        OsFiles
+            .create(path, crate::files::FILE_MODE, &[], false)
+            .unwrap();
+        OsFiles.set_times(path, tomorrow, tomorrow).unwrap();
+    }
+    let datastore = world.open("store").await.unwrap();
+    // What was used when the clock showed tomorrow must be able to grow old.
+    assert!(datastore.env().now() >= tomorrow);
+    assert!(upload.exists() && !half.exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_directory_starts_without_the_temporary_files_of_the_dead() {
+    let dir = tempfile::tempdir().unwrap();
+    let backend = || Backend::Directory(dir.path().to_owned());
+    let open = || {
+        Datastore::open(
+            env(),
+            DatastoreConfig::new("store", backend()),
+            None,
+            options(),
+        )
+    };
+    drop(open().await.unwrap());
+    // A chunk that was renamed by a process whose machine lost power may come back under its first name.
+    let half = dir.path().join(".holdfast/tmp/half");
+    OsFiles
+        .create(&half, crate::files::FILE_MODE, &[], false)
+        .unwrap();
+    let _datastore = open().await.unwrap();
+    assert!(!half.exists());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_prefix_may_have_several_components_and_must_be_clean() {
     let world = World::new();
     let datastore = world.open("backups/site1").await.unwrap();

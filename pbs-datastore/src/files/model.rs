@@ -446,6 +446,11 @@ impl Files for ModelFiles {
                 && let Some(ino) = names.get(to)
             {
                 durable_names.insert(to.clone(), *ino);
+                // A file has one name: with the new one durable, the old one cannot come back.
+                let (from, ino) = (from.clone(), *ino);
+                state.changes.retain(
+                    |later| !matches!(later, Change::Link(path, linked) if *path == from && *linked == ino),
+                );
                 continue;
             }
             change.apply(durable_names);

@@ -202,6 +202,35 @@ async fn the_last_attempt_is_unconditional_for_what_is_verified() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_last_attempt_looks_at_what_it_would_replace() {
+    let world = World::new();
+    let life = world.start().await;
+    let attempts = u64::from(world.config.upload_attempts_max);
+    let stored = forged(digest("one"), "somebody else's");
+    let stored = stored.blob_for_tests();
+    world.model.insert_raw(
+        life.key(&digest("one")),
+        stored.to_body(),
+        Metadata::new(),
+        None,
+    );
+    world.plan.add(
+        Fault::on(Op::Put)
+            .containing(".chunks/")
+            .times(attempts - 1)
+            .then(Action::Conflict),
+    );
+    let session = life.sessions.open("a");
+    let error = life.insert(&session, "one").await;
+    assert!(
+        matches!(error, Err(Error::NatureConflict { .. })),
+        "{error:?}"
+    );
+    let left = world.model.object(&life.key(&digest("one"))).unwrap();
+    assert_eq!(left.body.into_bytes(), stored.encoded());
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_cannot_be_verified_never_arrives_late_over_a_good_chunk() {
     let world = World::new();
     let life = world.start().await;

@@ -173,13 +173,6 @@ impl World {
         }
         let owner = Arc::new(owner);
         let (table, markers) = (ChunkTable::new(), Markers::new(&cache_dir));
-        self.env
-            .io({
-                let markers = markers.clone();
-                move |files| markers.create_dirs(files)
-            })
-            .await
-            .unwrap();
         let cache = Cache::open(
             self.env.clone(),
             markers.clone(),

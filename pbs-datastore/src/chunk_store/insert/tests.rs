@@ -22,7 +22,7 @@ impl Directory {
         let now = "2026-01-01T00:00:00Z".parse().unwrap();
         let env = Env::simulated(now, 1, Arc::new(OsFiles));
         let markers = Markers::new(dir.path());
-        markers.create_dirs(&OsFiles).unwrap();
+        markers.prepare(&env, &OsFiles).unwrap();
         let backend = Backend::Directory(dir.path().to_owned());
         let session = Sessions::new(env.clone(), "start".into()).open("a");
         let chunks = Arc::new(ChunkStore {
