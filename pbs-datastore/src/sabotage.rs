@@ -42,11 +42,13 @@ pub enum Rule {
     JournalKept,
     /// A corrupt chunk is read again under the guard before it is set aside.
     AsideReadsAgain,
+    /// Damage is believed only when two reads in a row bring it.
+    DamageReadTwice,
 }
 
 impl Rule {
     /// All rules.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::MarkerBeforeUpload,
         Self::CheckUnderGuard,
         Self::WaitForRelease,
@@ -64,6 +66,7 @@ impl Rule {
         Self::ListingErrorAborts,
         Self::JournalKept,
         Self::AsideReadsAgain,
+        Self::DamageReadTwice,
     ];
 }
 

@@ -20,10 +20,9 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use jiff::Timestamp;
 use md5::{Digest as _, Md5};
-use s3_client::{ByteRange, ETag, ErrorKind, ObjectKey, ObjectStore, Op, Optional as _};
+use s3_client::{ETag, ObjectStore};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::Cache;
@@ -31,6 +30,7 @@ use crate::chunk_store::Chunk;
 use crate::chunk_store::guard::{ChunkTable, FillTicket};
 use crate::chunk_store::location::{ChunkLocation, locate};
 use crate::chunk_store::marker::Nature;
+use crate::chunk_store::object::{StoredObject, read_object};
 use crate::metrics::{CacheMetrics, count};
 use crate::step::Step;
 use crate::{
@@ -299,12 +299,6 @@ impl Fills {
     }
 }
 
-/// A body as it was read.
-struct Read {
-    body: Bytes,
-    etag: ETag,
-}
-
 impl Inner {
     fn flights(&self) -> MutexGuard<'_, HashMap<Digest, watch::Receiver<Landed>>> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
@@ -366,7 +360,8 @@ impl Inner {
         let mut fault = None;
         for last in [false, true] {
             let ChunkLocation::Object(key) = locate(&self.layout, &digest);
-            let Some(read) = self.get(&key).await? else {
+            let read = read_object(&*self.store, &key).await;
+            let Some(read) = read.map_err(|error| Failure::Store(Arc::new(error)))? else {
                 return Err(Failure::Damage(Damage::Missing));
             };
             let inner = Arc::clone(self);
@@ -387,43 +382,10 @@ impl Inner {
         Err(Failure::Damage(Damage::Corrupt(fault)))
     }
 
-    /// One GET, of at most as much as a chunk can have; `None` if there is no object.
-    async fn get(&self, key: &ObjectKey) -> std::result::Result<Option<Read>, Failure> {
-        let end = CHUNK_ENCODED_BYTES_MAX as u64 + 1;
-        let range = ByteRange { start: 0, end };
-        let answer = match self.store.get(key, Some(range)).await.optional() {
-            Ok(Some(answer)) => answer.value,
-            Ok(None) => return Ok(None),
-            // An empty object has no range.
-            Err(error) if error.kind == ErrorKind::Other => {
-                let head = self.store.head(key).await.optional();
-                let empty = matches!(&head, Ok(Some(answer)) if answer.value.size == 0);
-                return match head {
-                    Ok(Some(answer)) if empty => Ok(Some(Read {
-                        body: Bytes::new(),
-                        etag: answer.value.etag,
-                    })),
-                    Ok(None) => Ok(None),
-                    _ => Err(Failure::Store(Arc::new(error))),
-                };
-            }
-            Err(error) => return Err(Failure::Store(Arc::new(error))),
-        };
-        let body = answer.body.into_bytes();
-        let expected = answer.meta.size.min(end);
-        if body.len() as u64 != expected {
-            let words = format!("{} bytes came of {expected}", body.len());
-            let error = s3_client::Error::new(ErrorKind::Corrupt, Op::Get, key.as_str(), words);
-            return Err(Failure::Store(Arc::new(error)));
-        }
-        let etag = answer.meta.etag;
-        Ok(Some(Read { body, etag }))
-    }
-
     fn verify(
         &self,
         digest: &Digest,
-        read: Read,
+        read: StoredObject,
         last: bool,
     ) -> std::result::Result<DataBlob, String> {
         let blob =

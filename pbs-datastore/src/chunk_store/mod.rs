@@ -4,6 +4,7 @@ pub(crate) mod guard;
 pub(crate) mod insert;
 pub(crate) mod location;
 pub(crate) mod marker;
+pub(crate) mod object;
 mod read;
 mod stream;
 mod upload;

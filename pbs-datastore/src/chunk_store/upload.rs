@@ -9,9 +9,10 @@ use tokio::time::Instant;
 use super::insert::{ChunkBucket, ChunkStore, Inserted, VerifiedChunk, nature_conflict};
 use super::location::{ChunkLocation, locate};
 use super::marker::Nature;
+use super::object::{read_object, read_object_surely};
 #[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
-use crate::{BlobKind, CHUNK_ENCODED_BYTES_MAX, DataBlob, Digest, Error, Result};
+use crate::{BlobKind, DataBlob, Digest, Error, Result};
 
 /// First pause between attempts of an upload; doubled each time, with full jitter.
 const BACKOFF_BASE: Duration = Duration::from_millis(100);
@@ -140,24 +141,19 @@ impl Upload<'_> {
                 return Ok(Existing::Good);
             }
         }
-        // Another size: one digest may be stored plain or compressed. Or another nature. What is longer than any blob is none, so its first
-        // bytes tell enough, and what is empty has no range.
-        let end = CHUNK_ENCODED_BYTES_MAX as u64 + 1;
-        let range = ByteRange { start: 0, end };
-        let (etag, stored) = if head.value.size == 0 {
-            (head.value.etag, Bytes::new())
-        } else {
-            let Some(object) = self.bucket.store.get(&key, Some(range)).await.optional()? else {
+        // Another size: one digest may be stored plain or compressed. Or another nature.
+        let Some(read) = read_object(&*self.bucket.store, &key).await? else {
+            return Ok(Existing::Absent);
+        };
+        let mut etag = read.etag;
+        let mut verdict = self.judge(read.body).await;
+        if verdict != Verdict::Good {
+            let Some(read) = read_object_surely(&*self.bucket.store, &key).await? else {
                 return Ok(Existing::Absent);
             };
-            (object.value.meta.etag, object.value.body.into_bytes())
-        };
-        let ours = self.chunk.blob.kind();
-        let verdict = self
-            .store
-            .env
-            .compute(move || judge(&stored, &digest, ours))
-            .await;
+            etag = read.etag;
+            verdict = self.judge(read.body).await;
+        }
         match verdict {
             Verdict::Good => Ok(Existing::Good),
             Verdict::Damaged => {
@@ -166,6 +162,12 @@ impl Upload<'_> {
             }
             Verdict::Conflict => Err(nature_conflict(digest, nature)),
         }
+    }
+
+    async fn judge(&self, stored: Bytes) -> Verdict {
+        let (digest, ours) = (self.chunk.digest, self.chunk.blob.kind());
+        let judged = move || judge(&stored, &digest, ours);
+        self.store.env.compute(judged).await
     }
 }
 

@@ -1,7 +1,8 @@
 //! Setting a damaged chunk aside as `<digest>.<n>.bad`, so that the next backup that carries it uploads it again.
 //!
-//! The caller has read the object, if it is corrupt twice. Meanwhile somebody may have healed it, so it is read once more
-//! under the guard: what is good stays, and what is missing only loses its marker.
+//! The caller has read the object, if it is corrupt twice. Meanwhile somebody may have healed it, so it is read again under
+//! the guard, until two reads bring the same: what is good stays, and what is missing only loses its marker. One read
+//! would not do: the first of the caller's may have met real damage, and ours a fault of the line on what was healed since.
 //!
 //! For a bucket setting aside is a copy and a delete, and the delete may arrive late; so it takes the condemn path of a
 //! delete batch (`condemn.rs`), with the copy between confirming and deleting:
@@ -29,12 +30,13 @@ use super::sweep::Stored;
 use super::{Bucket, Collector};
 use crate::chunk_store::guard::{Condemnation, Guard};
 use crate::chunk_store::location::{ChunkLocation, locate};
+use crate::chunk_store::object::{StoredObject, read_object_surely};
 use crate::error::About as _;
 use crate::files::{Files, optional};
 #[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
 use crate::step::Step;
-use crate::{BadNumber, CHUNK_ENCODED_BYTES_MAX, DataBlob, Digest, Error, Place, Result};
+use crate::{BadNumber, DataBlob, Digest, Error, Place, Result};
 
 impl Collector {
     /// Sets a chunk aside that cannot be read; whether there was something to do. Runs to its end in a task of its own:
@@ -51,29 +53,18 @@ impl Collector {
     async fn set_object_aside(&self, bucket: &Bucket, guard: Guard) -> Result<bool> {
         let digest = guard.digest();
         let ChunkLocation::Object(key) = locate(&bucket.layout, &digest);
-        let Some(size) = bucket
-            .store
-            .head(&key)
-            .await
-            .optional()?
-            .map(|head| head.value.size)
-        else {
+        let Some(stored) = read_object_surely(&*bucket.store, &key).await? else {
             return self.forget_missing(guard).await.map(|()| true);
         };
-        if size <= CHUNK_ENCODED_BYTES_MAX as u64 {
-            let Some(object) = bucket.store.get(&key, None).await.optional()? else {
-                return self.forget_missing(guard).await.map(|()| true);
-            };
-            let stored = object.value.body.into_bytes();
-            #[cfg(feature = "sabotage")]
-            let stored = if sabotage::is_off(Rule::AsideReadsAgain) {
-                Bytes::new()
-            } else {
-                stored
-            };
-            if self.env.compute(move || is_good(&digest, stored)).await {
-                return Ok(false);
-            }
+        let StoredObject { body, size, .. } = stored;
+        #[cfg(feature = "sabotage")]
+        let body = if sabotage::is_off(Rule::AsideReadsAgain) {
+            Bytes::new()
+        } else {
+            body
+        };
+        if self.env.compute(move || is_good(&digest, body)).await {
+            return Ok(false);
         }
         if self
             .not_before
@@ -163,9 +154,12 @@ impl Collector {
         let work = move |files: &dyn Files| -> Result<bool> {
             let digest = guard.digest();
             let path = markers.path(&digest);
-            let stored = optional(files.read(&path)).about(&path)?;
-            if stored.is_some_and(|stored| is_good(&digest, stored)) {
-                return Ok(false);
+            // One good read of two is enough.
+            for _ in 0..2 {
+                let stored = optional(files.read(&path)).about(&path)?;
+                if stored.is_some_and(|stored| is_good(&digest, stored)) {
+                    return Ok(false);
+                }
             }
             sessions.announce_lost(&digest);
             for number in BadNumber::all() {

@@ -459,6 +459,26 @@ async fn what_was_healed_meanwhile_is_not_set_aside() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_fault_of_the_line_sets_nothing_aside() {
+    let world = World::new();
+    let life = world.start().await;
+    let session = life.sessions.open("a");
+    life.insert(&session, "one").await.unwrap();
+    // A reader met real damage, which was healed since. The read that is to confirm it is spoiled on its way.
+    for spoil in [Action::Garble, Action::Truncate(3)] {
+        let read = Fault::on(Op::Get).containing(".chunks/").times(1);
+        world.plan.add(read.then(spoil));
+        let aside = std::sync::Arc::clone(&life.collector).set_aside(digest("one"));
+        assert!(!matches!(aside.await, Ok(true)));
+        assert!(
+            world.holds(&life, &digest("one")),
+            "a good chunk was set aside for a bad read"
+        );
+        assert!(session.lost(1).is_empty());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_chunk_that_a_read_misses_is_not_vouched_for() {
     let world = World::new();
     let life = world.start().await;

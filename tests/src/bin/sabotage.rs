@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context as _, Result, ensure};
 
 /// Each rule with the test that catches its absence.
-const TESTS: [(&str, &str); 17] = [
+const TESTS: [(&str, &str); 18] = [
     (
         "MarkerBeforeUpload",
         "races::insert::the_upload_marker_is_there_before_the_first_byte",
@@ -78,6 +78,10 @@ const TESTS: [(&str, &str); 17] = [
     (
         "AsideReadsAgain",
         "races::collect::what_was_healed_meanwhile_is_not_set_aside",
+    ),
+    (
+        "DamageReadTwice",
+        "races::collect::a_fault_of_the_line_sets_nothing_aside",
     ),
 ];
 

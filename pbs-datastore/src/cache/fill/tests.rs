@@ -4,7 +4,8 @@ use std::future::Future;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use s3_client::{Action, Body, Effect, Fault, Metadata};
+use bytes::Bytes;
+use s3_client::{Action, Body, Effect, ErrorKind, Fault, Metadata, Op};
 
 use super::*;
 use crate::CryptKey;
@@ -239,7 +240,15 @@ async fn tags_that_are_md5s_show_what_was_damaged_on_its_way() {
     let etag = fixture.model.object(&key(&second)).unwrap().meta.etag;
     let verify = |body: Bytes, last| {
         let etag = etag.clone();
-        fixture.fills.0.verify(&second, Read { body, etag }, last)
+        fixture.fills.0.verify(
+            &second,
+            StoredObject {
+                size: body.len() as u64,
+                body,
+                etag,
+            },
+            last,
+        )
     };
     assert!(verify(flipped.into(), false).is_err());
     assert!(verify(blob.encoded(), true).is_ok());

@@ -1,0 +1,88 @@
+//! Reading the object of a chunk, for those who judge what is stored.
+//!
+//! A body of another length than the server says is a failed request, never a damaged chunk. And one damaged read is no
+//! damaged chunk either: whoever is about to replace an object or to set it aside asks for two reads in a row that bring
+//! the same ([`read_object_surely`]), or a good chunk would go for a fault of the line.
+
+use bytes::Bytes;
+use s3_client::{ByteRange, ETag, Error, ErrorKind, ObjectKey, ObjectStore, Op, Optional as _};
+
+use crate::CHUNK_ENCODED_BYTES_MAX;
+#[cfg(feature = "sabotage")]
+use crate::sabotage::{self, Rule};
+
+/// Reads until two in a row bring the same, before the line is called bad.
+const READS_MAX: usize = 4;
+
+/// What one GET of a chunk's object brought.
+#[derive(Clone, Debug)]
+pub(crate) struct StoredObject {
+    /// At most one byte more than a chunk can have; so much of a longer object is enough to see that it is none.
+    pub(crate) body: Bytes,
+    pub(crate) etag: ETag,
+    /// Of the whole object.
+    pub(crate) size: u64,
+}
+
+/// One GET; `None` if there is no object. [`ErrorKind::Corrupt`] if fewer or more bytes came than the server announced.
+pub(crate) async fn read_object(
+    store: &dyn ObjectStore,
+    key: &ObjectKey,
+) -> Result<Option<StoredObject>, Error> {
+    let end = CHUNK_ENCODED_BYTES_MAX as u64 + 1;
+    let object = match store
+        .get(key, Some(ByteRange { start: 0, end }))
+        .await
+        .optional()
+    {
+        Ok(Some(answer)) => answer.value,
+        Ok(None) => return Ok(None),
+        // An empty object has no range.
+        Err(error) if error.kind == ErrorKind::Other => {
+            return match store.head(key).await.optional() {
+                Ok(Some(head)) if head.value.size == 0 => Ok(Some(StoredObject {
+                    body: Bytes::new(),
+                    etag: head.value.etag,
+                    size: 0,
+                })),
+                Ok(None) => Ok(None),
+                _ => Err(error),
+            };
+        }
+        Err(error) => return Err(error),
+    };
+    let (body, size) = (object.body.into_bytes(), object.meta.size);
+    let expected = size.min(end);
+    if body.len() as u64 != expected {
+        let words = format!("{} bytes came of {expected}", body.len());
+        return Err(Error::new(ErrorKind::Corrupt, Op::Get, key.as_str(), words));
+    }
+    Ok(Some(StoredObject {
+        body,
+        etag: object.meta.etag,
+        size,
+    }))
+}
+
+/// Reads until two reads in a row bring the same. [`ErrorKind::Corrupt`] if none do.
+pub(crate) async fn read_object_surely(
+    store: &dyn ObjectStore,
+    key: &ObjectKey,
+) -> Result<Option<StoredObject>, Error> {
+    let mut last: Option<StoredObject> = None;
+    for _ in 0..READS_MAX {
+        let Some(read) = read_object(store, key).await? else {
+            return Ok(None);
+        };
+        #[cfg(feature = "sabotage")]
+        if sabotage::is_off(Rule::DamageReadTwice) {
+            return Ok(Some(read));
+        }
+        if last.is_some_and(|last| last.body == read.body) {
+            return Ok(Some(read));
+        }
+        last = Some(read);
+    }
+    let words = "no two reads bring the same";
+    Err(Error::new(ErrorKind::Corrupt, Op::Get, key.as_str(), words))
+}
