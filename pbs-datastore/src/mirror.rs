@@ -381,10 +381,7 @@ impl Mirror {
         let Some(object) = object.filter(|_| !changed) else {
             return Ok(None);
         };
-        let object = object.value;
-        if object.body.len() != object.meta.size {
-            return Err(Error::Refused(format!("'{key}' was cut short on its way")));
-        }
+        let object = object.value.whole(&key, None)?;
         let entry = MirrorEntry {
             etag: object.meta.etag,
             size: object.meta.size,

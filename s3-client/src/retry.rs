@@ -368,7 +368,11 @@ impl<S: ObjectStore + ?Sized> ObjectStore for Retry<S> {
         key: &ObjectKey,
         range: Option<ByteRange>,
     ) -> Result<Answer<Object>, Error> {
-        self.repeat(Op::Get, || self.inner.get(key, range)).await
+        let read = || async move {
+            let answer = self.inner.get(key, range).await?;
+            answer.try_map(|object| object.whole(key, range))
+        };
+        self.repeat(Op::Get, read).await
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<Answer<ObjectMeta>, Error> {

@@ -19,7 +19,8 @@ use jiff::Timestamp;
 use tokio::time::Instant;
 
 use crate::{
-    DeleteOutcome, ETag, Error, KeyPrefix, ObjectKey, Precondition, PutId, PutOutcome, VersionId,
+    DeleteOutcome, ETag, Error, ErrorKind, KeyPrefix, ObjectKey, Op, Precondition, PutId,
+    PutOutcome, VersionId,
 };
 
 /// Most keys S3 returns in one page and deletes in one batch.
@@ -129,6 +130,15 @@ impl<T> Answer<T> {
         }
     }
 
+    /// The same answer about something else, unless that is an error.
+    pub fn try_map<U, E>(self, change: impl FnOnce(T) -> Result<U, E>) -> Result<Answer<U>, E> {
+        Ok(Answer {
+            value: change(self.value)?,
+            date: self.date,
+            lost_at: self.lost_at,
+        })
+    }
+
     /// The same answer about something else.
     pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Answer<U> {
         Answer {
@@ -228,6 +238,23 @@ pub struct Object {
     pub meta: ObjectMeta,
     /// The content asked for.
     pub body: Body,
+}
+
+impl Object {
+    /// The object, if its body is as long as the server says that the object, or its part, is. One that is not was cut
+    /// short on its way: [`ErrorKind::Corrupt`], worth another request.
+    pub fn whole(self, key: &ObjectKey, range: Option<ByteRange>) -> Result<Self, Error> {
+        let size = self.meta.size;
+        let expected = range.map_or(size, |range| {
+            size.min(range.end).saturating_sub(range.start)
+        });
+        let came = self.body.len();
+        if came == expected {
+            return Ok(self);
+        }
+        let words = format!("{came} bytes came of {expected}");
+        Err(Error::new(ErrorKind::Corrupt, Op::Get, key.as_str(), words))
+    }
 }
 
 /// Deletion of one key.

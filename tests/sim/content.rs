@@ -5,6 +5,9 @@ use pbs_datastore::{CryptKey, DataBlob, Digest};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
+/// Longest chunk after decoding.
+pub(crate) const CHUNK_MAX: usize = 1 << 16;
+
 /// One content, and the forms in which it may be stored.
 #[derive(Clone, Debug)]
 pub(crate) struct Content {

@@ -22,6 +22,8 @@ use pbs_datastore::{
 use s3_client::ModelStore;
 use tokio::sync::watch;
 
+use crate::content::{CHUNK_MAX, Pool};
+
 /// Where the chunks really are.
 #[derive(Clone, Debug)]
 pub(crate) enum Truth {
@@ -43,12 +45,6 @@ impl Truth {
                 disk.mount().read(&path).ok()
             }
         }
-    }
-
-    /// Whether the chunk is stored and intact.
-    pub(crate) fn holds(&self, digest: &Digest) -> bool {
-        self.chunk(digest)
-            .is_some_and(|stored| DataBlob::parse_chunk(stored, digest).is_ok())
     }
 }
 
@@ -96,13 +92,15 @@ struct State {
 /// Knows everything.
 pub(crate) struct Oracle {
     truth: Truth,
+    pool: Pool,
     state: Mutex<State>,
 }
 
 impl Oracle {
-    pub(crate) fn new(truth: Truth) -> Self {
+    pub(crate) fn new(truth: Truth, pool: Pool) -> Self {
         Self {
             truth,
+            pool,
             state: Mutex::default(),
         }
     }
@@ -113,6 +111,21 @@ impl Oracle {
 
     pub(crate) fn truth(&self) -> &Truth {
         &self.truth
+    }
+
+    /// Whether the chunk is stored with the right content. A forgery that nobody can tell without the key is not.
+    pub(crate) fn holds(&self, digest: &Digest) -> bool {
+        self.truth
+            .chunk(digest)
+            .is_some_and(|stored| self.is_right(digest, stored))
+    }
+
+    fn is_right(&self, digest: &Digest, stored: Bytes) -> bool {
+        let content = self.pool.find(digest);
+        DataBlob::parse_chunk(stored, digest)
+            .ok()
+            .and_then(|blob| blob.decode(CHUNK_MAX, Some(&self.pool.key)).ok())
+            .is_some_and(|data| content.is_some_and(|content| content.data == data))
     }
 
     pub(crate) fn violation(&self, what: String) {
@@ -168,7 +181,7 @@ impl Oracle {
         }
         session.told.insert(digest);
         session.relied_on_gone.remove(&digest);
-        if !self.truth.holds(&digest) && !state.damaged.contains(&digest) {
+        if !self.holds(&digest) && !state.damaged.contains(&digest) {
             state.violations.push(format!(
                 "I1: session {id} was told of chunk {digest}, which is not stored"
             ));
@@ -209,7 +222,7 @@ impl Oracle {
                     );
                     state.violations.push(text);
                 }
-            } else if !self.truth.holds(&digest) {
+            } else if !self.holds(&digest) {
                 state
                     .violations
                     .push(format!("I1: {snapshot} was sealed without chunk {digest}"));
@@ -273,7 +286,7 @@ impl Oracle {
                 ));
             }
         }
-        if new.is_some() {
+        if self.is_right(&digest, after.clone()) {
             state.damaged.remove(&digest);
             state.gone.remove(&digest);
         }

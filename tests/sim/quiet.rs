@@ -144,7 +144,7 @@ impl Stored {
                 Ok(digests) => {
                     let lost = digests
                         .iter()
-                        .find(|digest| !oracle.is_damaged(digest) && !oracle.truth().holds(digest));
+                        .find(|digest| !oracle.is_damaged(digest) && !oracle.holds(digest));
                     if let Some(digest) = lost {
                         oracle.violation(format!("LOST: chunk {digest} of snapshot {snapshot}"));
                     }

@@ -10,14 +10,12 @@ use rand::RngExt as _;
 use rand::rngs::StdRng;
 
 use crate::client::kind_of;
+use crate::content::CHUNK_MAX;
 use crate::oracle::Fate;
 use crate::world::World;
 
 /// Longest time between two restores.
 const THINK_MAX: Duration = Duration::from_mins(3);
-
-/// Longest chunk after decoding.
-const CHUNK_MAX: usize = 1 << 16;
 
 /// One reader in one life.
 pub(crate) struct Reader {
@@ -79,6 +77,7 @@ pub(crate) async fn restore(
         digests.len().div_ceil(2)
     };
     for digest in &digests[..count] {
+        let was_damaged = world.oracle.is_damaged(digest);
         let Some(chunk) = reader.chunk(digest).await? else {
             world
                 .oracle
@@ -90,7 +89,9 @@ pub(crate) async fn restore(
             .find(digest)
             .expect("only contents of the pool are backed up");
         let decoded = chunk.decode(CHUNK_MAX, Some(&world.pool.key));
-        if decoded.ok().as_ref() != Some(&content.data) {
+        // A forgery may have taken the place of what was damaged and set aside: nobody can tell without the key.
+        let spoiled = was_damaged || world.oracle.is_damaged(digest);
+        if decoded.ok().as_ref() != Some(&content.data) && !spoiled {
             world.oracle.violation(format!(
                 "I7: {id}: chunk {digest} was served with other content"
             ));

@@ -183,11 +183,8 @@ impl Run {
                     return Some((life, datastore));
                 }
                 Some(Ok(Ok(Err(error)))) => {
-                    self.world.note(&format!(
-                        "life {} does not start: {}",
-                        self.lives,
-                        kind_of(&error)
-                    ));
+                    self.world
+                        .note(&format!("life {} does not start: {error}", self.lives));
                 }
                 Some(Err(_)) => self
                     .world
@@ -250,7 +247,7 @@ impl Run {
     async fn end_life(
         &mut self,
         plan: &LifePlan,
-        ended: Ended,
+        mut ended: Ended,
         life: Life,
         datastore: Arc<Datastore>,
         actors: Vec<tokio::task::JoinHandle<()>>,
@@ -260,31 +257,7 @@ impl Run {
         }
         let world = Arc::clone(&self.world);
         if ended == Ended::InTime && plan.end == End::Stop {
-            world.stop.store(true, Ordering::Release);
-            world.stopped.notify_waiters();
-            let all = async {
-                for actor in actors {
-                    actor.await.ok();
-                }
-            };
-            let done = tokio::select! {
-                biased;
-                () = world.trapped.notified() => true,
-                done = tokio::time::timeout(ACTORS_END_MAX, all) => done.is_ok(),
-            };
-            if !done {
-                world.oracle.violation("somebody waits for ever".to_owned());
-            }
-            if !life.mortal.is_dead() {
-                let closing = life
-                    .env()
-                    .spawn(async move { datastore.close(STOP_MAX).await });
-                let closed = closing.await;
-                world.note(&format!(
-                    "stop: {:?}",
-                    closed.map(|closed| closed.map_err(|e| kind_of(&e)))
-                ));
-            }
+            ended = self.stop(&life, datastore, actors).await;
         } else if ended == Ended::InTime && plan.after == (Between::TakeOver { zombie: true }) {
             world.note("the machine is cut off from its operator and goes on");
             self.zombie = Some(life);
@@ -303,6 +276,42 @@ impl Run {
             (Ended::InTime, End::PowerLoss) => self.lose_power(),
             _ => {}
         }
+    }
+
+    /// Everybody comes to an end, and the daemon is told to stop; which has steps too.
+    async fn stop(
+        &self,
+        life: &Life,
+        datastore: Arc<Datastore>,
+        actors: Vec<tokio::task::JoinHandle<()>>,
+    ) -> Ended {
+        let world = &self.world;
+        world.stop.store(true, Ordering::Release);
+        world.stopped.notify_waiters();
+        let all = async {
+            for actor in actors {
+                actor.await.ok();
+            }
+        };
+        let done = tokio::select! {
+            biased;
+            () = world.trapped.notified() => return Ended::Trapped,
+            done = tokio::time::timeout(ACTORS_END_MAX, all) => done.is_ok(),
+        };
+        if !done {
+            world.oracle.violation("somebody waits for ever".to_owned());
+        }
+        let closing = life
+            .env()
+            .spawn(async move { datastore.close(STOP_MAX).await });
+        let closed = tokio::select! {
+            biased;
+            () = world.trapped.notified() => return Ended::Trapped,
+            closed = closing => closed,
+        };
+        let closed = closed.map(|closed| closed.map_err(|error| kind_of(&error)));
+        world.note(&format!("stop: {closed:?}"));
+        Ended::InTime
     }
 
     async fn between(&mut self, plan: &LifePlan) {

@@ -120,7 +120,9 @@ impl World {
             Kind::Bucket => Truth::Bucket(Arc::clone(&model), layout.clone()),
             Kind::Directory(_) => Truth::Directory(disk.clone(), Machine(0).dir()),
         };
-        let oracle = Arc::new(Oracle::new(truth));
+        let mut rng = StdRng::seed_from_u64(scenario.seed ^ 0xc0de);
+        let pool = Pool::new(&mut rng, scenario.chunks);
+        let oracle = Arc::new(Oracle::new(truth, pool.clone()));
         let history = Arc::new(History {
             began: Instant::now(),
             hash: Mutex::default(),
@@ -133,8 +135,6 @@ impl World {
             Arc::clone(&history),
         );
         let plan = FaultPlan::random(scenario.seed ^ 0x5eed, scenario.odds);
-        let mut rng = StdRng::seed_from_u64(scenario.seed ^ 0xc0de);
-        let pool = Pool::new(&mut rng, scenario.chunks);
         Arc::new(Self {
             history,
             scenario,

@@ -30,12 +30,9 @@ pub(crate) async fn read_object(
     key: &ObjectKey,
 ) -> Result<Option<StoredObject>, Error> {
     let end = CHUNK_ENCODED_BYTES_MAX as u64 + 1;
-    let object = match store
-        .get(key, Some(ByteRange { start: 0, end }))
-        .await
-        .optional()
-    {
-        Ok(Some(answer)) => answer.value,
+    let range = Some(ByteRange { start: 0, end });
+    let object = match store.get(key, range).await.optional() {
+        Ok(Some(answer)) => answer.value.whole(key, range)?,
         Ok(None) => return Ok(None),
         // An empty object has no range.
         Err(error) if error.kind == ErrorKind::Other => {
@@ -51,16 +48,10 @@ pub(crate) async fn read_object(
         }
         Err(error) => return Err(error),
     };
-    let (body, size) = (object.body.into_bytes(), object.meta.size);
-    let expected = size.min(end);
-    if body.len() as u64 != expected {
-        let words = format!("{} bytes came of {expected}", body.len());
-        return Err(Error::new(ErrorKind::Corrupt, Op::Get, key.as_str(), words));
-    }
     Ok(Some(StoredObject {
-        body,
+        body: object.body.into_bytes(),
         etag: object.meta.etag,
-        size,
+        size: object.meta.size,
     }))
 }
 

@@ -1,8 +1,8 @@
 //! What retries make of every kind of answer. Time is paused, so waits cost nothing and can be measured.
 
 use super::*;
-use crate::PutId;
 use crate::scripted::{Scripted, Step, key};
+use crate::{Action, Fault, FaultPlan, FaultyStore, ModelStore, PutId};
 
 fn retrying(attempts_max: u32) -> (Arc<Scripted>, Retry<Scripted>) {
     let store = Arc::new(Scripted::new());
@@ -43,6 +43,20 @@ async fn transient_failures_are_tried_again_and_others_are_not() {
     let error = retry.get(&key("a"), None).await.expect_err("too often");
     assert_eq!(error.kind, ErrorKind::Timeout);
     assert_eq!(store.log().len(), 4 + 1 + 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_was_cut_short_is_read_again() {
+    let plan = FaultPlan::new();
+    let faulty = FaultyStore::new(Arc::new(ModelStore::default()), plan.clone());
+    let retry = Retry::new(Arc::new(faulty), RetryPolicy::default(), 7);
+    retry.put(absent("a")).await.expect("stored");
+    let part = ByteRange { start: 1, end: 99 };
+    for (range, content) in [(None, &b"ours"[..]), (Some(part), b"urs")] {
+        plan.add(Fault::on(Op::Get).times(1).then(Action::Truncate(2)));
+        let read = retry.get(&key("a"), range).await.expect("read");
+        assert_eq!(read.value.body.into_bytes(), content);
+    }
 }
 
 #[tokio::test(start_paused = true)]
