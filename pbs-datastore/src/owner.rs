@@ -2,7 +2,7 @@
 //!
 //! The truth is the object `{store}/.in-use`; `.holdfast/owner.json` in the cache directory is what this directory knows
 //! of it. Both name the *instance* (the cache directory), the *start* (one run of the process), the *counter* (rises with
-//! every start) and the *epoch* (rises before the first delete of every garbage collection).
+//! every start) and the *epoch* (rises before every batch of deletes).
 //!
 //! Start, in this order, and what a crash after each step leaves
 //! 1. Lock the cache directory. Two daemons on one directory: the second is refused. *The lock dies with its process.*
@@ -229,7 +229,7 @@ impl Owner {
         &self.fence
     }
 
-    /// Raises the epoch in the bucket and in the cache directory. Before the first delete of every collection.
+    /// Raises the epoch in the bucket and in the cache directory: before every batch of deletes, and after its journal.
     pub async fn raise_epoch(&self, pass: &FencePass) -> Result<()> {
         let Some(bucket) = &self.bucket else {
             return Ok(());

@@ -44,11 +44,15 @@ pub enum Rule {
     AsideReadsAgain,
     /// Damage is believed only when two reads in a row bring it.
     DamageReadTwice,
+    /// The epoch is raised with every batch of deletes (I3).
+    EpochWithBatch,
+    /// What a marker of unknown nature stands for is looked at before it makes a chunk a duplicate (I11).
+    UnknownNatureLookedAt,
 }
 
 impl Rule {
     /// All rules.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 20] = [
         Self::MarkerBeforeUpload,
         Self::CheckUnderGuard,
         Self::WaitForRelease,
@@ -67,6 +71,8 @@ impl Rule {
         Self::JournalKept,
         Self::AsideReadsAgain,
         Self::DamageReadTwice,
+        Self::EpochWithBatch,
+        Self::UnknownNatureLookedAt,
     ];
 }
 

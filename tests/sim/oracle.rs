@@ -286,9 +286,12 @@ impl Oracle {
                 ));
             }
         }
+        if new.is_some() {
+            // The daemon believes in it again, and it may be a forgery in the place of what was damaged.
+            state.gone.remove(&digest);
+        }
         if self.is_right(&digest, after.clone()) {
             state.damaged.remove(&digest);
-            state.gone.remove(&digest);
         }
     }
 

@@ -139,6 +139,17 @@ pub struct InsertOptions {
     pub no_cache: bool,
 }
 
+/// What a marker says of a chunk that is to be inserted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    /// There is none.
+    No,
+    /// It is stored.
+    Yes,
+    /// Something is stored under its digest; a listing has shown it, which does not tell its nature.
+    OfUnknownNature,
+}
+
 pub(super) fn nature_conflict(digest: Digest, ours: Nature) -> Error {
     let fault = match ours {
         Nature::Encrypted => "an encrypted chunk was uploaded where an unencrypted one is stored",
@@ -177,7 +188,11 @@ impl ChunkStore {
             handle.tell(chunk.digest, chunk.size)?;
             return Ok(Inserted::Duplicate);
         }
-        if self.bucket.is_some() && self.touch(&guard, chunk.nature()).await? {
+        let mut known = Known::No;
+        if self.bucket.is_some() {
+            known = self.touch(&guard, chunk.nature()).await?;
+        }
+        if known == Known::Yes {
             Step::InsertTouched.passed();
             handle.tell(chunk.digest, chunk.size)?;
             return Ok(Inserted::Duplicate);
@@ -186,7 +201,13 @@ impl ChunkStore {
         let rest = async move {
             match &this.bucket {
                 Some(bucket) => {
-                    this.insert_into_bucket(bucket, guard, chunk, handle, options)
+                    let upload = Upload {
+                        store: &this,
+                        bucket,
+                        chunk: &chunk,
+                        look_first: known == Known::OfUnknownNature,
+                    };
+                    this.insert_into_bucket(upload, guard, handle, options)
                         .await
                 }
                 None => this.insert_into_directory(guard, chunk, handle).await,
@@ -210,34 +231,38 @@ impl ChunkStore {
             .about(self.markers.chunks())
     }
 
-    /// Step 2: records a use; `false` if there is no marker. Refuses a chunk of the other nature.
-    async fn touch(&self, guard: &Guard, nature: Nature) -> Result<bool> {
+    /// Step 2: records a use if there is a marker. Refuses a chunk of the other nature.
+    async fn touch(&self, guard: &Guard, nature: Nature) -> Result<Known> {
         let (markers, env, digest) = (self.markers.clone(), self.env.clone(), guard.digest());
         let touched = self.env.io(move |files: &dyn Files| {
-            let marker = markers.get(files, &digest)?;
-            let conflict = marker.is_some_and(|marker| !marker.nature.agrees_with(nature));
-            Ok((
-                marker.is_some() && !conflict && markers.touch(files, &digest, env.now())?,
-                conflict,
-            ))
+            let Some(marker) = markers.get(files, &digest)? else {
+                return Ok(Some(Known::No));
+            };
+            if !marker.nature.agrees_with(nature) {
+                return Ok(None);
+            }
+            let known = match marker.nature {
+                _ if !markers.touch(files, &digest, env.now())? => Known::No,
+                #[cfg(feature = "sabotage")]
+                _ if sabotage::is_off(Rule::UnknownNatureLookedAt) => Known::Yes,
+                Nature::Unknown => Known::OfUnknownNature,
+                Nature::Plain | Nature::Encrypted => Known::Yes,
+            };
+            Ok(Some(known))
         });
-        let (touched, conflict) = touched.await.about(self.markers.path(&digest))?;
-        if conflict {
-            Err(nature_conflict(digest, nature))
-        } else {
-            Ok(touched)
-        }
+        let known = touched.await.about(self.markers.path(&digest))?;
+        known.ok_or_else(|| nature_conflict(digest, nature))
     }
 
     /// Steps 3 to 6 for a bucket.
     async fn insert_into_bucket(
         &self,
-        bucket: &ChunkBucket,
+        upload: Upload<'_>,
         guard: Guard,
-        chunk: VerifiedChunk,
         session: SessionHandle,
         options: InsertOptions,
     ) -> Result<Inserted> {
+        let (bucket, chunk) = (upload.bucket, upload.chunk);
         // 3.
         #[cfg(feature = "sabotage")]
         let marker_first = !sabotage::is_off(Rule::MarkerBeforeUpload);
@@ -250,11 +275,6 @@ impl ChunkStore {
         };
         Step::InsertMarked.passed();
         // 4.
-        let upload = Upload {
-            store: self,
-            bucket,
-            chunk: &chunk,
-        };
         let inserted = upload.run().await?;
         Step::InsertPut.passed();
         // 5. Of a duplicate the backend has accepted other bytes than ours, so only its existence is recorded.

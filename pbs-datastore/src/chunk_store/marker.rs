@@ -133,6 +133,14 @@ impl Markers {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Forgets everything: what a directory says that does not agree with the bucket is not believed (I3).
+    pub(crate) fn drop_all(&self, files: &dyn Files) -> Result<()> {
+        for dir in [&self.chunks, &self.using, &self.uploads] {
+            optional(files.remove_tree(dir)).about(dir)?;
+        }
+        Ok(())
+    }
+
     /// What a start does, before anything else uses the directories: creates them, removes the temporary files of
     /// processes that died, and puts the clock forward to the newest use that was recorded of uploads and of what a mark
     /// found ([`Env::raise_clock`]). Answers the bytes of temporary files that cannot be removed.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use s3_client::{ByteRange, ETag, ErrorKind, Optional as _, Precondition, Put, PutOutcome};
+use s3_client::{ByteRange, ETag, ErrorKind, Object, Optional as _, Precondition, Put, PutOutcome};
 use tokio::time::Instant;
 
 use super::insert::{ChunkBucket, ChunkStore, Inserted, VerifiedChunk, nature_conflict};
@@ -33,6 +33,8 @@ pub(super) struct Upload<'a> {
     pub(super) store: &'a ChunkStore,
     pub(super) bucket: &'a ChunkBucket,
     pub(super) chunk: &'a VerifiedChunk,
+    /// Something is known to be there, and not of which nature it is.
+    pub(super) look_first: bool,
 }
 
 impl Upload<'_> {
@@ -44,6 +46,7 @@ impl Upload<'_> {
     ///   fail because a stranger holds a conditional write open. If it arrives late, all it can replace is the same content,
     ///   or encrypted content that its digest proves to be another's forgery. Encrypted content, which may be wrong for its
     ///   key, is never put without the condition: given up, it could arrive after another has put the true chunk there (I11).
+    /// - where a marker says that something is there and not of which nature, a look comes first.
     /// - without conditional writes every attempt is a look and an unconditional put (under A3; and for encrypted content
     ///   that arrives late, I11 then rests on the writers).
     pub(super) async fn run(&self) -> Result<Inserted> {
@@ -54,7 +57,8 @@ impl Upload<'_> {
         for attempt in 1.. {
             let last = attempt >= config.upload_attempts_max || Instant::now() >= deadline;
             unconditional |= last && self.chunk.nature() != Nature::Encrypted;
-            if unconditional && replace.is_none() {
+            let look = unconditional || (self.look_first && attempt == 1);
+            if look && replace.is_none() {
                 match self.existing().await? {
                     Existing::Good => return Ok(Inserted::Duplicate),
                     Existing::Absent => {}
@@ -129,17 +133,19 @@ impl Upload<'_> {
     async fn existing(&self) -> Result<Existing> {
         let (digest, nature) = (self.chunk.digest, self.chunk.nature());
         let ChunkLocation::Object(key) = locate(&self.bucket.layout, &digest);
-        let Some(head) = self.bucket.store.head(&key).await.optional()? else {
-            return Ok(Existing::Absent);
-        };
-        if head.value.size == self.chunk.blob.encoded_len() as u64 {
-            let magic = ByteRange { start: 0, end: 8 };
-            let Some(start) = self.bucket.store.get(&key, Some(magic)).await.optional()? else {
-                return Ok(Existing::Absent);
-            };
-            if same_nature(&start.value.body.into_bytes(), self.chunk.blob.kind()) {
-                return Ok(Existing::Good);
+        // The first bytes come with the size of the whole, unless it is empty.
+        let magic = Some(ByteRange { start: 0, end: 8 });
+        match self.bucket.store.get(&key, magic).await.optional() {
+            Ok(None) => return Ok(Existing::Absent),
+            Ok(Some(start)) => {
+                let Object { meta, body } = start.value;
+                let same_size = meta.size == self.chunk.blob.encoded_len() as u64;
+                if same_size && same_nature(&body.into_bytes(), self.chunk.blob.kind()) {
+                    return Ok(Existing::Good);
+                }
             }
+            Err(error) if error.kind == ErrorKind::Other => {}
+            Err(error) => return Err(error.into()),
         }
         // Another size: one digest may be stored plain or compressed. Or another nature.
         let Some(read) = read_object(&*self.bucket.store, &key).await? else {

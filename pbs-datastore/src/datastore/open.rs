@@ -9,8 +9,7 @@ use crate::cache::fill::Fills;
 use crate::chunk_store::guard::ChunkTable;
 use crate::chunk_store::marker::Markers;
 use crate::contents::Contents;
-use crate::error::About as _;
-use crate::files::{Files, optional};
+use crate::files::Files;
 use crate::metrics::CacheMetrics;
 use crate::owner::{Owner, OwnerConfig, StartReport};
 use crate::{BucketLayout, ChunkReader, DatastoreConfig, Env, Result};
@@ -95,13 +94,8 @@ pub(super) async fn open_bucket(
     );
     if !report.markers_trusted {
         let dropped = markers.clone();
-        let drop_all = move |files: &dyn Files| -> Result<()> {
-            for dir in [dropped.chunks(), dropped.using(), dropped.uploads()] {
-                optional(files.remove_tree(dir)).about(dir)?;
-            }
-            Ok(())
-        };
-        env.io(drop_all).await?;
+        env.io(move |files: &dyn Files| dropped.drop_all(files))
+            .await?;
         owner.markers_dropped().await?;
     }
     let cache = Cache::open(

@@ -25,7 +25,6 @@ pub(super) struct Batches<'a> {
     options: GcOptions,
     job: &'a JobContext,
     status: &'a mut GcStatus,
-    epoch_raised: bool,
     chunks: Vec<Stored>,
     bad_objects: Vec<ObjectKey>,
     bad_files: Vec<PathBuf>,
@@ -45,7 +44,6 @@ impl<'a> Batches<'a> {
             options,
             job,
             status,
-            epoch_raised: false,
             chunks: Vec::new(),
             bad_objects: Vec::new(),
             bad_files: Vec::new(),
@@ -110,27 +108,9 @@ impl<'a> Batches<'a> {
         Ok(())
     }
 
-    /// Before the first delete of the run (I3).
-    async fn raise_epoch(&mut self) -> Result<()> {
-        if let Some(bucket) = self
-            .collector
-            .bucket
-            .as_ref()
-            .filter(|_| !self.epoch_raised)
-        {
-            bucket
-                .owner
-                .raise_epoch(&bucket.owner.fence().check().await?)
-                .await?;
-            self.epoch_raised = true;
-        }
-        Ok(())
-    }
-
     /// One batch, in a task that outlives whoever asked for the collection.
     async fn delete_chunks(&mut self) -> Result<()> {
         self.job.check()?;
-        self.raise_epoch().await?;
         let batch = std::mem::take(&mut self.chunks);
         let task = self
             .collector
@@ -155,7 +135,6 @@ impl<'a> Batches<'a> {
 
     async fn delete_bad_objects(&mut self) -> Result<()> {
         self.job.check()?;
-        self.raise_epoch().await?;
         let keys = std::mem::take(&mut self.bad_objects);
         if let Some(bucket) = &self.collector.bucket {
             self.status.removed_bad += self.collector.delete_bad(bucket, keys).await?;

@@ -5,7 +5,9 @@
 //!    in one step. With that it is *acknowledged* as well: this process is the only writer (A3), so nobody else has to be
 //!    asked to condemn it too.
 //! 2. The digests are written to the journal, synced.
-//! 3. *Confirmed*: the fence says that this process still owns the prefix.
+//! 3. *Confirmed*: the fence says that this process still owns the prefix, and the epoch is raised, in the bucket and then in
+//!    the cache directory (I3). With every batch, and after its journal: a copy of the directory that is put back later has
+//!    either another epoch than the bucket, or the journal of the last batch.
 //! 4. *Deleted*: the delete request is sent, signed with the fence's date.
 //! 5. Marker, upload marker and LRU entry of **every** key are removed whatever its result, and the removal is synced:
 //!    of a refused or unknown key nobody knows what is there, so nobody may vouch for it.
@@ -89,11 +91,6 @@ pub(super) struct Confirmed {
 }
 
 impl Confirmed {
-    /// What the fence has confirmed.
-    pub(super) fn pass(&self) -> &FencePass {
-        &self.pass
-    }
-
     /// No delete is sent after all; the markers go all the same, and the digests are released.
     pub(super) fn given_up(self) -> Deleted {
         Deleted {
@@ -211,7 +208,7 @@ impl Collector {
             .await
     }
 
-    /// Steps 2 and 3. No request has been sent before they end, so an error releases the digests. The roots are not read
+    /// Steps 2 and 3. No delete has been sent before they end, so an error releases the digests. The roots are not read
     /// again: the fence says that nobody else could have made one, and whatever this process makes a root of was touched
     /// or told to a session, which step 1 has seen.
     pub(super) async fn confirm(
@@ -236,7 +233,7 @@ impl Collector {
             .about(&self.ours);
         Step::BatchJournalled.passed();
         let pass = match written {
-            Ok(()) => bucket.owner.fence().check().await,
+            Ok(()) => permission(bucket).await,
             Err(error) => Err(error),
         };
         match pass {
@@ -427,6 +424,17 @@ impl Collector {
         };
         Ok(answer.value.iter().filter(gone).count() as u64)
     }
+}
+
+/// Step 3.
+async fn permission(bucket: &Bucket) -> Result<FencePass> {
+    let pass = bucket.owner.fence().check().await?;
+    #[cfg(feature = "sabotage")]
+    if sabotage::is_off(Rule::EpochWithBatch) {
+        return Ok(pass);
+    }
+    bucket.owner.raise_epoch(&pass).await?;
+    Ok(pass)
 }
 
 /// Step 5, also of the recovery.

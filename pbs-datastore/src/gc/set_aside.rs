@@ -6,8 +6,7 @@
 //!
 //! For a bucket setting aside is a copy and a delete, and the delete may arrive late; so it takes the condemn path of a
 //! delete batch (`condemn.rs`), with the copy between confirming and deleting:
-//! 1. read again and condemn, under the guard; 2. journal; 3. fence; epoch raised (I3); copy to the first free number;
-//!    4. delete; 5. marker and LRU entry; 6. wait if an answer was lost; 7. clear the journal; 8. release.
+//! 1. read again and condemn, under the guard; 2. journal; 3. fence and epoch; copy to the first free number; 4. delete; 5. marker and LRU entry; 6. wait if an answer was lost; 7. clear the journal; 8. release.
 //!
 //! A collection that runs meanwhile may have listed the object before it went. Before the release the digest is noted
 //! ([`Gone`](super::reconcile::Gone)), so that the old listing does not vouch for it. And nothing is set aside before requests
@@ -89,12 +88,8 @@ impl Collector {
             rescued: 0,
         };
         let confirmed = self.confirm(bucket, condemned.acknowledged()).await?;
-        let ready = match bucket.owner.raise_epoch(confirmed.pass()).await {
-            // Without a copy the only copy of the data would go; damaged data may still be worth something.
-            Ok(()) => self.copy_aside(bucket, digest).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = ready {
+        // Without a copy the only copy of the data would go; damaged data may still be worth something.
+        if let Err(error) = self.copy_aside(bucket, digest).await {
             self.forget(confirmed.given_up()).await?;
             return Err(error);
         }

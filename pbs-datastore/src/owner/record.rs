@@ -33,7 +33,7 @@ pub(super) struct Record {
     /// Rises with every start.
     #[serde(default)]
     pub(super) counter: u64,
-    /// Rises before the first delete of every garbage collection.
+    /// Rises before every batch of deletes.
     #[serde(default)]
     pub(super) epoch: u64,
     /// The last owner stopped with no request open or unknown.
@@ -98,7 +98,7 @@ pub(super) struct LocalRecord {
     /// The counter of that start.
     #[serde(default)]
     pub(super) counter: u64,
-    /// The epoch of the last collection that may have deleted.
+    /// The epoch of the last batch that may have been deleted.
     #[serde(default)]
     pub(super) epoch: u64,
     /// Id of the last clean stop.

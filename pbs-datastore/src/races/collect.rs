@@ -283,6 +283,87 @@ async fn after_a_lost_cache_directory_what_is_used_is_known_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_listing_vouches_for_is_looked_at_before_it_makes_a_duplicate() {
+    let world = World::new();
+    let life = garbage(&world, &["good"]).await;
+    let session = life.sessions.open("hostile");
+    let forgery = forged(digest("bad"), "evil");
+    let uploaded = life
+        .chunks
+        .insert(&session, forgery, InsertOptions::default());
+    uploaded.await.unwrap();
+    drop(session);
+    world.snapshot("host/a/1", &[digest("good"), digest("bad")]);
+    for folder in std::fs::read_dir(world.dir.path().join("cache/.chunks")).unwrap() {
+        std::fs::remove_dir_all(folder.unwrap().path()).unwrap();
+    }
+    life.collect().await.unwrap();
+    world.model.reset_counts();
+    let session = life.sessions.open("honest");
+    let told = life.insert(&session, "bad").await;
+    assert!(
+        matches!(told, Err(Error::NatureConflict { .. })),
+        "a forgery was taken for the chunk: {told:?}"
+    );
+    for _ in 0..2 {
+        let told = life.insert(&session, "good").await.unwrap();
+        assert_eq!(told, Inserted::Duplicate);
+    }
+    let counts = world.model.counts();
+    assert_eq!(counts.get(&Op::Put), None, "{counts:?}");
+    // Whoever is refused is refused for sure; of the chunk the nature is known from the first look on.
+    assert_eq!(counts[&Op::Get], 4 + 1, "{counts:?}");
+}
+
+/// Copies a directory as it is, times included, and leaves no trace in it.
+fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_dir(&entry.path(), &target);
+        } else {
+            let stat = OsFiles.stat(&entry.path()).unwrap();
+            std::fs::copy(entry.path(), &target).unwrap();
+            for path in [&entry.path(), &target] {
+                OsFiles.set_times(path, stat.atime, stat.mtime).unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_of_the_directory_made_during_a_collection_is_not_believed() {
+    let mut world = World::new();
+    world.config.delete_batch_keys_max = 1;
+    world.config.list_ranges = 1;
+    let life = garbage(&world, &["one", "two", "three"]).await;
+    let cache = world.dir.path().join("cache");
+    let copy = world.dir.path().join("copy");
+    // Copied when the first batch is under way; the others are deleted after it.
+    let gate = world.plan.stop_before(deletes());
+    let (status, ()) = tokio::join!(life.collect(), async {
+        gate.reached().await;
+        copy_dir(&cache, &copy);
+        gate.release();
+    });
+    assert_eq!(status.unwrap().removed_chunks, 3);
+    drop(life);
+    std::fs::remove_dir_all(&cache).unwrap();
+    std::fs::rename(&copy, &cache).unwrap();
+    let life = world.start().await;
+    let session = life.sessions.open("a");
+    for text in ["one", "two", "three"] {
+        life.insert(&session, text).await.unwrap();
+        assert!(
+            world.holds(&life, &digest(text)),
+            "a marker of an older copy was believed: {text}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn keys_of_others_between_the_chunks_are_passed_over() {
     let mut world = World::new();
     world.model = std::sync::Arc::new(ModelStore::new(ModelOptions {

@@ -168,11 +168,15 @@ impl World {
         let cache_dir = self.dir.path().join("cache");
         let layout = BucketLayout::new(&"store".parse().unwrap());
         let (owner, report) = self.start_owner().await;
+        let markers = Markers::new(&cache_dir);
         if !report.markers_trusted {
+            let dropped = markers.clone();
+            let dropping = self.env.io(move |files| dropped.drop_all(files));
+            dropping.await.unwrap();
             owner.markers_dropped().await.unwrap();
         }
         let owner = Arc::new(owner);
-        let (table, markers) = (ChunkTable::new(), Markers::new(&cache_dir));
+        let table = ChunkTable::new();
         let cache = Cache::open(
             self.env.clone(),
             markers.clone(),

@@ -10,7 +10,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context as _, Result, ensure};
 
 /// Each rule with the test that catches its absence.
-const TESTS: [(&str, &str); 18] = [
+const TESTS: [(&str, &str); 20] = [
     (
         "MarkerBeforeUpload",
         "races::insert::the_upload_marker_is_there_before_the_first_byte",
@@ -82,6 +82,14 @@ const TESTS: [(&str, &str); 18] = [
     (
         "DamageReadTwice",
         "races::collect::a_fault_of_the_line_sets_nothing_aside",
+    ),
+    (
+        "EpochWithBatch",
+        "races::collect::a_copy_of_the_directory_made_during_a_collection_is_not_believed",
+    ),
+    (
+        "UnknownNatureLookedAt",
+        "races::collect::what_a_listing_vouches_for_is_looked_at_before_it_makes_a_duplicate",
     ),
 ];
 

@@ -36,9 +36,8 @@ pub enum Rule {
     EncryptedStaysConditional,
     /// What is intact and of another nature is never replaced.
     IntactNeverReplaced,
-    /// Assumption: no marker is made from a listing, which does not tell the nature. After the loss of a cache directory
-    /// it is not met (decision 0008).
-    NatureKnown,
+    /// Where a marker was made from a listing, which does not tell the nature, one looks first.
+    UnknownLookedAt,
 }
 
 impl rules::Rule for Rule {
@@ -50,7 +49,7 @@ impl rules::Rule for Rule {
         Self::LookBeforeLast,
         Self::EncryptedStaysConditional,
         Self::IntactNeverReplaced,
-        Self::NatureKnown,
+        Self::UnknownLookedAt,
     ];
 }
 
@@ -270,7 +269,7 @@ impl Model for Natures {
         }
         if state.forgotten > 0 && state.marker.is_some() {
             actions.push(Action::Forget(false));
-            if state.object.is_some() && !self.follows(Rule::NatureKnown) {
+            if state.object.is_some() {
                 actions.push(Action::Forget(true));
             }
         }
@@ -286,6 +285,9 @@ impl Model for Natures {
                 next.inserts[usize::from(nature == Nature::Forged)] -= 1;
                 match state.marker {
                     None => next.insert = Some((nature, Next::First)),
+                    Some(Nature::Unknown) if self.follows(Rule::UnknownLookedAt) => {
+                        next.insert = Some((nature, Next::Look));
+                    }
                     Some(marker) => {
                         let agrees = marker == nature || marker == Nature::Unknown;
                         if agrees || !self.follows(Rule::NatureInMarker) {

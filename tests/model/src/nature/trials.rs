@@ -2,7 +2,7 @@
 
 use super::Rule::{
     EncryptedStaysConditional, FirstAttemptsConditional, IntactNeverReplaced, LookAfterExists,
-    LookAsksNature, LookBeforeLast, NatureInMarker, NatureKnown,
+    LookAsksNature, LookBeforeLast, NatureInMarker, UnknownLookedAt,
 };
 use super::{Natures, Rule, TOLD_IS_READABLE};
 use crate::rules::Without;
@@ -34,7 +34,7 @@ pub fn trials(large: bool) -> Vec<Trial> {
         breaks(&[FirstAttemptsConditional]),
         breaks(&[EncryptedStaysConditional]),
         breaks(&[IntactNeverReplaced]),
-        breaks(&[NatureKnown]),
+        breaks(&[UnknownLookedAt]),
         // A look before an attempt that carries the condition anyway saves an error, no chunk.
         holds(&[LookBeforeLast]),
         breaks(&[LookBeforeLast, EncryptedStaysConditional]),

@@ -84,13 +84,13 @@ pub enum Stage {
     /// There is none.
     #[default]
     None,
-    /// The epoch is raised in the bucket.
-    EpochInBucket,
-    /// And in the directory.
-    EpochRaised,
     /// Condemned and journalled.
     Condemned,
     /// The fence has confirmed.
+    Fenced,
+    /// The epoch is raised in the bucket.
+    EpochInBucket,
+    /// And in the directory.
     Confirmed,
     /// Deleted.
     Deleted,
@@ -121,8 +121,6 @@ pub struct Daemon {
     pub seal_pass: bool,
     /// The batch under way.
     pub stage: Stage,
-    /// The batch sets a chunk aside.
-    pub aside: bool,
     /// The recovery of the journal holds the chunk.
     pub recovering: bool,
 }
@@ -135,11 +133,7 @@ impl Daemon {
 
     /// Whether nobody is told of the chunk.
     pub fn is_condemned(&self) -> bool {
-        self.recovering
-            || matches!(
-                self.stage,
-                Stage::Condemned | Stage::Confirmed | Stage::Deleted | Stage::Forgotten
-            )
+        self.recovering || self.stage != Stage::None
     }
 
     /// Whether it answers nothing yet.

@@ -49,10 +49,9 @@ pub enum Rule {
     PendingHoldsAnswers,
     /// Nothing is set aside before the wait is over.
     AsideWaits,
-    /// A collection raises the epoch, in the bucket and in the directory, before its first delete.
-    CollectionRaisesEpoch,
-    /// So does setting a chunk aside.
-    AsideRaisesEpoch,
+    /// Every batch of deletes, of a collection or of one chunk that is set aside, raises the epoch after its journal: in the
+    /// bucket, then in the directory.
+    BatchRaisesEpoch,
     /// A directory is trusted only with the epoch of the bucket.
     EpochCompared,
     /// … with the start that the bucket names.
@@ -77,8 +76,6 @@ pub enum Rule {
     LateWithinT,
     /// An owner that is declared dead is dead.
     DeadIsDead,
-    /// A directory is not copied while chunks are being deleted.
-    CopiedWhenQuiet,
 }
 
 impl rules::Rule for Rule {
@@ -92,8 +89,7 @@ impl rules::Rule for Rule {
         Self::PendingKept,
         Self::PendingHoldsAnswers,
         Self::AsideWaits,
-        Self::CollectionRaisesEpoch,
-        Self::AsideRaisesEpoch,
+        Self::BatchRaisesEpoch,
         Self::EpochCompared,
         Self::StartCompared,
         Self::StopCompared,
@@ -106,7 +102,6 @@ impl rules::Rule for Rule {
         Self::JournalReplayed,
         Self::LateWithinT,
         Self::DeadIsDead,
-        Self::CopiedWhenQuiet,
     ];
 }
 
@@ -260,8 +255,7 @@ impl Model for Owner {
         if state.late_delete {
             actions.extend([Action::LateDelete(true), Action::LateDelete(false)]);
         }
-        let quiet = state.daemons[0].stage == Stage::None || !self.follows(Rule::CopiedWhenQuiet);
-        if state.left.tampering > 0 && state.copy.is_none() && quiet {
+        if state.left.tampering > 0 && state.copy.is_none() {
             actions.push(Action::Copy);
         }
         if state.copy.is_some() && state.daemons[0].starting == Starting::Down {

@@ -1,11 +1,10 @@
 //! Which questions are put to the model of ownership.
 
 use super::Rule::{
-    AsideRaisesEpoch, AsideWaits, CleanMeansIdle, CollectionRaisesEpoch, CollectionWaits,
-    CopiedWhenQuiet, DeadIsDead, DropBeforeAgreeing, EpochCompared, FenceChecked, FillWaits,
-    InstanceCompared, JournalReplayed, LateWithinT, PendingHoldsAnswers, PendingKept,
-    SignedWithPassDate, StartCompared, StartNotedFirst, StopCompared, TakeOverWaitsWindow,
-    TakenByCompareAndSwap, UntrustedDropped, UntrustedWaits,
+    AsideWaits, BatchRaisesEpoch, CleanMeansIdle, CollectionWaits, DeadIsDead, DropBeforeAgreeing,
+    EpochCompared, FenceChecked, FillWaits, InstanceCompared, JournalReplayed, LateWithinT,
+    PendingHoldsAnswers, PendingKept, SignedWithPassDate, StartCompared, StartNotedFirst,
+    StopCompared, TakeOverWaitsWindow, TakenByCompareAndSwap, UntrustedDropped, UntrustedWaits,
 };
 use super::{MARKERS_ARE_TRUE, Owner, RELIED_ON_IS_STORED, Rule};
 use crate::rules::Without;
@@ -78,15 +77,13 @@ pub fn trials(large: bool) -> Vec<Trial> {
         FillWaits,
         PendingKept,
         PendingHoldsAnswers,
-        CollectionRaisesEpoch,
-        AsideRaisesEpoch,
+        BatchRaisesEpoch,
         EpochCompared,
         UntrustedDropped,
         DropBeforeAgreeing,
         CleanMeansIdle,
         JournalReplayed,
         LateWithinT,
-        CopiedWhenQuiet,
     ];
     trials.extend(alone_needed.map(|rule| loses(alone(), &[rule])));
     let rivals_need = [
@@ -137,10 +134,7 @@ pub fn trials(large: bool) -> Vec<Trial> {
         ));
         trials.push(trial(
             Owner {
-                crashes: 2,
                 batches: 2,
-                lost: 2,
-                tampering: 1,
                 ..rivals()
             },
             &[],

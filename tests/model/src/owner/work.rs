@@ -17,16 +17,16 @@ pub enum WorkStep {
     RemoveSnapshot,
     /// A reader's GET brings the chunk into the cache.
     Fill,
-    /// A collection begins: the epoch is raised in the bucket.
-    EpochInBucket,
-    /// And in the directory.
-    EpochInDirectory,
-    /// A chunk is to be set aside: the same, where that is the rule.
-    BeginAside,
-    /// Batch 1 and 2: condemned, journalled.
+    /// Batch 1 and 2, of a collection: condemned, journalled.
     Condemn1And2,
+    /// The same for a chunk that is set aside.
+    Aside1And2,
     /// Batch 3: the fence is asked.
     Fence3,
+    /// Batch 3: the epoch is raised in the bucket.
+    Epoch3InBucket,
+    /// Batch 3: and in the directory.
+    Epoch3InDirectory,
     /// Batch 4: deleted.
     Delete4,
     /// Batch 4: given up, and may still take effect.
@@ -40,7 +40,7 @@ pub enum WorkStep {
 }
 
 use WorkStep::{
-    BeginAside, Condemn1And2, Delete4, Delete4Lost, EndSession, EpochInBucket, EpochInDirectory,
+    Aside1And2, Condemn1And2, Delete4, Delete4Lost, EndSession, Epoch3InBucket, Epoch3InDirectory,
     Fence3, Fill, Forget5, Insert, PassExpires, Release6To8, RemoveSnapshot, Seal, SealFence,
 };
 
@@ -84,16 +84,16 @@ impl Owner {
                 let settled = daemon.wait == Wait::Over || !self.follows(Rule::CollectionWaits);
                 if state.left.batches > 0 && !state.directories[index].journal {
                     if settled {
-                        push(EpochInBucket);
+                        push(Condemn1And2);
                     }
                     if daemon.wait == Wait::Over || !self.follows(Rule::AsideWaits) {
-                        push(BeginAside);
+                        push(Aside1And2);
                     }
                 }
             }
-            Stage::EpochInBucket => push(EpochInDirectory),
-            Stage::EpochRaised => push(Condemn1And2),
             Stage::Condemned => push(Fence3),
+            Stage::Fenced => push(Epoch3InBucket),
+            Stage::EpochInBucket => push(Epoch3InDirectory),
             Stage::Confirmed => {
                 if daemon.pass || !self.follows(Rule::FenceChecked) {
                     push(Delete4);
@@ -135,26 +135,24 @@ impl Owner {
             }
             RemoveSnapshot => state.sealed = false,
             Fill => directory.marker = true,
-            EpochInBucket => self.begin(state, index, false),
-            EpochInDirectory => {
-                directory.epoch = state.record.epoch;
-                daemon.stage = Stage::EpochRaised;
-            }
-            BeginAside => self.begin(state, index, true),
-            Condemn1And2 => {
+            Condemn1And2 | Aside1And2 => {
+                state.left.batches -= 1;
                 // What a snapshot names or a session was told is in use; so is what a new owner's sessions were told, but
                 // of those this daemon does not know.
                 let in_use = state.sealed || daemon.told || daemon.is_condemned();
-                if in_use || !state.stored {
-                    daemon.stage = Stage::None;
-                } else {
+                if !in_use && state.stored {
                     directory.journal = true;
                     daemon.stage = Stage::Condemned;
                 }
             }
+            Epoch3InBucket => self.raise_epoch(state, index),
+            Epoch3InDirectory => {
+                directory.epoch = state.record.epoch;
+                daemon.stage = Stage::Confirmed;
+            }
             Fence3 if owns || !self.follows(Rule::FenceChecked) => {
                 daemon.pass = true;
-                daemon.stage = Stage::Confirmed;
+                daemon.stage = Stage::Fenced;
             }
             Delete4 | Delete4Lost => {
                 daemon.pass = false;
@@ -173,12 +171,14 @@ impl Owner {
             Release6To8 => {
                 directory.journal = false;
                 daemon.stage = Stage::None;
-                daemon.aside = false;
             }
             PassExpires => {
                 daemon.pass = false;
                 daemon.seal_pass = false;
-                if daemon.stage == Stage::Confirmed {
+                if matches!(
+                    daemon.stage,
+                    Stage::Fenced | Stage::EpochInBucket | Stage::Confirmed
+                ) {
                     // S3 refuses the request; nothing was deleted, and the marker goes all the same.
                     daemon.stage = Stage::Deleted;
                 }
@@ -189,25 +189,14 @@ impl Owner {
     }
 
     /// The epoch is raised by compare-and-swap, which fails for who is not the owner any more.
-    fn begin(&self, state: &mut State, index: usize, aside: bool) {
-        state.left.batches -= 1;
-        let rule = if aside {
-            Rule::AsideRaisesEpoch
-        } else {
-            Rule::CollectionRaisesEpoch
-        };
-        let raises = self.follows(rule);
-        if raises && !state.owns(index) {
-            state.daemons[index] = Daemon::default();
-            return;
-        }
-        let daemon = &mut state.daemons[index];
-        daemon.aside = aside;
-        if raises {
+    fn raise_epoch(&self, state: &mut State, index: usize) {
+        if !self.follows(Rule::BatchRaisesEpoch) {
+            state.daemons[index].stage = Stage::Confirmed;
+        } else if state.owns(index) {
             state.record.epoch += 1;
-            daemon.stage = Stage::EpochInBucket;
+            state.daemons[index].stage = Stage::EpochInBucket;
         } else {
-            daemon.stage = Stage::EpochRaised;
+            state.daemons[index] = Daemon::default();
         }
     }
 }
