@@ -25,7 +25,8 @@
 //! not trusted. That directory agrees by the next start, but what the one before it knew is lost all the same.
 //!
 //! Not promised: where the server has no conditional overwrite, two daemons that start at the same moment can both
-//! believe to be the owner until the next check of the one that wrote first.
+//! believe to be the owner until the next check of the one that wrote first, and a late write of an earlier start's record
+//! makes the daemon stop everything until it is restarted.
 
 mod fence;
 mod format;

@@ -16,7 +16,7 @@ use crate::life::{Life, Machine};
 use crate::operator::Operator;
 use crate::quiet;
 use crate::reader::Reader;
-use crate::scenario::{Between, End, Kind, LifePlan, Scenario};
+use crate::scenario::{Between, End, Kind, LATE, LifePlan, Scenario};
 use crate::world::{Steps, World};
 
 /// How long actors may take to end once they are asked to: every wait of the daemon is bounded.
@@ -138,6 +138,10 @@ impl Run {
             self.forced_request = self.world.plan.matched(rule) >= *nth;
         }
         self.world.plan.calm();
+        if !self.world.scenario.capabilities.conditional_overwrite {
+            // A late write of the record of an earlier start takes the prefix from the next one, until it is restarted.
+            tokio::time::sleep(LATE).await;
+        }
         self.start().await
     }
 
