@@ -4,6 +4,7 @@ mod archive_name;
 mod auth_id;
 mod backup;
 mod blob;
+mod board;
 mod budget;
 mod cache;
 mod catalog;

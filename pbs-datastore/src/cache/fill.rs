@@ -23,9 +23,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use md5::{Digest as _, Md5};
 use s3_client::{ETag, ObjectStore};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Cache;
+use crate::board::Board;
 use crate::chunk_store::Chunk;
 use crate::chunk_store::guard::{ChunkTable, FillTicket};
 use crate::chunk_store::location::{ChunkLocation, locate};
@@ -66,6 +67,8 @@ enum Failure {
     Damage(Damage),
     Store(Arc<s3_client::Error>),
     NoMemory,
+    /// The task that fetched it has panicked, or was ended.
+    Ended,
 }
 
 impl Failure {
@@ -83,6 +86,9 @@ impl Failure {
                 source: Some(Box::new(error)),
             }),
             Self::NoMemory => no_memory(),
+            Self::Ended => Error::Refused(format!(
+                "the read of chunk {digest} has failed inside of the daemon, or was ended by its shutdown"
+            )),
         }
     }
 }
@@ -98,21 +104,15 @@ type Landed = Option<std::result::Result<Arc<Chunk>, Failure>>;
 #[derive(Clone, Debug)]
 pub(crate) struct Flight {
     digest: Digest,
-    landed: watch::Receiver<Landed>,
+    landed: Arc<Board<Landed>>,
     /// It was under way before the caller asked: what it found wrong may have been mended since.
     pub(crate) joined: bool,
 }
 
 impl Flight {
     /// Waits for the chunk. May be cancelled at will.
-    pub(crate) async fn wait(mut self) -> Result<Arc<Chunk>> {
-        let Ok(landed) = self.landed.wait_for(Option::is_some).await else {
-            let digest = self.digest;
-            return Err(Error::Refused(format!(
-                "the read of chunk {digest} has failed inside of the daemon, or was ended by its shutdown"
-            )));
-        };
-        match landed.clone() {
+    pub(crate) async fn wait(self) -> Result<Arc<Chunk>> {
+        match self.landed.wait_for(Option::is_some).await {
             Some(Ok(chunk)) => Ok(chunk),
             Some(Err(failure)) => Err(failure.into_error(self.digest)),
             None => unreachable!("it was waited for"),
@@ -121,10 +121,10 @@ impl Flight {
 
     /// Length of the encoded chunk, if it is there.
     pub(crate) fn landed_bytes(&self) -> Option<u64> {
-        match &*self.landed.borrow() {
+        self.landed.ask(|landed| match landed {
             Some(Ok(chunk)) => Some(chunk.encoded_len() as u64),
             _ => None,
-        }
+        })
     }
 }
 
@@ -183,7 +183,7 @@ struct Inner {
     cache: Arc<Cache>,
     budget: MemoryBudget,
     metrics: Arc<CacheMetrics>,
-    flights: Mutex<HashMap<Digest, watch::Receiver<Landed>>>,
+    flights: Mutex<HashMap<Digest, Arc<Board<Landed>>>>,
     tags: Tags,
     inserting: AtomicBool,
     queued: Arc<Semaphore>,
@@ -202,11 +202,34 @@ impl fmt::Debug for Fills {
 }
 
 /// Ends a flight for those who would join it, also if its task panics.
-struct Landing(Arc<Inner>, Digest);
+struct Landing {
+    inner: Arc<Inner>,
+    digest: Digest,
+    landed: Arc<Board<Landed>>,
+}
 
 impl Drop for Landing {
     fn drop(&mut self) {
-        self.0.flights().remove(&self.1);
+        self.close();
+        if self.landed.ask(Option::is_none) {
+            self.landed.put(Some(Err(Failure::Ended)));
+        }
+    }
+}
+
+impl Landing {
+    /// Who asks from now on tries anew.
+    fn close(&self) {
+        let mut flights = self.inner.flights();
+        let ours = |flight: &Arc<Board<Landed>>| Arc::ptr_eq(flight, &self.landed);
+        if flights.get(&self.digest).is_some_and(ours) {
+            flights.remove(&self.digest);
+        }
+    }
+
+    fn failed(&self, failure: Failure) {
+        self.close();
+        self.landed.put(Some(Err(failure)));
     }
 }
 
@@ -290,15 +313,19 @@ impl Fills {
             count(&inner.metrics.fills_joined);
             return Flight {
                 digest,
-                landed: landed.clone(),
+                landed: Arc::clone(landed),
                 joined: true,
             };
         }
-        let (sender, landed) = watch::channel(None);
-        flights.insert(digest, landed.clone());
+        let landed = Arc::new(Board::new(None));
+        flights.insert(digest, Arc::clone(&landed));
         drop(flights);
-        let landing = Landing(Arc::clone(inner), digest);
-        let run = Arc::clone(inner).run(landing, bytes_max, permit, sender);
+        let landing = Landing {
+            inner: Arc::clone(inner),
+            digest,
+            landed: Arc::clone(&landed),
+        };
+        let run = Arc::clone(inner).run(landing, bytes_max, permit);
         inner.env.spawn(run);
         Flight {
             digest,
@@ -309,7 +336,7 @@ impl Fills {
 }
 
 impl Inner {
-    fn flights(&self) -> MutexGuard<'_, HashMap<Digest, watch::Receiver<Landed>>> {
+    fn flights(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Board<Landed>>>> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -318,9 +345,8 @@ impl Inner {
         landing: Landing,
         bytes_max: Option<u64>,
         permit: Option<MemoryPermit>,
-        sender: watch::Sender<Landed>,
     ) {
-        let digest = landing.1;
+        let digest = landing.digest;
         let longest = CHUNK_ENCODED_BYTES_MAX as u64;
         let bytes = bytes_max.map_or(longest, |bytes| bytes.min(longest));
         let permit = match permit {
@@ -328,8 +354,7 @@ impl Inner {
             None => self.budget.take(bytes, MEMORY_WAIT_MAX).await,
         };
         let Some(mut permit) = permit else {
-            drop(landing);
-            sender.send_replace(Some(Err(Failure::NoMemory)));
+            landing.failed(Failure::NoMemory);
             return;
         };
         let inserting = self.inserting.load(Ordering::Acquire);
@@ -342,17 +367,15 @@ impl Inner {
                 count(&self.metrics.fills);
                 permit.fit_to(&self.budget, blob.encoded_len() as u64);
                 let chunk = Arc::new(Chunk::new(blob, Some(permit)));
-                sender.send_replace(Some(Ok(Arc::clone(&chunk))));
+                landing.landed.put(Some(Ok(Arc::clone(&chunk))));
                 if let Some(ticket) = ticket {
                     self.insert(&chunk, ticket, digest, asked).await;
                 }
                 drop(landing);
             }
             Err(failure) => {
-                // Who asks from now on tries anew.
-                drop(landing);
                 self.tell(digest, &failure);
-                sender.send_replace(Some(Err(failure)));
+                landing.failed(failure);
             }
         }
     }

@@ -20,8 +20,9 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::{OwnedMutexGuard, watch};
+use tokio::sync::OwnedMutexGuard;
 
+use crate::board::Board;
 #[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
 use crate::{Digest, Error, Result};
@@ -42,7 +43,7 @@ enum Sentence {
 #[derive(Debug)]
 struct Slot {
     exclusive: Arc<tokio::sync::Mutex<()>>,
-    sentence: watch::Sender<Sentence>,
+    sentence: Board<Sentence>,
     /// Raised by every condemnation and every release.
     era: AtomicU64,
 }
@@ -55,7 +56,7 @@ struct Entry {
 
 impl Slot {
     fn is_condemned(&self) -> bool {
-        *self.sentence.borrow() != Sentence::Free
+        self.sentence.ask(|sentence| *sentence != Sentence::Free)
     }
 }
 
@@ -140,7 +141,7 @@ impl Condemnation {
     pub(crate) fn add(&mut self, guard: &Guard) {
         let slot = &guard.slot.slot;
         slot.era.fetch_add(1, Ordering::AcqRel);
-        slot.sentence.send_replace(Sentence::Condemned);
+        slot.sentence.put(Sentence::Condemned);
         self.slots.push(guard.slot.table.slot(guard.digest()));
     }
 
@@ -159,7 +160,7 @@ impl Condemnation {
     pub(crate) fn release(mut self) {
         for slot in std::mem::take(&mut self.slots) {
             slot.slot.era.fetch_add(1, Ordering::AcqRel);
-            slot.slot.sentence.send_replace(Sentence::Free);
+            slot.slot.sentence.put(Sentence::Free);
         }
     }
 }
@@ -167,7 +168,7 @@ impl Condemnation {
 impl Drop for Condemnation {
     fn drop(&mut self) {
         for slot in std::mem::take(&mut self.slots) {
-            slot.slot.sentence.send_replace(Sentence::Abandoned);
+            slot.slot.sentence.put(Sentence::Abandoned);
             // Its entry stays, and with it the sentence.
             std::mem::forget(slot);
         }
@@ -195,7 +196,7 @@ impl ChunkTable {
         let entry = shard.entry(digest).or_insert_with(|| Entry {
             slot: Arc::new(Slot {
                 exclusive: Arc::default(),
-                sentence: watch::Sender::new(Sentence::Free),
+                sentence: Board::new(Sentence::Free),
                 era: AtomicU64::new(0),
             }),
             users: 0,
@@ -231,11 +232,14 @@ impl ChunkTable {
                 return Ok(guard);
             }
             self.waits.fetch_add(1, Ordering::Relaxed);
-            let mut sentence = guard.slot.slot.sentence.subscribe();
+            // Its entry stays while it is condemned, so this is the slot that is released.
+            let slot = Arc::clone(&guard.slot.slot);
             drop(guard);
-            // An error would mean that the entry is gone, which it cannot be while it is condemned.
-            let end = sentence.wait_for(|now| *now != Sentence::Condemned).await;
-            if end.is_ok_and(|end| *end == Sentence::Abandoned) {
+            let end = slot
+                .sentence
+                .wait_for(|now| *now != Sentence::Condemned)
+                .await;
+            if end == Sentence::Abandoned {
                 return Err(Error::Refused(format!(
                     "chunk {digest} was being deleted when that failed, and nobody knows whether it is still there; \
                      restart the daemon"
