@@ -197,12 +197,16 @@ impl Forced {
         }
     }
 
-    /// The step at which an earlier life must end, so that there is something to recover.
+    /// The step at which an earlier life must end, so that there is something to recover or to remove.
     pub(crate) fn prelude(&self) -> Option<Step> {
         let Self::AtStep { step, .. } = self else {
             return None;
         };
-        matches!(step, Step::RecoveryBegun | Step::RecoveryCleared).then_some(Step::BatchDeleted)
+        match step {
+            Step::RecoveryBegun | Step::RecoveryCleared => Some(Step::BatchDeleted),
+            Step::UnsealedRemoved => Some(Step::SealStored),
+            _ => None,
+        }
     }
 
     /// The rule for the bucket, if the branch is one of requests.

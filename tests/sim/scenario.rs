@@ -190,6 +190,9 @@ impl Scenario {
             let again = self.lives[0].clone();
             self.lives.push(again);
         }
+        if forced.prelude().is_some() {
+            self.lives[1].time = self.lives[1].time.max(Duration::from_mins(30));
+        }
     }
 }
 

@@ -195,7 +195,7 @@ impl World {
                 Some(forced @ Forced::AtStep { step, nth, .. }) => Some(Trap {
                     prelude: forced.prelude(),
                     step: *step,
-                    // A start has one recovery.
+                    // A start has one recovery, and removes once what was not sealed.
                     left: if forced.prelude().is_some() { 1 } else { *nth },
                     victim: None,
                 }),
