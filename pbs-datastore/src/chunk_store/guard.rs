@@ -167,6 +167,11 @@ impl Condemnation {
 impl Drop for Condemnation {
     fn drop(&mut self) {
         for slot in std::mem::take(&mut self.slots) {
+            #[cfg(feature = "sabotage")]
+            if sabotage::is_off(Rule::FailureNeverReleases) {
+                slot.slot.sentence.send_replace(Sentence::Free);
+                continue;
+            }
             slot.slot.sentence.send_replace(Sentence::Abandoned);
             // Its entry stays, and with it the sentence.
             std::mem::forget(slot);
@@ -252,6 +257,15 @@ impl ChunkTable {
             _exclusive: exclusive,
             slot,
         })
+    }
+
+    /// What a guard would be that keeps nobody out.
+    #[cfg(feature = "sabotage")]
+    pub(crate) async fn unguarded(self: &Arc<Self>, digest: Digest) -> Guard {
+        Guard {
+            _exclusive: Arc::new(tokio::sync::Mutex::new(())).lock_owned().await,
+            slot: self.slot(digest),
+        }
     }
 
     /// Registers a fill; to be called before the GET is sent.
