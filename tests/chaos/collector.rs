@@ -144,8 +144,7 @@ async fn log(connection: &mut Connection, upid: &str) -> Result<(String, String)
 pub(crate) async fn forget_without_end(world: Arc<World>, number: u64) {
     let mut noise = world.noise(0xf0f0 + number);
     while !world.is_stopped() {
-        let living = world.ledger.population();
-        if living.acknowledged + living.unknown / 2 <= POPULATION {
+        if world.ledger.population().acknowledged <= POPULATION {
             world.pause(Duration::from_millis(100)).await;
             continue;
         }

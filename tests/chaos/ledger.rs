@@ -12,10 +12,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use holdfast_tests::measure::noise::Noise;
 use pbs_datastore::{BackupGroup, BackupTime, BackupType, Namespace, SnapshotRef};
+use tokio::time::Instant;
 
 use super::content::{Plan, Pool, Shape};
 
@@ -26,6 +28,9 @@ const IMAGE_GROUPS: u64 = 10;
 pub(crate) const NAMESPACE: &str = "tenant";
 /// Group of the snapshot that is never deleted.
 const BALLAST_GROUP: &str = "ballast";
+
+/// When a `finish` without an answer has had its effect or has none: all attempts, T, and much more.
+const ASKED_SETTLES: Duration = Duration::from_mins(1);
 
 /// What a client was told of a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +75,19 @@ struct Entry {
     readers: u32,
     /// Whether somebody waits for the answer to its removal.
     is_removed: bool,
+    /// When the state was noted.
+    since: Instant,
+}
+
+impl Entry {
+    /// Whether it may be removed. What was asked long ago and never answered is there or is not, and stays so.
+    fn is_removable(&self) -> bool {
+        match self.state {
+            State::Acknowledged | State::Deleting => true,
+            State::Asked => self.since.elapsed() > ASKED_SETTLES,
+            State::Begun | State::Deleted => false,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -148,6 +166,7 @@ impl Ledger {
         let entry = inner.entries.get_mut(id)?;
         entry.state = state;
         entry.is_removed = false;
+        entry.since = Instant::now();
         let plan = Arc::clone(&entry.plan);
         if state == State::Deleted {
             // A long run keeps the names of what is gone, and nothing else.
@@ -209,9 +228,7 @@ impl Ledger {
         let mut inner = self.inner();
         let found = pick(&inner, noise, |entry| {
             // Two at once would not know whose request had which effect.
-            matches!(entry.state, State::Acknowledged | State::Deleting)
-                && !entry.is_removed
-                && (also_read || entry.readers == 0)
+            entry.is_removable() && !entry.is_removed && (also_read || entry.readers == 0)
         });
         let found = found.filter(|id| id.snapshot.group.id.to_string() != BALLAST_GROUP)?;
         let entry = inner.entries.get_mut(&found)?;
@@ -285,6 +302,7 @@ impl Inner {
             plan: Arc::clone(&plan),
             readers: 0,
             is_removed: false,
+            since: Instant::now(),
         };
         self.entries.insert(id.clone(), entry);
         Ok(Known { id, plan })
@@ -326,6 +344,21 @@ mod tests {
         assert_eq!(ledger.duty(&known.id), Duty::Absent);
         assert_eq!(ledger.population().deleted, 1);
         assert!(ledger.expected().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_asked_is_removed_when_it_is_settled() {
+        let ledger = Ledger::default();
+        let known = begun(&ledger);
+        let mut noise = Noise::new(3);
+        tokio::time::advance(ASKED_SETTLES * 2).await;
+        assert!(ledger.pick_to_delete(&mut noise, false).is_none());
+        ledger.note(&known.id, State::Asked);
+        tokio::time::advance(ASKED_SETTLES).await;
+        assert!(ledger.pick_to_delete(&mut noise, false).is_none());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let found = ledger.pick_to_delete(&mut noise, false);
+        assert_eq!(found, Some((known.id.clone(), State::Asked)));
     }
 
     #[test]

@@ -135,11 +135,8 @@ impl<'a> Menace<'a> {
 
     fn act(&mut self) -> Result<()> {
         // Now and then it is left alone for long enough to come to rest.
-        let most = if self.noise.below(4) == 0 {
-            24_000
-        } else {
-            9000
-        };
+        let alone = self.noise.below(5) == 0;
+        let most = if alone { 20_000 } else { 6000 };
         let time = 1500 + self.noise.below(most);
         self.wait(time);
         if self.world.is_stopped() {

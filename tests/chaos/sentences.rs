@@ -56,7 +56,7 @@ const ERRORS: &[&str] = &[
 ];
 
 /// Those that say that something is lost: a chunk that was believed to be there is not, or is damaged.
-const LOSS_ERRORS: &[&str] = &["the chunk is missing", "a stored chunk cannot be read"];
+const LOSS_ERRORS: &[&str] = &["is missing", "a stored chunk cannot be read"];
 
 /// What a message of the level ERROR means.
 pub(crate) fn judge_error(message: &str) -> Judgement {

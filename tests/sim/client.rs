@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pbs_datastore::{
-    ArchiveKind, ArchiveName, Backup, BackupRequest, BackupTime, CryptMode, Datastore, Digest,
-    Error, Index, IndexChecksum, IndexKind, Manifest, ManifestFile, Namespace, Result, Snapshot,
+    ArchiveKind, ArchiveName, Backup, BackupRequest, BackupTime, CryptMode, DataBlob, Datastore,
+    Digest, Error, Index, IndexChecksum, IndexKind, Manifest, ManifestFile, Namespace, Result,
+    Snapshot,
 };
 use rand::RngExt as _;
 use rand::rngs::StdRng;
@@ -258,6 +259,22 @@ impl Client {
         Ok(csum)
     }
 
+    /// Adds a file that is no archive.
+    async fn blob(&mut self, running: &Running) -> Result<ManifestFile> {
+        let content = format!("settings of client {}", self.number);
+        let blob = DataBlob::encode_plain(content.into()).expect("it is short");
+        let name: ArchiveName = "settings.conf.blob".parse().expect("a valid name");
+        let encoded = blob.encoded();
+        let file = ManifestFile {
+            name: name.clone(),
+            crypt_mode: CryptMode::None,
+            size: encoded.len() as u64,
+            csum: Some(Digest::of(&encoded)),
+        };
+        running.backup.blob(&name, encoded).await?;
+        Ok(file)
+    }
+
     async fn finish(
         &mut self,
         running: &Running,
@@ -266,13 +283,16 @@ impl Client {
         entries: &[(Digest, u64)],
     ) -> Result<()> {
         let id = running.backup.snapshot().clone();
-        let file = ManifestFile {
+        let mut files = vec![ManifestFile {
             name: archive(),
             crypt_mode: CryptMode::None,
             size,
             csum: Some(csum),
-        };
-        let manifest = Manifest::new(id.snapshot.clone(), vec![file]).expect("one file");
+        }];
+        if self.chance(40) {
+            files.push(self.blob(running).await?);
+        }
+        let manifest = Manifest::new(id.snapshot.clone(), files).expect("two files");
         let blob = manifest.to_blob().expect("it is small").encoded();
         running.backup.blob(&ArchiveName::manifest(), blob).await?;
         self.pause().await;

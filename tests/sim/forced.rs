@@ -143,14 +143,24 @@ pub(crate) const FILES: [(FileOp, &str); 20] = [
 ];
 
 /// Steps at which only the directory datastore passes.
-pub(crate) const OF_DIRECTORIES: [Step; 2] = [Step::InsertFile, Step::BatchUnlinked];
+const OF_DIRECTORIES: [Step; 3] = [Step::InsertFile, Step::BatchUnlinked, Step::AsideRenamed];
+
+/// Steps of the server's own files, of which there are none here.
+const OF_THE_SERVER: [Step; 2] = [Step::CreateWritten, Step::CreateLinked];
+
+/// The steps that a run can pass.
+pub(crate) fn steps() -> impl Iterator<Item = Step> {
+    Step::ALL
+        .into_iter()
+        .filter(|step| !OF_THE_SERVER.contains(step))
+}
 
 /// All branches, in the order of the seeds.
 pub(crate) fn all() -> Vec<Forced> {
     let mut all = Vec::new();
     for nth in [1, 3] {
         for end in [End::Crash, End::PowerLoss] {
-            all.extend(Step::ALL.map(|step| Forced::AtStep { step, end, nth }));
+            all.extend(steps().map(|step| Forced::AtStep { step, end, nth }));
         }
         for (op, object) in REQUESTS {
             for fault in faults_of(op) {
@@ -176,6 +186,23 @@ impl Forced {
 
     pub(crate) fn wants_directory(&self) -> bool {
         matches!(self, Self::AtStep { step, .. } if OF_DIRECTORIES.contains(step))
+    }
+
+    /// Whether it can only come about where chunks are damaged and read.
+    pub(crate) fn wants_damage(&self) -> bool {
+        match self {
+            Self::AtStep { step, .. } => matches!(step, Step::AsideCopied | Step::AsideRenamed),
+            Self::Request { op, .. } => matches!(op, Op::Copy | Op::Head),
+            Self::File { .. } => false,
+        }
+    }
+
+    /// The step at which an earlier life must end, so that there is something to recover.
+    pub(crate) fn prelude(&self) -> Option<Step> {
+        let Self::AtStep { step, .. } = self else {
+            return None;
+        };
+        matches!(step, Step::RecoveryBegun | Step::RecoveryCleared).then_some(Step::BatchDeleted)
     }
 
     /// The rule for the bucket, if the branch is one of requests.

@@ -6,10 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use nix::errno::Errno;
 use pbs_datastore::files::{FileFault, FileOp};
-use pbs_datastore::{Datastore, Error, GcOptions, JobContext, Place};
+use pbs_datastore::{Datastore, Error, GcOptions, JobContext};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
-use s3_client::ObjectKey;
 
 use crate::client::kind_of;
 use crate::forced::FILES;
@@ -64,39 +63,28 @@ impl Operator {
         while !self.world.is_stopping() {
             let world = Arc::clone(&self.world);
             world.think(&mut self.rng, Duration::from_mins(10)).await;
-            let chunks: Vec<_> = world
-                .model
-                .objects()
-                .into_keys()
-                .filter_map(|key| match world.layout.parse(&key) {
-                    // To damage it twice could be to mend it.
-                    Some(Place::Chunk(digest)) if !world.oracle.is_damaged(&digest) => {
-                        Some((key, digest))
-                    }
-                    _ => None,
-                })
-                .collect();
+            // To damage one twice could be to mend it.
+            let mut chunks = world.oracle.truth().chunks();
+            chunks.retain(|(digest, _)| !world.oracle.is_damaged(digest));
             if world.is_stopping() || chunks.is_empty() {
                 continue;
             }
-            let (key, digest) = &chunks[self.rng.random_range(0..chunks.len())];
+            let (digest, body) = &chunks[self.rng.random_range(0..chunks.len())];
             world.oracle.damage(*digest);
-            self.spoil(key);
+            let spoiled = self.spoiled(body);
+            world.oracle.truth().overwrite(digest, spoiled);
             world.note(&format!("damage: {}", &digest.to_string()[..8]));
         }
     }
 
-    fn spoil(&mut self, key: &ObjectKey) {
-        let Some(object) = self.world.model.object(key) else {
-            return;
-        };
-        let mut body = object.body.into_bytes().to_vec();
+    fn spoiled(&mut self, body: &Bytes) -> Bytes {
+        let mut body = body.to_vec();
         if self.rng.random_bool(0.3) {
             body.truncate(body.len() / 2);
         } else if let Some(last) = body.last_mut() {
             *last ^= 0x40;
         }
-        self.world.model.corrupt_raw(key, Bytes::from(body));
+        body.into()
     }
 
     /// Fills the disk, or lets it fail, for a while.

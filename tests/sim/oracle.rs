@@ -11,11 +11,11 @@
 //! belongs to a life that is over or has lost the prefix.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use pbs_datastore::files::{Files as _, ModelDisk};
+use pbs_datastore::files::{Files, ModelDisk};
 use pbs_datastore::{
     BucketLayout, DataBlob, Digest, LocalLayout, Place, SessionState, SnapshotRef,
 };
@@ -34,18 +34,71 @@ pub(crate) enum Truth {
 impl Truth {
     /// The chunk as it is stored.
     fn chunk(&self, digest: &Digest) -> Option<Bytes> {
-        let place = Place::Chunk(*digest);
         match self {
             Self::Bucket(model, layout) => {
-                let object = model.object(&layout.key(&place))?;
+                let object = model.object(&layout.key(&Place::Chunk(*digest)))?;
                 Some(object.body.into_bytes())
             }
+            Self::Directory(disk, root) => disk.mount().read(&file_of(root, digest)).ok(),
+        }
+    }
+
+    /// All chunks.
+    pub(crate) fn chunks(&self) -> Vec<(Digest, Bytes)> {
+        match self {
+            Self::Bucket(model, layout) => {
+                let objects = model.objects().into_iter();
+                let chunks = objects.filter_map(|(key, object)| match layout.parse(&key)? {
+                    Place::Chunk(digest) => Some((digest, object.body.into_bytes())),
+                    _ => None,
+                });
+                chunks.collect()
+            }
             Self::Directory(disk, root) => {
-                let path = root.join(LocalLayout::Directory.path(&place));
-                disk.mount().read(&path).ok()
+                let files = disk.mount();
+                let paths = all_files(&*files, &root.join(".chunks")).into_iter();
+                let chunks = paths.filter_map(|path| {
+                    let digest = path.file_name()?.to_str()?.parse().ok()?;
+                    Some((digest, files.read(&path).ok()?))
+                });
+                chunks.collect()
             }
         }
     }
+
+    /// Something befalls a chunk where it is stored.
+    pub(crate) fn overwrite(&self, digest: &Digest, content: Bytes) {
+        match self {
+            Self::Bucket(model, layout) => {
+                model.corrupt_raw(&layout.key(&Place::Chunk(*digest)), content);
+            }
+            Self::Directory(disk, root) => {
+                let (files, path) = (disk.mount(), file_of(root, digest));
+                let written = files
+                    .write_at(&path, 0, &content)
+                    .and_then(|()| files.set_len(&path, content.len() as u64));
+                written.expect("it is there, and no larger than before");
+            }
+        }
+    }
+}
+
+fn file_of(root: &Path, digest: &Digest) -> PathBuf {
+    root.join(LocalLayout::Directory.path(&Place::Chunk(*digest)))
+}
+
+/// The files below a directory.
+pub(crate) fn all_files(files: &dyn Files, dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in files.list(dir).unwrap_or_default() {
+        let path = dir.join(&entry.name);
+        if entry.stat.is_dir {
+            found.extend(all_files(files, &path));
+        } else {
+            found.push(path);
+        }
+    }
+    found
 }
 
 /// What becomes of a snapshot.
@@ -80,7 +133,7 @@ struct State {
     owner: u64,
     sessions: BTreeMap<u64, Session>,
     snapshots: BTreeMap<SnapshotRef, Snapshot>,
-    /// Damaged where they are stored, by nobody's fault.
+    /// Damaged where they are stored, by nobody's fault. On a disk for good: a loss of power may bring the damage back.
     damaged: BTreeSet<Digest>,
     /// Set aside since, or found missing.
     gone: BTreeSet<Digest>,

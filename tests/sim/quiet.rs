@@ -7,19 +7,19 @@
 //! - The daemon believes in no chunk that is not stored.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use pbs_datastore::files::Files;
+use pbs_datastore::files::Files as _;
 use pbs_datastore::{
     ArchiveKind, DataBlob, Datastore, Digest, Index, Manifest, Place, Snapshot, SnapshotFile,
 };
 
 use crate::life::Life;
 use crate::operator::collect;
-use crate::oracle::Truth;
+use crate::oracle::{Truth, all_files};
 use crate::reader::{judge, restore};
 use crate::scenario::{Kind, LATE, WINDOW};
 use crate::world::World;
@@ -208,17 +208,4 @@ impl Stored {
 
 fn digest_of(path: &Path) -> Option<Digest> {
     path.file_name()?.to_str()?.parse().ok()
-}
-
-fn all_files(files: &dyn Files, dir: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in files.list(dir).unwrap_or_default() {
-        let path = dir.join(&entry.name);
-        if entry.stat.is_dir {
-            found.extend(all_files(files, &path));
-        } else {
-            found.push(path);
-        }
-    }
-    found
 }

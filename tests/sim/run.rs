@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use pbs_datastore::Datastore;
 use pbs_datastore::files::{DirCopy, FaultyFiles};
+use pbs_datastore::{Datastore, Error};
 use rand::RngExt as _;
 use s3_client::{FaultId, Op};
 
@@ -128,9 +128,7 @@ impl Run {
 
     /// The last life, in which nothing goes wrong any more.
     async fn start_quietly(&mut self) -> Option<(Life, Arc<Datastore>)> {
-        if let Some(zombie) = self.zombie.take() {
-            zombie.kill().await;
-        }
+        self.bury().await;
         self.world.note("all is quiet");
         if let (Some(rule), Some(Forced::Request { nth, .. })) =
             (self.forced_rule, &self.world.scenario.forced)
@@ -143,6 +141,14 @@ impl Run {
             tokio::time::sleep(LATE).await;
         }
         self.start().await
+    }
+
+    /// The machine that was cut off ends, and whoever filled a disk with it.
+    async fn bury(&mut self) {
+        if let Some(zombie) = self.zombie.take() {
+            zombie.kill().await;
+            self.world.disk.set_limits(None, None);
+        }
     }
 
     /// A new process on the current machine.
@@ -187,6 +193,11 @@ impl Run {
                     return Some((life, datastore));
                 }
                 Some(Ok(Ok(Err(error)))) => {
+                    let overwritable = !self.world.scenario.capabilities.conditional_overwrite;
+                    if overwritable && matches!(error, Error::NotOwner(_)) {
+                        // A late write of the one before: the operator takes the prefix over once more.
+                        self.take_over = true;
+                    }
                     self.world
                         .note(&format!("life {} does not start: {error}", self.lives));
                 }
@@ -202,6 +213,8 @@ impl Run {
             }
             life.kill().await;
             tokio::time::sleep(Duration::from_mins(1)).await;
+            // The disks of two machines are one here, and that of the one that was cut off may be full.
+            self.world.disk.set_limits(None, None);
         }
         self.world
             .oracle
@@ -241,9 +254,7 @@ impl Run {
     /// Lets time pass; in the middle of it a copy of the cache directory is made, and a zombie of the last life ends.
     async fn pass(&mut self, time: Duration) {
         tokio::time::sleep(time / 3).await;
-        if let Some(zombie) = self.zombie.take() {
-            zombie.kill().await;
-        }
+        self.bury().await;
         self.old_copy = self.world.disk.copy_of(&self.machine.dir());
         tokio::time::sleep(time * 2 / 3).await;
     }
@@ -256,9 +267,7 @@ impl Run {
         datastore: Arc<Datastore>,
         actors: Vec<tokio::task::JoinHandle<()>>,
     ) {
-        if let Some(zombie) = self.zombie.take() {
-            zombie.kill().await;
-        }
+        self.bury().await;
         let world = Arc::clone(&self.world);
         if ended == Ended::InTime && plan.end == End::Stop {
             ended = self.stop(&life, datastore, actors).await;
@@ -376,7 +385,7 @@ impl Run {
         };
         actors.push(life.env().spawn(operator(40).collect()));
         actors.push(life.env().spawn(operator(41).delete()));
-        if scenario.rot && scenario.kind == Kind::Bucket {
+        if scenario.rot {
             actors.push(life.env().spawn(operator(42).rot()));
         }
         if scenario.disk_faults {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pbs_datastore::{Capabilities, Step, SyncLevel};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use s3_client::{Odds, Op};
+use s3_client::Odds;
 
 use crate::forced::Forced;
 
@@ -163,7 +163,6 @@ impl Scenario {
                 Step::CacheReserved | Step::CacheWritten | Step::CacheRenamed => {
                     self.cache_bytes_max = self.cache_bytes_max.max(2000);
                 }
-                Step::AsideCopied => self.rot = true,
                 Step::BatchWaited => self.odds.lose_answer = self.odds.lose_answer.max(0.05),
                 Step::StopNoted | Step::StopRecorded => {
                     self.lives[0].end = End::Stop;
@@ -174,20 +173,18 @@ impl Scenario {
                 }
                 _ => {}
             },
-            Forced::Request { op, .. } if *op == Op::Copy => self.rot = true,
             Forced::Request { .. } => {}
             Forced::File { .. } => self.cache_bytes_max = self.cache_bytes_max.max(2000),
         }
-        if matches!(
-            &forced,
-            Forced::AtStep {
-                step: Step::AsideCopied,
-                ..
-            } | Forced::Request { op: Op::Copy, .. }
-        ) {
+        if forced.wants_damage() {
+            self.rot = true;
             // Whoever reads past the cache meets the damage.
             self.cache_bytes_max = 0;
             self.readers = 2;
+        }
+        if forced.prelude().is_some() {
+            self.gc_pause_max = Duration::from_secs(20);
+            self.delete_pause_max = Duration::from_mins(1);
         }
         if self.lives.len() < 2 {
             let again = self.lives[0].clone();

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use pbs_datastore::Step;
 use s3_client::Op;
 
-use crate::forced::{Forced, all};
+use crate::forced::{Forced, all, steps};
 use crate::run::Outcome;
 use crate::scenario::End;
 use crate::world::Steps;
@@ -85,7 +85,7 @@ impl Totals {
             "step", "passed", "crash", "power"
         )
         .ok();
-        for step in Step::ALL {
+        for step in steps() {
             let of = |counts: &BTreeMap<Step, u64>| counts.get(&step).copied().unwrap_or(0);
             let Steps {
                 passed,

@@ -69,6 +69,8 @@ pub(crate) struct Steps {
 
 /// The end that waits at a step.
 struct Trap {
+    /// Where an earlier life ends first.
+    prelude: Option<Step>,
     step: Step,
     left: u64,
     victim: Option<Mortal>,
@@ -78,7 +80,6 @@ struct Trap {
 pub(crate) struct World {
     pub(crate) scenario: Scenario,
     pub(crate) model: Arc<ModelStore>,
-    pub(crate) layout: BucketLayout,
     pub(crate) watched: Arc<dyn ObjectStore>,
     pub(crate) plan: FaultPlan,
     pub(crate) disk: ModelDisk,
@@ -130,7 +131,7 @@ impl World {
         });
         let watched = Watched::new(
             Arc::clone(&model),
-            layout.clone(),
+            layout,
             Arc::clone(&oracle),
             Arc::clone(&history),
         );
@@ -139,7 +140,6 @@ impl World {
             history,
             scenario,
             model,
-            layout,
             watched,
             plan,
             disk,
@@ -192,9 +192,11 @@ impl World {
         STEPS.with(|steps| *steps.borrow_mut() = Steps::default());
         TRAP.with(|trap| {
             *trap.borrow_mut() = match &self.scenario.forced {
-                Some(Forced::AtStep { step, nth, .. }) => Some(Trap {
+                Some(forced @ Forced::AtStep { step, nth, .. }) => Some(Trap {
+                    prelude: forced.prelude(),
                     step: *step,
-                    left: *nth,
+                    // A start has one recovery.
+                    left: if forced.prelude().is_some() { 1 } else { *nth },
                     victim: None,
                 }),
                 _ => None,
@@ -222,8 +224,12 @@ impl World {
         let victim = TRAP.with(|trap| {
             let mut trap = trap.borrow_mut();
             let armed = trap.as_mut()?;
-            if armed.step != step || armed.victim.as_ref().is_none_or(Mortal::is_dead) {
+            let due = armed.prelude.unwrap_or(armed.step);
+            if due != step || armed.victim.as_ref().is_none_or(Mortal::is_dead) {
                 return None;
+            }
+            if armed.prelude.take().is_some() {
+                return armed.victim.take();
             }
             armed.left = armed.left.saturating_sub(1);
             if armed.left > 0 {

@@ -101,6 +101,8 @@ type Landed = Option<std::result::Result<Arc<Chunk>, Failure>>;
 pub(crate) struct Flight {
     digest: Digest,
     landed: watch::Receiver<Landed>,
+    /// It was under way before the caller asked: what it found wrong may have been mended since.
+    pub(crate) joined: bool,
 }
 
 impl Flight {
@@ -288,8 +290,11 @@ impl Fills {
         let mut flights = inner.flights();
         if let Some(landed) = flights.get(&digest) {
             count(&inner.metrics.fills_joined);
-            let landed = landed.clone();
-            return Flight { digest, landed };
+            return Flight {
+                digest,
+                landed: landed.clone(),
+                joined: true,
+            };
         }
         let (sender, landed) = watch::channel(None);
         flights.insert(digest, landed.clone());
@@ -297,7 +302,11 @@ impl Fills {
         let landing = Landing(Arc::clone(inner), digest);
         let run = Arc::clone(inner).run(landing, bytes_max, permit, sender);
         inner.env.spawn(run);
-        Flight { digest, landed }
+        Flight {
+            digest,
+            landed,
+            joined: false,
+        }
     }
 }
 

@@ -266,7 +266,15 @@ impl ChunkReader {
             }
         }
         count(&self.metrics.misses);
-        fills.start(digest, bytes_max, Some(permit)).wait().await
+        let flight = fills.start(digest, bytes_max, Some(permit));
+        let joined = flight.joined;
+        match flight.wait().await {
+            // An upload that ended before we asked may have mended it after that fill had looked.
+            Err(Error::ChunkMissing { .. } | Error::ChunkCorrupt { .. }) if joined => {
+                fills.start(digest, bytes_max, None).wait().await
+            }
+            read => read,
+        }
     }
 
     /// Drops the cached chunk if it is still damaged once the guard is had; in a task, which the reader does not wait

@@ -67,6 +67,31 @@ async fn many_readers_cost_one_get() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_joins_a_fill_that_missed_the_chunk_asks_himself() {
+    let fixture = Arc::new(fixture().await);
+    let (digest, blob) = chunk(1, LEN);
+    let gate = fixture.plan.stop_after(get());
+    let reader = || {
+        let inner = Arc::clone(&fixture);
+        fixture
+            .env
+            .spawn(async move { read(&inner, &digest).await })
+    };
+    let early = reader();
+    gate.reached().await;
+    // The server has said that there is none; before that answer is here, one is uploaded, and somebody else asks.
+    fixture.in_bucket(&digest, &blob);
+    let late = reader();
+    until(|| fixture.counts().fills_joined == 1).await;
+    gate.release();
+    assert!(matches!(
+        early.await.unwrap(),
+        Err(Error::ChunkMissing { .. })
+    ));
+    late.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_fill_keeps_the_times_of_the_marker_and_makes_one_from_the_time_it_asked() {
     let fixture = fixture().await;
     let marked = fixture.stored(1, LEN).await;

@@ -1,0 +1,49 @@
+//! A seed is everything: the simulation of the same seeds, in two processes, has the same histories.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+
+/// Enough for every kind of end, of store and of fault.
+const SEEDS: usize = 60;
+
+/// One line for each seed: its number, and a digest of all that happened.
+fn histories() -> Result<Vec<String>> {
+    let output = Command::new(env!("CARGO_BIN_EXE_sim"))
+        .args(["--histories", "--seeds", &SEEDS.to_string()])
+        .env_remove("SIM_SEED")
+        .env_remove("HOLDFAST_SABOTAGE")
+        .output()
+        .context("the simulation could not be started")?;
+    let text = String::from_utf8(output.stdout)?;
+    ensure!(output.status.success(), "{text}");
+    let of_seed = |line: &&str| line.starts_with(|first: char| first.is_ascii_digit());
+    let mut lines: Vec<_> = text.lines().filter(of_seed).map(str::to_owned).collect();
+    // Two threads share the seeds.
+    lines.sort();
+    Ok(lines)
+}
+
+#[test]
+fn equal_seeds_have_equal_histories_in_two_processes() -> Result<()> {
+    let (first, second) = (histories()?, histories()?);
+    ensure!(
+        first.len() >= SEEDS,
+        "{} seeds of {SEEDS} have a history",
+        first.len()
+    );
+    for (first, second) in first.iter().zip(&second) {
+        ensure!(first == second, "'{first}' and '{second}'");
+    }
+    let mut digests: Vec<_> = first
+        .iter()
+        .filter_map(|line| line.split(' ').nth(1))
+        .collect();
+    digests.sort_unstable();
+    digests.dedup();
+    ensure!(
+        digests.len() >= SEEDS,
+        "different seeds have the same history"
+    );
+    Ok(())
+}
