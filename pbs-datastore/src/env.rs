@@ -27,6 +27,8 @@ use tokio::task::{AbortHandle, JoinError, JoinHandle};
 use tokio::time::Instant;
 
 use crate::files::{Files, OsFiles};
+#[cfg(feature = "sabotage")]
+use crate::sabotage::{self, Rule};
 
 /// File jobs of one datastore at a time, for each core: they wait for the disk more than they compute.
 const IO_JOBS_PER_CORE: usize = 4;
@@ -185,6 +187,10 @@ impl Env {
     /// Makes sure that the clock never shows a time before `seen` (the newest time found in the datastore). It goes on
     /// from there: a clock that stood still until real time has caught up would let nothing age.
     pub fn raise_clock(&self, seen: Timestamp) {
+        #[cfg(feature = "sabotage")]
+        if sabotage::is_off(Rule::ClockOnlyAdvances) {
+            return;
+        }
         let ahead = seen.as_microsecond() - self.inner.wall_micros();
         self.inner.ahead.fetch_max(ahead, Ordering::AcqRel);
     }

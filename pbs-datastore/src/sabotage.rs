@@ -5,7 +5,7 @@
 
 use std::sync::OnceLock;
 
-/// A rule of insert, garbage collection, cache or seal.
+/// A rule of insert, garbage collection, cache, ownership or seal; those that the models have too are called the same there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
     /// The upload marker is touched before the upload starts (I4).
@@ -48,11 +48,69 @@ pub enum Rule {
     EpochWithBatch,
     /// What a marker of unknown nature stands for is looked at before it makes a chunk a duplicate (I11).
     UnknownNatureLookedAt,
+    /// The markers of a directory that does not agree with the bucket are dropped (I3).
+    UntrustedDropped,
+    /// A directory agrees only with the epoch of the bucket (I3).
+    EpochCompared,
+    /// With a directory that is not trusted nothing is answered before T after the start (I3).
+    UntrustedWaits,
+    /// No collection before T after an unclean stop (I8).
+    CollectionWaitsAfterCrash,
+    /// After a take-over from one that may be alive, all that waits waits for the signature window as well (A3).
+    TakeOverWaitsWindow,
+    /// Before deletes and seals the owner asks whether it still is one (A3).
+    FenceChecked,
+    /// The clock of a start is put forward to the newest use that was recorded.
+    ClockOnlyAdvances,
+    /// The removal of markers is durable before anything relies on it.
+    RemovalSynced,
+    /// The markers of journalled digests are removed after a restart (I8).
+    RecoveryDropsMarkers,
+    /// What is condemned already is left to who condemned it (I8).
+    CondemnedLeftAlone,
+    /// What a failed batch condemned stays condemned (I8).
+    FailureNeverReleases,
+    /// A batch of deletes runs to its end although whoever asked for the collection is gone.
+    BatchNotCancelled,
+    /// A collection reads its start before it reads the open sessions (I2).
+    StartBeforeSessions,
+    /// A digest that an index names without there being a marker is protected as well (I2).
+    UsingMarkerProtects,
+    /// What was set aside since it was listed gets no marker from the listing (I3).
+    AdoptOnlyUnreleased,
+    /// The list of a group is read again when a snapshot has vanished from it.
+    ReadAgainWhenVanished,
+    /// An index that cannot be read aborts the collection (I10).
+    UnreadableAborts,
+    /// Open sessions are told of chunks that are set aside or missing.
+    LossAnnounced,
+    /// Setting aside takes the condemn path (I8).
+    AsideCondemns,
+    /// Nothing is set aside while requests of the time before the start may take effect (I8).
+    AsideWaits,
+    /// A fill is inserted under the digest's guard (I6).
+    FillGuarded,
+    /// While a marker is replaced it is not touched, so that no use is undone.
+    ReplaceExcludesTouch,
+    /// What cannot be verified is put under the condition that nothing is there, the last time as well (I11).
+    EncryptedStaysConditional,
+    /// A session counts as open until the outcome of its seal is known (I2, I8).
+    OpenUntilSettled,
+    /// A file whose upload got no answer is looked up before the seal (I1).
+    UnansweredConfirmed,
+    /// That a file is there is not enough: it must be the one that was sent (I1).
+    ConfirmComparesContent,
+    /// After a seal without answer nothing is concluded or removed before T (I8).
+    LostSealSettled,
+    /// The lock of a snapshot is kept until T after the last request whose answer was lost (I8).
+    LockKept,
+    /// After an unclean stop nothing of a snapshot of the time before is created or removed before T (I8).
+    FrozenAfterCrash,
 }
 
 impl Rule {
     /// All rules.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 49] = [
         Self::MarkerBeforeUpload,
         Self::CheckUnderGuard,
         Self::WaitForRelease,
@@ -73,6 +131,35 @@ impl Rule {
         Self::DamageReadTwice,
         Self::EpochWithBatch,
         Self::UnknownNatureLookedAt,
+        Self::UntrustedDropped,
+        Self::EpochCompared,
+        Self::UntrustedWaits,
+        Self::CollectionWaitsAfterCrash,
+        Self::TakeOverWaitsWindow,
+        Self::FenceChecked,
+        Self::ClockOnlyAdvances,
+        Self::RemovalSynced,
+        Self::RecoveryDropsMarkers,
+        Self::CondemnedLeftAlone,
+        Self::FailureNeverReleases,
+        Self::BatchNotCancelled,
+        Self::StartBeforeSessions,
+        Self::UsingMarkerProtects,
+        Self::AdoptOnlyUnreleased,
+        Self::ReadAgainWhenVanished,
+        Self::UnreadableAborts,
+        Self::LossAnnounced,
+        Self::AsideCondemns,
+        Self::AsideWaits,
+        Self::FillGuarded,
+        Self::ReplaceExcludesTouch,
+        Self::EncryptedStaysConditional,
+        Self::OpenUntilSettled,
+        Self::UnansweredConfirmed,
+        Self::ConfirmComparesContent,
+        Self::LostSealSettled,
+        Self::LockKept,
+        Self::FrozenAfterCrash,
     ];
 }
 

@@ -18,6 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
+#[cfg(feature = "sabotage")]
+use crate::sabotage::{self, Rule};
 use crate::{Digest, Env};
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -174,6 +176,10 @@ impl Sessions {
 
     /// Tells all sessions that a chunk is lost (set aside, or found missing).
     pub fn announce_lost(&self, digest: &Digest) {
+        #[cfg(feature = "sabotage")]
+        if sabotage::is_off(Rule::LossAnnounced) {
+            return;
+        }
         for shared in lock(&self.open).values() {
             if let Some(told) = lock(&shared.told).get_mut(digest) {
                 told.lost = true;
@@ -275,6 +281,10 @@ impl WriterSession {
     /// Begins the commit; from now on it cannot be killed.
     pub fn begin_commit(&self) -> Result<(), SessionEnded> {
         if end(&self.shared, SessionState::Committing) {
+            #[cfg(feature = "sabotage")]
+            if sabotage::is_off(Rule::OpenUntilSettled) {
+                lock(&self.lease.sessions.open).remove(&self.shared.id.seq);
+            }
             return Ok(());
         }
         self.alive()

@@ -31,6 +31,8 @@ use tokio::time::Instant;
 
 use crate::contents::Contents;
 use crate::error::{Error, Result};
+#[cfg(feature = "sabotage")]
+use crate::sabotage::{self, Rule};
 use crate::{Env, Fence, Namespace, StartReport};
 
 pub use delete::{DeleteOptions, DeleteStats};
@@ -79,6 +81,9 @@ impl Snapshots {
         late_request_max: Duration,
     ) -> Arc<Self> {
         let env = contents.env().clone();
+        let frozen_until = report.gc_not_before;
+        #[cfg(feature = "sabotage")]
+        let frozen_until = frozen_until.filter(|_| !sabotage::is_off(Rule::FrozenAfterCrash));
         let late = match contents.bucket() {
             Some(_) => late_request_max,
             None => Duration::ZERO,
@@ -90,7 +95,7 @@ impl Snapshots {
             instance: report.instance.clone(),
             start: report.start.clone(),
             started: report.started,
-            frozen_until: report.gc_not_before,
+            frozen_until,
             read_only: report.read_only.clone(),
             no_collect: report.no_collect.clone(),
             summaries: Mutex::new(Summaries::new()),

@@ -34,7 +34,7 @@ use table::Totals;
 /// Threads, each with worlds of its own.
 const THREADS: usize = 2;
 
-/// Violations that are shown before the run ends.
+/// Violations of one seed that are shown.
 const SHOWN_MAX: usize = 5;
 
 /// Runs the store in simulated worlds and checks that nothing is lost.
@@ -49,6 +49,9 @@ struct Arguments {
     /// After the seeds, go on with fresh ones until so many seconds have passed.
     #[arg(long, default_value_t = 0)]
     seconds: u64,
+    /// End as soon as so many seeds have shown violations.
+    #[arg(long, default_value_t = 5)]
+    violations_max: usize,
     /// Fail if one of the branches that are forced in turn never came about.
     #[arg(long)]
     no_empty_cell: bool,
@@ -69,29 +72,29 @@ struct Work {
 }
 
 impl Work {
-    fn one(&self, seed: u64, histories: bool, totals: &mut Totals) {
+    fn one(&self, seed: u64, arguments: &Arguments, totals: &mut Totals) {
         let outcome = run::run(seed, false);
         totals.add(&outcome);
-        if histories {
+        if arguments.histories {
             println!("{seed} {}", outcome.history);
         }
         if !outcome.violations.is_empty() {
             let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
             found.push((seed, outcome.violations));
-            if found.len() >= SHOWN_MAX {
+            if found.len() >= arguments.violations_max {
                 self.stop.store(true, Ordering::Release);
             }
         }
     }
 
-    fn seeds(&self, end: u64, histories: bool) {
+    fn seeds(&self, end: u64, arguments: &Arguments) {
         let mut totals = Totals::default();
         while !self.stop.load(Ordering::Acquire) {
             let seed = self.next.fetch_add(1, Ordering::AcqRel);
             if seed >= end {
                 break;
             }
-            self.one(seed, histories, &mut totals);
+            self.one(seed, arguments, &mut totals);
         }
         self.totals
             .lock()
@@ -128,6 +131,12 @@ fn replay(seed: u64) -> ExitCode {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Ok(name) = std::env::var("HOLDFAST_SABOTAGE")
+        && pbs_datastore::sabotage::rule_off().is_none()
+    {
+        println!("there is no rule '{name}' that could be turned off");
+        return ExitCode::from(2);
+    }
     if let Some(seed) = arguments.seed {
         return replay(seed);
     }
@@ -141,7 +150,7 @@ fn main() -> ExitCode {
     let in_parallel = |end: u64| {
         std::thread::scope(|scope| {
             for _ in 0..THREADS {
-                scope.spawn(|| work.seeds(end, arguments.histories));
+                scope.spawn(|| work.seeds(end, &arguments));
             }
         });
     };
@@ -157,7 +166,8 @@ fn main() -> ExitCode {
 
 fn report(arguments: &Arguments, work: &Work, took: Duration) -> ExitCode {
     let totals = work.totals.lock().unwrap_or_else(PoisonError::into_inner);
-    let found = work.found.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut found = work.found.lock().unwrap_or_else(PoisonError::into_inner);
+    found.sort_unstable();
     if !arguments.histories {
         println!("{}", totals.text());
         println!(

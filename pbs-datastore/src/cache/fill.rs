@@ -33,6 +33,8 @@ use crate::chunk_store::location::{ChunkLocation, locate};
 use crate::chunk_store::marker::Nature;
 use crate::chunk_store::object::{StoredObject, read_object};
 use crate::metrics::{CacheMetrics, count};
+#[cfg(feature = "sabotage")]
+use crate::sabotage::{self, Rule};
 use crate::step::Step;
 use crate::{
     BucketLayout, CHUNK_ENCODED_BYTES_MAX, DataBlob, Digest, Env, Error, MemoryBudget,
@@ -456,6 +458,13 @@ impl Inner {
             count(&self.metrics.fills_spoiled);
             return;
         }
+        #[cfg(feature = "sabotage")]
+        let guard = if sabotage::is_off(Rule::FillGuarded) {
+            drop(guard);
+            self.table.unguarded(digest).await
+        } else {
+            guard
+        };
         let (header, payload) = chunk.parts();
         let parts = [header, payload];
         let nature = Nature::of(chunk.is_encrypted());

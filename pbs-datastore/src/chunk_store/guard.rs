@@ -168,6 +168,11 @@ impl Condemnation {
 impl Drop for Condemnation {
     fn drop(&mut self) {
         for slot in std::mem::take(&mut self.slots) {
+            #[cfg(feature = "sabotage")]
+            if sabotage::is_off(Rule::FailureNeverReleases) {
+                slot.slot.sentence.put(Sentence::Free);
+                continue;
+            }
             slot.slot.sentence.put(Sentence::Abandoned);
             // Its entry stays, and with it the sentence.
             std::mem::forget(slot);
@@ -256,6 +261,15 @@ impl ChunkTable {
             _exclusive: exclusive,
             slot,
         })
+    }
+
+    /// What a guard would be that keeps nobody out.
+    #[cfg(feature = "sabotage")]
+    pub(crate) async fn unguarded(self: &Arc<Self>, digest: Digest) -> Guard {
+        Guard {
+            _exclusive: Arc::new(tokio::sync::Mutex::new(())).lock_owned().await,
+            slot: self.slot(digest),
+        }
     }
 
     /// Registers a fill; to be called before the GET is sent.

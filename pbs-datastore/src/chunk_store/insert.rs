@@ -162,6 +162,10 @@ pub(super) fn nature_conflict(digest: Digest, ours: Nature) -> Error {
 
 impl ChunkStore {
     async fn ready(&self) {
+        #[cfg(feature = "sabotage")]
+        if sabotage::is_off(Rule::UntrustedWaits) {
+            return;
+        }
         if let Some(time) = self.not_before {
             tokio::time::sleep_until(time).await;
         }

@@ -26,6 +26,8 @@ use super::guard::Guard;
 use crate::error::About as _;
 use crate::files::{Files, optional};
 use crate::layout::{Folder, LocalLayout};
+#[cfg(feature = "sabotage")]
+use crate::sabotage::{self, Rule};
 use crate::step::Step;
 use crate::{Digest, Env, Result};
 
@@ -135,6 +137,10 @@ impl Markers {
 
     /// Forgets everything: what a directory says that does not agree with the bucket is not believed (I3).
     pub(crate) fn drop_all(&self, files: &dyn Files) -> Result<()> {
+        #[cfg(feature = "sabotage")]
+        if sabotage::is_off(Rule::UntrustedDropped) {
+            return Ok(());
+        }
         for dir in [&self.chunks, &self.using, &self.uploads] {
             optional(files.remove_tree(dir)).about(dir)?;
         }
@@ -328,11 +334,15 @@ impl Markers {
         let discard = || {
             files.unlink(&temporary).ok();
         };
+        #[cfg(feature = "sabotage")]
+        let seen = sabotage::is_off(Rule::ReplaceExcludesTouch).then_some(old);
         let _touching = self.touching(&digest);
         let Some(old) = self.get(files, &digest).inspect_err(|_| discard())? else {
             discard();
             return Ok(None);
         };
+        #[cfg(feature = "sabotage")]
+        let old = seen.unwrap_or(old);
         files
             .set_times(&temporary, old.used, old.born)
             .and_then(|()| files.rename(&temporary, &self.path(&digest)))
@@ -395,6 +405,10 @@ impl Markers {
         files: &dyn Files,
         digest: &Digest,
     ) -> io::Result<Option<Timestamp>> {
+        #[cfg(feature = "sabotage")]
+        if sabotage::is_off(Rule::UsingMarkerProtects) {
+            return Ok(None);
+        }
         Ok(optional(files.stat(&self.using_path(digest)))?.map(|stat| stat.atime))
     }
 
@@ -416,6 +430,10 @@ impl Markers {
 
     /// Makes removals durable: a marker that a power loss brings back would vouch for a deleted chunk.
     pub(crate) fn sync(&self, files: &dyn Files) -> io::Result<()> {
+        #[cfg(feature = "sabotage")]
+        if sabotage::is_off(Rule::RemovalSynced) {
+            return Ok(());
+        }
         files.sync_file_system(&self.chunks)
     }
 }

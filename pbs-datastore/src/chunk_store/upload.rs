@@ -57,6 +57,10 @@ impl Upload<'_> {
         for attempt in 1.. {
             let last = attempt >= config.upload_attempts_max || Instant::now() >= deadline;
             unconditional |= last && self.chunk.nature() != Nature::Encrypted;
+            #[cfg(feature = "sabotage")]
+            if last && sabotage::is_off(Rule::EncryptedStaysConditional) {
+                unconditional = true;
+            }
             let look = unconditional || (self.look_first && attempt == 1);
             if look && replace.is_none() {
                 match self.existing().await? {

@@ -13,6 +13,8 @@ use super::sweep::{Found, SetAside, Stored};
 use super::{Collector, GcOptions, GcStatus};
 use crate::error::About as _;
 use crate::files::{Files, optional};
+#[cfg(feature = "sabotage")]
+use crate::sabotage::{self, Rule};
 use crate::{Error, JobContext, Result};
 
 /// Markers without object that one run looks into; the next run does the rest.
@@ -112,11 +114,15 @@ impl<'a> Batches<'a> {
     async fn delete_chunks(&mut self) -> Result<()> {
         self.job.check()?;
         let batch = std::mem::take(&mut self.chunks);
-        let task = self
+        let batch = Arc::clone(self.collector).delete_batch(batch, self.cutoff.clone());
+        #[cfg(feature = "sabotage")]
+        if sabotage::is_off(Rule::BatchNotCancelled) {
+            return batch.await.map(|_| ());
+        }
+        let result = self
             .collector
             .env
-            .spawn(Arc::clone(self.collector).delete_batch(batch, self.cutoff.clone()));
-        let result = task
+            .spawn(batch)
             .await
             .map_err(|_| Error::Refused("a delete batch has panicked".to_owned()))
             .flatten()?;

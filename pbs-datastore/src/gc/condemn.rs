@@ -175,7 +175,13 @@ impl Collector {
         let guarded: Vec<(Stored, Guard)> = batch
             .into_iter()
             .filter_map(|chunk| Some((chunk, self.table.try_guard(chunk.digest)?)))
-            .filter(|(_, guard)| !guard.is_condemned())
+            .filter(|(_, guard)| {
+                #[cfg(feature = "sabotage")]
+                if sabotage::is_off(Rule::CondemnedLeftAlone) {
+                    return true;
+                }
+                !guard.is_condemned()
+            })
             .collect();
         let markers = self.markers.clone();
         self.env
@@ -482,6 +488,12 @@ impl Recovery {
             condemnation.add(&collector.table.guard(*digest).await);
         }
         let found = !digests.is_empty();
+        #[cfg(feature = "sabotage")]
+        let digests = if sabotage::is_off(Rule::RecoveryDropsMarkers) {
+            Vec::new()
+        } else {
+            digests
+        };
         remove_markers(collector, digests).await?;
         if found {
             Step::RecoveryBegun.passed();

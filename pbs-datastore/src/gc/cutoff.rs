@@ -39,10 +39,16 @@ impl Cutoff {
         granularity: SignedDuration,
     ) -> Self {
         let start = env.now();
-        let oldest = roots
-            .iter()
-            .filter_map(|root| root.oldest_open())
-            .min_by_key(|(_, since)| *since);
+        Self::of(start, oldest_open(roots), keep, granularity)
+    }
+
+    /// The cutoff of a collection that began at `start` and saw `oldest` among the open writers.
+    pub(super) fn of(
+        start: Timestamp,
+        oldest: Option<(String, Timestamp)>,
+        keep: Duration,
+        granularity: SignedDuration,
+    ) -> Self {
         #[cfg(feature = "sabotage")]
         let oldest = oldest.filter(|_| !sabotage::is_off(Rule::SessionsInCutoff));
         let keep = SignedDuration::try_from(keep).unwrap_or(SignedDuration::MAX);
@@ -62,6 +68,16 @@ impl Cutoff {
             held_back_by,
         }
     }
+}
+
+/// The oldest open writer: label and start.
+pub(super) fn oldest_open(
+    roots: &[std::sync::Arc<dyn RootProvider>],
+) -> Option<(String, Timestamp)> {
+    roots
+        .iter()
+        .filter_map(|root| root.oldest_open())
+        .min_by_key(|(_, since)| *since)
 }
 
 /// Proves that the file system below `dir` keeps the times it is given, and returns by how much it rounds them.

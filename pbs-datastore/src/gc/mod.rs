@@ -52,6 +52,8 @@ use crate::files::Files;
 use crate::layout::{LocalLayout, Place};
 use crate::owner::Owner;
 use crate::roots::RootProvider;
+#[cfg(feature = "sabotage")]
+use crate::sabotage::{self, Rule};
 use crate::step::Step;
 use crate::{BucketLayout, DatastoreConfig, Digest, Env, Error, JobContext, Result, Sessions};
 
@@ -173,7 +175,8 @@ impl Collector {
         let not_before = self.not_before;
         #[cfg(feature = "sabotage")]
         let not_before = not_before.filter(|_| {
-            crate::sabotage::rule_off() != Some(crate::sabotage::Rule::JournalReplayed)
+            !sabotage::is_off(Rule::JournalReplayed)
+                && !sabotage::is_off(Rule::CollectionWaitsAfterCrash)
         });
         if let Some(wait) =
             not_before.and_then(|time| time.checked_duration_since(self.env.instant()))
@@ -184,6 +187,8 @@ impl Collector {
                 wait.as_secs() + 1
             )));
         }
+        #[cfg(feature = "sabotage")]
+        let early = cutoff::oldest_open(&self.roots);
         if let Some(bucket) = &self.bucket {
             // Who is not the owner any more learns it now, and not after hours of marking.
             bucket.owner.fence().check().await?;
@@ -199,6 +204,13 @@ impl Collector {
             self.config.gc_atime_cutoff,
             granularity,
         );
+        #[cfg(feature = "sabotage")]
+        let cutoff = if sabotage::is_off(Rule::StartBeforeSessions) {
+            let (start, keep) = (self.env.now(), self.config.gc_atime_cutoff);
+            Cutoff::of(start, early, keep, granularity)
+        } else {
+            cutoff
+        };
         Step::GcCutoff.passed();
         job.log(format!(
             "starting garbage collection; unused chunks older than {} are removed",

@@ -22,6 +22,8 @@ use crate::chunk_store::marker::{Marker, Nature};
 use crate::error::About as _;
 use crate::files::{Files, optional};
 use crate::roots::{MarkSink, Needer};
+#[cfg(feature = "sabotage")]
+use crate::sabotage::{self, Rule};
 use crate::step::Step;
 use crate::{Digest, JobContext, Result};
 
@@ -78,6 +80,10 @@ impl Gone {
 
     /// Whether the listing of this run says nothing of the digest any more. To be asked under the guard.
     fn outdates(&self, digest: &Digest) -> bool {
+        #[cfg(feature = "sabotage")]
+        if sabotage::is_off(Rule::AdoptOnlyUnreleased) {
+            return false;
+        }
         let gone = self.lock();
         gone.all || gone.digests.contains(digest)
     }

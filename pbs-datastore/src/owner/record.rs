@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::Capabilities;
+#[cfg(feature = "sabotage")]
+use crate::sabotage::{self, Rule};
 
 /// The only mode this release knows: one daemon writes below the prefix.
 pub(super) const MODE_SINGLE: &str = "single";
@@ -119,10 +121,10 @@ impl LocalRecord {
         let same_start = start.is_some()
             && (start == self.start.as_deref() || start == self.starting.as_deref());
         let same_stop = record.stop.is_none() || record.stop == self.stop;
-        record.instance.as_deref() == Some(&self.instance)
-            && same_start
-            && same_stop
-            && record.epoch == self.epoch
+        let same_epoch = record.epoch == self.epoch;
+        #[cfg(feature = "sabotage")]
+        let same_epoch = same_epoch || sabotage::is_off(Rule::EpochCompared);
+        record.instance.as_deref() == Some(&self.instance) && same_start && same_stop && same_epoch
     }
 }
 
@@ -144,6 +146,8 @@ impl Before {
         match self {
             Self::Settled => Duration::ZERO,
             Self::Unclean => late_request_max,
+            #[cfg(feature = "sabotage")]
+            Self::TakenOver if sabotage::is_off(Rule::TakeOverWaitsWindow) => late_request_max,
             Self::TakenOver => late_request_max + signature_window,
         }
     }

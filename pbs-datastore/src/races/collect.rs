@@ -7,7 +7,7 @@ use crate::Error;
 use crate::files::{FileFault, FileOp};
 
 /// A life with one chunk per text that nobody uses any more.
-async fn garbage(world: &World, texts: &[&str]) -> Life {
+pub(super) async fn garbage(world: &World, texts: &[&str]) -> Life {
     let life = world.start().await;
     let session = life.sessions.open("gone");
     for text in texts {
@@ -18,7 +18,7 @@ async fn garbage(world: &World, texts: &[&str]) -> Life {
     life
 }
 
-fn deletes() -> Fault {
+pub(super) fn deletes() -> Fault {
     Fault::on(Op::Delete).key_where(|key| key.contains(".chunks/"))
 }
 

@@ -1,11 +1,12 @@
 //! Races between insert and garbage collection, forced through gates, each proved by switching its rule off.
 //!
 //! With the feature `sabotage` and `HOLDFAST_SABOTAGE=<Rule>` in the environment the test named in
-//! `tests/src/bin/sabotage.rs` fails for each rule.
+//! `tests/src/bin/sabotage/rules.rs` fails for each rule.
 
 mod collect;
 mod crash;
 mod insert;
+mod starts;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -112,8 +113,12 @@ struct Life {
 
 impl World {
     fn new() -> Self {
+        Self::on(Arc::new(OsFiles))
+    }
+
+    fn on(disk: Arc<dyn Files>) -> Self {
         let model = Arc::new(ModelStore::new(ModelOptions::default()));
-        let files = Arc::new(FaultyFiles::new(Arc::new(OsFiles)));
+        let files = Arc::new(FaultyFiles::new(disk));
         let env = Env::simulated(model.now(), 1, Arc::clone(&files) as Arc<dyn Files>);
         let dir = tempfile::tempdir().unwrap();
         let cache_dir = dir.path().join("cache");

@@ -17,6 +17,8 @@ use jiff::Timestamp;
 
 use super::{MarkSink, MarkStats, Needer, RootProvider};
 use crate::error::{Error, Result};
+#[cfg(feature = "sabotage")]
+use crate::sabotage::{self, Rule};
 use crate::snapshots::{GroupRef, SnapshotRef, Snapshots};
 use crate::{
     ArchiveName, Digest, Index, NAMESPACE_DEPTH_MAX, Namespace, SnapshotState, VerifyOutcome,
@@ -68,6 +70,8 @@ impl SnapshotRoots {
                         stats.index_bytes += one.index_bytes;
                         done.insert(id);
                     }
+                    #[cfg(feature = "sabotage")]
+                    None if sabotage::is_off(Rule::ReadAgainWhenVanished) => {}
                     None => continue 'lists,
                 }
             }
@@ -143,6 +147,8 @@ impl SnapshotRoots {
                 }
                 Ok(Some(index))
             }
+            #[cfg(feature = "sabotage")]
+            Some(Err(_)) if sabotage::is_off(Rule::UnreadableAborts) => Ok(None),
             Some(Err(error)) => Err(Error::Invalid(format!(
                 "the index '{name}' of snapshot {id} cannot be read ({error}); nothing is collected before it is \
                  restored or its snapshot removed"

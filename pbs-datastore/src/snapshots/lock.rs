@@ -22,6 +22,8 @@ use tokio::time::Instant;
 
 use crate::Env;
 use crate::error::{Error, Result};
+#[cfg(feature = "sabotage")]
+use crate::sabotage::{self, Rule};
 
 /// Kept locks are looked through when the table has grown by so many entries.
 const PURGE_EVERY: usize = 1024;
@@ -196,6 +198,10 @@ impl Lock {
 
     /// Waits until no request below the locked name can take effect any more.
     pub(crate) async fn settle(&self) {
+        #[cfg(feature = "sabotage")]
+        if sabotage::is_off(Rule::LostSealSettled) {
+            return;
+        }
         while let Some(until) = self.settles_at() {
             let now = self.locks.env.instant();
             if now >= until {
@@ -210,6 +216,8 @@ impl Drop for Lock {
     fn drop(&mut self) {
         let now = self.locks.env.instant();
         let until = self.settles_at().filter(|until| *until > now);
+        #[cfg(feature = "sabotage")]
+        let until = until.filter(|_| !sabotage::is_off(Rule::LockKept));
         let mode = *self.mode.lock().unwrap_or_else(PoisonError::into_inner);
         let mut table = self.locks.table();
         if let Some(holders) = table.held.get_mut(&self.name) {

@@ -11,6 +11,7 @@ use super::*;
 use crate::CryptKey;
 use crate::cache::fixture::{Bounds, Fixture, at, chunk, key, until};
 use crate::chunk_store::guard::Condemnation;
+use crate::files::FileOp;
 
 const LEN: usize = 1000;
 
@@ -137,6 +138,41 @@ async fn a_spoiled_fill_is_not_inserted() {
         assert_eq!(fixture.counts().fills_spoiled, 1);
         assert_eq!(fixture.cache.bytes_used(), 0);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_condemned_while_a_fill_of_it_is_written() {
+    let fixture = fixture().await;
+    let digest = fixture.stored(1, LEN).await;
+    let (table, markers, model) = (
+        Arc::clone(&fixture.table),
+        fixture.markers.clone(),
+        Arc::clone(&fixture.model),
+    );
+    let met = Arc::new(AtomicBool::new(false));
+    let writing = Arc::clone(&met);
+    // As a batch does, between two calls of the fill to the file system.
+    fixture.watched.set_hook(Some(Box::new(move |seen, _| {
+        if seen != FileOp::Write || writing.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let Some(guard) = table.try_guard(digest) else {
+            return;
+        };
+        let mut condemnation = Condemnation::default();
+        condemnation.add(&guard);
+        let files = crate::files::OsFiles;
+        markers.remove_condemned(&files, &digest).unwrap();
+        model.remove_raw(&key(&digest));
+        condemnation.release();
+    })));
+    read(&fixture, &digest).await.unwrap();
+    fixture.quiet().await;
+    assert!(met.load(Ordering::Acquire), "no fill was written");
+    assert!(
+        fixture.marker(&digest).is_none() || fixture.model.object(&key(&digest)).is_some(),
+        "a fill has brought the marker of a deleted chunk back"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,105 @@
+//! The two programs that look for the absence of a rule: the unit tests of pbs-datastore, and the simulation.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use holdfast_tests::process::{Output, run};
+
+/// The variable that names the rule to do without.
+const VARIABLE: &str = "HOLDFAST_SABOTAGE";
+
+/// How long a test may take, and a thousand seeds. Without a rule somebody may wait for ever.
+const TEST_MAX: Duration = Duration::from_mins(2);
+const SIMULATION_MAX: Duration = Duration::from_mins(15);
+
+/// Builds a program with the switches and answers where it is.
+fn build(arguments: &[&str], target: &str) -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(arguments)
+        .args(["--quiet", "--workspace"])
+        .args(["--features", "holdfast-tests/sabotage"])
+        .arg("--message-format=json")
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cargo could not be started")?;
+    ensure!(output.status.success(), "'{target}' does not build");
+    let text = String::from_utf8(output.stdout)?;
+    let program = text.lines().rev().find_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        if message.get("target")?.get("name")? != target {
+            return None;
+        }
+        Some(PathBuf::from(message.get("executable")?.as_str()?))
+    });
+    program.with_context(|| format!("cargo named no program for '{target}'"))
+}
+
+/// What the simulation found.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// The first seed that ends badly.
+    pub(crate) seed: u64,
+    /// What it says of it.
+    pub(crate) what: String,
+}
+
+/// Both programs.
+#[derive(Debug)]
+pub(crate) struct Programs {
+    tests: PathBuf,
+    simulation: PathBuf,
+}
+
+impl Programs {
+    /// Builds them.
+    pub(crate) fn build() -> Result<Self> {
+        Ok(Self {
+            tests: build(&["test", "--no-run", "--lib"], "pbs_datastore")?,
+            simulation: build(&["build", "--bin", "sim"], "sim")?,
+        })
+    }
+
+    /// Whether a test passes without `rule` (with all rules for `None`).
+    pub(crate) fn passes(&self, test: &str, rule: Option<&str>) -> Result<bool> {
+        let mut command = Command::new(&self.tests);
+        command.args(["--exact", test]);
+        let output = without(command, rule, TEST_MAX)?;
+        let text = output.text();
+        ensure!(text.contains("running 1 test"), "there is no test '{test}'");
+        Ok(output.code == Some(0))
+    }
+
+    /// The first of `seeds` seeds that ends badly without `rule` (with all rules for `None`).
+    pub(crate) fn first_seed(&self, seeds: u64, rule: Option<&str>) -> Result<Option<Found>> {
+        let mut command = Command::new(&self.simulation);
+        command.args(["--violations-max", "1", "--seeds", &seeds.to_string()]);
+        command.env_remove("SIM_SEED");
+        let output = without(command, rule, SIMULATION_MAX)?;
+        let text = output.text();
+        // In the order of the seeds: all before the first have ended well.
+        let first = text.lines().find_map(|line| {
+            let (seed, what) = line.strip_prefix("SIM_SEED=")?.split_once(": ")?;
+            let (seed, what) = (seed.parse().ok()?, what.to_owned());
+            Some(Found { seed, what })
+        });
+        match (output.code, first) {
+            (Some(0), None) => Ok(None),
+            (Some(1), Some(found)) => Ok(Some(found)),
+            (code, _) => bail!(
+                "the simulation ended with {code:?}: {}",
+                output.stderr.trim()
+            ),
+        }
+    }
+}
+
+fn without(mut command: Command, rule: Option<&str>, time: Duration) -> Result<Output> {
+    match rule {
+        Some(rule) => command.env(VARIABLE, rule),
+        None => command.env_remove(VARIABLE),
+    };
+    run(&mut command, &[], time)
+}
