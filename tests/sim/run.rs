@@ -168,7 +168,11 @@ impl Run {
 
     /// Starts the daemon, as often as it takes; `None` if it ended at its trap.
     async fn start(&mut self) -> Option<(Life, Arc<Datastore>)> {
-        for _ in 0..STARTS_MAX {
+        for attempt in 0..STARTS_MAX {
+            if attempt == STARTS_MAX / 4 {
+                // It may be what keeps the disk full.
+                self.bury().await;
+            }
             let life = self.next_life();
             let opening = {
                 let (world, life, take_over) =
