@@ -64,13 +64,21 @@ fn check_names() -> Result<()> {
     Ok(())
 }
 
+/// What the simulation says without a rule.
+#[derive(Debug)]
+enum Simulated {
+    NotAsked(&'static str),
+    NotFound,
+    Found(Found),
+}
+
 /// What became of one rule.
 #[derive(Debug)]
 struct Verdict {
+    /// Whether its test passes with it and without it.
     with: bool,
     without: bool,
-    /// `None` if the simulation was not asked.
-    simulated: Option<Option<Found>>,
+    simulated: Simulated,
 }
 
 impl Verdict {
@@ -78,8 +86,11 @@ impl Verdict {
         let with = programs.passes(case.test, None)?;
         let without = programs.passes(case.test, Some(case.rule))?;
         let simulated = match case.simulation {
-            Simulation::Blind(_) if !arguments.all => None,
-            _ => Some(programs.first_seed(arguments.seeds, Some(case.rule))?),
+            Simulation::Blind(why) if !arguments.all => Simulated::NotAsked(why),
+            _ => match programs.first_seed(arguments.seeds, Some(case.rule))? {
+                Some(found) => Simulated::Found(found),
+                None => Simulated::NotFound,
+            },
         };
         Ok(Self {
             with,
@@ -93,7 +104,7 @@ impl Verdict {
     }
 
     fn found_by_simulation(&self) -> bool {
-        matches!(self.simulated, Some(Some(_)))
+        matches!(self.simulated, Simulated::Found(_))
     }
 
     fn survived(&self) -> bool {
@@ -101,18 +112,18 @@ impl Verdict {
     }
 
     /// The columns of the table after the rule's name.
-    fn columns(&self, case: &Case) -> [String; 4] {
+    fn columns(&self) -> [String; 4] {
         let word = |passed| if passed { "passes" } else { "fails" };
         let test = format!("{} / {}", word(self.with), word(self.without));
-        let dash = || "-".to_owned();
-        let [seed, needed, what] = match (&self.simulated, case.simulation) {
-            (Some(Some(found)), _) => [
+        let nothing = |what: String| ["-".to_owned(), "-".to_owned(), what];
+        let [seed, needed, what] = match &self.simulated {
+            Simulated::Found(found) => [
                 found.seed.to_string(),
                 (found.seed + 1).to_string(),
                 shortened(&found.what),
             ],
-            (None, Simulation::Blind(why)) => [dash(), dash(), format!("(not asked: {why})")],
-            _ => [dash(), dash(), "(not found)".to_owned()],
+            Simulated::NotFound => nothing("(not found)".to_owned()),
+            Simulated::NotAsked(why) => nothing(format!("(not asked: {why})")),
         };
         [test, seed, needed, what]
     }
@@ -154,10 +165,7 @@ fn main() -> Result<ExitCode> {
     let (mut by_test, mut by_simulation) = (0, 0);
     for case in &chosen {
         let verdict = Verdict::of(case, &programs, &arguments)?;
-        line(
-            case.rule,
-            verdict.columns(case).each_ref().map(String::as_str),
-        );
+        line(case.rule, verdict.columns().each_ref().map(String::as_str));
         by_test += u32::from(verdict.found_by_test());
         by_simulation += u32::from(verdict.found_by_simulation());
         if verdict.survived() {
