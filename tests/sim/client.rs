@@ -12,7 +12,7 @@ use pbs_datastore::{
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
-use crate::content::Content;
+use crate::content::{Content, Pool};
 use crate::life::Life;
 use crate::world::World;
 
@@ -194,7 +194,7 @@ impl Client {
             // Nobody without the key can tell which of two encrypted blobs is the right one.
             return;
         }
-        let (encoded, size) = (pool.forgery(content), content.data.len() as u32);
+        let (encoded, size) = (Pool::forgery(content), content.data.len() as u32);
         let uploaded = running
             .backup
             .upload(

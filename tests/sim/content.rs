@@ -64,7 +64,7 @@ impl Pool {
     }
 
     /// An encrypted blob of other content, as long as the plain form of `content`.
-    pub(crate) fn forgery(&self, content: &Content) -> Bytes {
+    pub(crate) fn forgery(content: &Content) -> Bytes {
         let other = vec![b'x'; content.data.len()];
         let key = CryptKey::new([9; 32]);
         DataBlob::encode(other.into(), false, Some(&key), [1; 16])

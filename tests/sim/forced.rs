@@ -42,6 +42,10 @@ pub(crate) enum Object {
 }
 
 impl Object {
+    #[expect(
+        clippy::case_sensitive_file_extension_comparisons,
+        reason = "keys are compared as they are"
+    )]
     pub(crate) fn matches(self, key: &str) -> bool {
         match self {
             Self::Chunk => key.contains("/.chunks/"),

@@ -74,7 +74,7 @@ impl Life {
         );
         let dead = Arc::new(AtomicBool::new(false));
         let faulty = FaultyStore::new(world.watched.clone(), world.plan.clone());
-        let line = Line::new(Arc::new(faulty), Arc::clone(&dead));
+        let line = Line::over(Arc::new(faulty), Arc::clone(&dead));
         Self {
             number,
             machine,

@@ -27,7 +27,7 @@ impl std::fmt::Debug for Line {
 }
 
 impl Line {
-    pub(crate) fn new(inner: Arc<dyn ObjectStore>, dead: Arc<AtomicBool>) -> Arc<dyn ObjectStore> {
+    pub(crate) fn over(inner: Arc<dyn ObjectStore>, dead: Arc<AtomicBool>) -> Arc<dyn ObjectStore> {
         Arc::new(Self { inner, dead })
     }
 
@@ -54,7 +54,7 @@ impl std::fmt::Debug for Watched {
 }
 
 impl Watched {
-    pub(crate) fn new(
+    pub(crate) fn over(
         model: Arc<ModelStore>,
         layout: BucketLayout,
         oracle: Arc<Oracle>,

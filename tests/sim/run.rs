@@ -75,6 +75,8 @@ struct Run {
 enum Ended {
     InTime,
     Trapped,
+    /// With a request on its way.
+    CutOff,
 }
 
 impl Run {
@@ -155,7 +157,7 @@ impl Run {
     fn next_life(&mut self) -> Life {
         self.lives += 1;
         let life = Life::new(&self.world, self.lives, self.machine, self.clock_jump);
-        self.world.bait(&life.mortal);
+        World::bait(&life.mortal);
         let forced = self.world.scenario.forced.as_ref();
         if let Some(fault) = forced.and_then(Forced::file_fault)
             && self.lives == 1
@@ -249,18 +251,37 @@ impl Run {
         let ended = tokio::select! {
             biased;
             () = world.trapped.notified() => Ended::Trapped,
+            () = Self::cut_off(Arc::clone(&world), self.forced_rule) => Ended::CutOff,
             () = self.pass(plan.time) => Ended::InTime,
         };
+        let at_once = ended == Ended::CutOff;
         self.end_life(plan, ended, life, datastore, actors).await;
-        self.between(plan).await;
+        self.between(plan, at_once).await;
     }
 
-    /// Lets time pass; in the middle of it a copy of the cache directory is made, and a zombie of the last life ends.
+    /// Lets time pass; in the middle of it a copy of the cache directory is made, and a zombie of the last life ends when
+    /// its successor may work already.
     async fn pass(&mut self, time: Duration) {
         tokio::time::sleep(time / 3).await;
-        self.bury().await;
         self.old_copy = self.world.disk.copy_of(&self.machine.dir());
-        tokio::time::sleep(time * 2 / 3).await;
+        tokio::time::sleep(time / 2).await;
+        self.bury().await;
+        tokio::time::sleep(time / 6).await;
+    }
+
+    /// Ends with the first request that is forced to dally: its life ends before the answer, and it may arrive in the next.
+    async fn cut_off(world: Arc<World>, rule: Option<FaultId>) {
+        let (Some(rule), Some(Forced::Request { nth, fault, .. })) = (rule, &world.scenario.forced)
+        else {
+            return std::future::pending().await;
+        };
+        if *fault != "delay" || world.plan.matched(rule) >= *nth {
+            return std::future::pending().await;
+        }
+        while world.plan.matched(rule) < *nth {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        world.note("a request is on its way");
     }
 
     async fn end_life(
@@ -331,12 +352,11 @@ impl Run {
         Ended::InTime
     }
 
-    async fn between(&mut self, plan: &LifePlan) {
+    async fn between(&mut self, plan: &LifePlan, at_once: bool) {
         // Whoever filled the disk is gone.
         self.world.disk.set_limits(None, None);
         self.clock_jump += plan.clock_jump;
         match plan.after {
-            Between::Nothing => {}
             Between::Lost => self
                 .world
                 .disk
@@ -349,12 +369,13 @@ impl Run {
                 self.machine = Machine(self.machine.0 + 1);
                 self.take_over = true;
             }
-            Between::TakeOver { .. } => {}
+            Between::Nothing | Between::TakeOver { .. } => {}
         }
         if plan.after != Between::Nothing {
             self.world.note(&format!("between: {:?}", plan.after));
         }
         let pause = self.world.rng(900 + self.lives).random_range(0..180);
+        let pause = if at_once { pause / 20 } else { pause };
         tokio::time::sleep(Duration::from_secs(pause)).await;
     }
 

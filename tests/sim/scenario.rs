@@ -5,9 +5,9 @@ use std::time::Duration;
 use pbs_datastore::{Capabilities, Step, SyncLevel};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use s3_client::Odds;
+use s3_client::{Odds, Op};
 
-use crate::forced::Forced;
+use crate::forced::{Forced, Object};
 
 /// T of all runs. What is late arrives earlier.
 pub(crate) const LATE: Duration = Duration::from_mins(1);
@@ -131,7 +131,7 @@ impl Scenario {
             delete_pause_max: [60, 600].map(Duration::from_secs)[rng.random_range(0..2)],
             rot: rng.random_bool(0.15),
             disk_faults: rng.random_bool(0.2),
-            forger: rng.random_bool(0.05),
+            forger: rng.random_bool(0.15),
             forced,
         };
         scenario.make_room_for_what_is_forced();
@@ -176,6 +176,18 @@ impl Scenario {
                 }
                 _ => {}
             },
+            Forced::Request {
+                op: Op::Delete,
+                object: Object::Chunk,
+                fault: "delay",
+                nth,
+            } => {
+                // The delete may arrive in the next life, and somebody should want the chunk then.
+                (self.clients, self.chunks) = (4, 3);
+                if *nth > 1 {
+                    self.lives[0].after = Between::Lost;
+                }
+            }
             Forced::Request { .. } => {}
             Forced::File { .. } => self.cache_bytes_max = self.cache_bytes_max.max(2000),
         }
@@ -208,7 +220,7 @@ impl LifePlan {
         };
         let after = match rng.random_range(0..20) {
             0 | 1 => Between::Lost,
-            2 => Between::OldCopy,
+            2 | 19 => Between::OldCopy,
             3 => Between::TakeOver { zombie: false },
             4 => Between::TakeOver { zombie: true },
             _ => Between::Nothing,
@@ -241,7 +253,7 @@ fn capabilities(rng: &mut StdRng) -> Capabilities {
 
 fn odds(rng: &mut StdRng) -> Odds {
     let chance = [0.0, 0.003, 0.02, 0.07][rng.random_range(0..4)];
-    let late_max = LATE - Duration::from_secs(5);
+    let late_max = LATE.saturating_sub(Duration::from_secs(5));
     Odds {
         truncate: chance / 4.0,
         delay: [0.0, 0.3, 1.0][rng.random_range(0..3)],

@@ -129,7 +129,7 @@ impl World {
             hash: Mutex::default(),
             print,
         });
-        let watched = Watched::new(
+        let watched = Watched::over(
             Arc::clone(&model),
             layout,
             Arc::clone(&oracle),
@@ -211,7 +211,7 @@ impl World {
     }
 
     /// The trap closes on this life.
-    pub(crate) fn bait(&self, victim: &Mortal) {
+    pub(crate) fn bait(victim: &Mortal) {
         TRAP.with(|trap| {
             if let Some(trap) = &mut *trap.borrow_mut() {
                 trap.victim = Some(victim.clone());

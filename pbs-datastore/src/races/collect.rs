@@ -683,6 +683,11 @@ async fn a_chunk_set_aside_since_it_was_listed_gets_no_marker_from_the_listing()
     assert!(aside.unwrap());
     status.unwrap();
     let session = life.sessions.open("a");
+    let known = life.chunks.adopt(&session, &[(digest("one"), 3)]).await;
+    assert!(
+        matches!(known, Err(Error::ChunkMissing { .. })),
+        "it was promised as a known chunk: {known:?}"
+    );
     life.insert(&session, "one").await.unwrap();
     assert!(
         world.holds(&life, &digest("one")),

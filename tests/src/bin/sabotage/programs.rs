@@ -11,7 +11,7 @@ use holdfast_tests::process::{Output, run};
 const VARIABLE: &str = "HOLDFAST_SABOTAGE";
 
 /// How long a test may take, and a thousand seeds. Without a rule somebody may wait for ever.
-const TEST_MAX: Duration = Duration::from_mins(2);
+const TEST_MAX: Duration = Duration::from_mins(1);
 const SIMULATION_MAX: Duration = Duration::from_mins(15);
 
 /// Builds a program with the switches and answers where it is.

@@ -129,7 +129,7 @@ pub(crate) const CASES: &[Case] = &[
     ),
     case(
         "EpochCompared",
-        "owner::tests::an_epoch_that_the_directory_missed_drops_its_markers",
+        "races::collect::a_copy_of_the_directory_made_during_a_collection_is_not_believed",
     ),
     case(
         "UntrustedWaits",
@@ -166,7 +166,7 @@ pub(crate) const CASES: &[Case] = &[
     ),
     case(
         "FailureNeverReleases",
-        "chunk_store::guard::tests::a_dropped_condemnation_is_never_released_and_nobody_waits_for_it",
+        "races::collect::a_failed_batch_holds_its_digests_through_the_next_collection",
     ),
     case(
         "BatchNotCancelled",
