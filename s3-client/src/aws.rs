@@ -45,7 +45,7 @@ use self::answer::{Asked, Failure, failure, server_ahead_ms_max};
 use self::ask::Ask;
 pub use self::config::{AwsConfig, Credentials, Secret};
 use self::payload::payload;
-use crate::connector::{Connector, Traffic};
+use crate::connector::{Connector, Network, Tcp, Traffic};
 use crate::{
     Answer, Body, BucketSettings, ByteRange, Copy, DeleteOutcome, DeleteRequest, ETag, Error,
     ErrorKind, ListPage, ListRequest, Metadata, Object, ObjectKey, ObjectMeta, ObjectStore, Op,
@@ -147,6 +147,15 @@ impl AwsStore {
     ///
     /// Errors: an invalid configuration, or certificates that cannot be read; the message holds every fault.
     pub async fn connect(config: AwsConfig, clock: WallClock) -> Result<Self, Error> {
+        Self::connect_over(Arc::new(Tcp), config, clock).await
+    }
+
+    /// As [`connect`](Self::connect), over a network of the caller's.
+    pub async fn connect_over(
+        network: Arc<dyn Network>,
+        config: AwsConfig,
+        clock: WallClock,
+    ) -> Result<Self, Error> {
         let refuse = |message: String| Error::new(ErrorKind::Other, Op::Bucket, "", message);
         let faults = config.validate();
         if !faults.is_empty() {
@@ -155,8 +164,8 @@ impl AwsStore {
         let address = config.address().map_err(refuse)?;
         let traffic = Arc::new(Traffic::default());
         let transport = config.transport().map_err(refuse)?;
-        let connector =
-            Connector::new(transport, address.https, Arc::clone(&traffic)).map_err(refuse)?;
+        let connector = Connector::new(transport, address.https, network, Arc::clone(&traffic))
+            .map_err(refuse)?;
         let sdk = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new(config.region.clone()))

@@ -10,6 +10,7 @@
 //! connections, a time to connect, and a time for the answer that grows with the bytes to be moved.
 
 mod dial;
+mod network;
 mod tls;
 
 use std::fmt;
@@ -38,6 +39,8 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
 use self::dial::{Dialer, Target, Wire};
+pub(crate) use self::network::Tcp;
+pub use self::network::{Network, Stream};
 pub(crate) use self::tls::Fingerprint;
 
 /// Why there is no answer.
@@ -81,7 +84,7 @@ impl Traffic {
         self.bytes_out.load(Ordering::Relaxed)
     }
 
-    /// TCP connections that were opened.
+    /// Connections that were opened.
     pub fn connections(&self) -> u64 {
         self.connections.load(Ordering::Relaxed)
     }
@@ -163,6 +166,7 @@ impl Connector {
     pub(crate) fn new(
         config: TransportConfig,
         https: bool,
+        network: Arc<dyn Network>,
         traffic: Arc<Traffic>,
     ) -> Result<Self, String> {
         let tls = if https {
@@ -174,7 +178,7 @@ impl Connector {
             None
         };
         Ok(Self(Arc::new(Shared {
-            dialer: Dialer::new(tls, config.proxy.as_ref(), traffic)?,
+            dialer: Dialer::new(tls, config.proxy.as_ref(), network, traffic)?,
             connections: Semaphore::new(config.connections_max),
             idle: Mutex::new(Vec::new()),
             config,

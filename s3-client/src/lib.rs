@@ -28,7 +28,7 @@ mod store;
 pub use aws::{AwsConfig, AwsStore, Credentials, Secret, WallClock};
 pub use batch::{Deleted, delete_all};
 pub use clock::{Clock, virtual_clock, wall_clock};
-pub use connector::Traffic;
+pub use connector::{Network, Stream, Traffic};
 pub use decide::{Decision, Page, clip, decide, decide_delete, page};
 pub use directory::{DirectoryOptions, DirectoryStore};
 pub use error::{Error, ErrorKind, Op, Optional};

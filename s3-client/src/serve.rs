@@ -21,6 +21,7 @@ mod answers;
 mod bucket;
 mod conditions;
 mod counters;
+mod listener;
 mod listing;
 mod payload;
 mod settings;
@@ -45,16 +46,17 @@ use s3s::auth::{S3Auth, SecretKey};
 use s3s::config::{S3Config, StaticConfigProvider};
 use s3s::service::{S3Service, S3ServiceBuilder};
 use s3s::{HttpError, S3Error, S3ErrorCode, S3Result};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::Stream;
 use crate::clock::{Clock, wall_clock};
-use crate::store::ObjectStore;
+use crate::store::{ObjectStore, PAGE_KEYS_MAX};
 
 pub use access::{Access, AccessEvent, AccessLog};
 pub use counters::{Counters, OperationCount, RequestRecord};
+pub use listener::Listener;
 
 use access::Accesses;
 use bucket::Bucket;
@@ -121,6 +123,8 @@ pub struct ServeOptions {
     pub tag_form: TagForm,
     /// Whether `DeleteObjects` is implemented. Default yes.
     pub batch_delete: bool,
+    /// Most keys of a page of a listing, 1 to 1000. Default 1000.
+    pub page_keys_max: usize,
     /// Whether the counters can be read ([`COUNTERS_PATH`], GET) and set to zero (DELETE) over HTTP, by anybody. Default
     /// no.
     pub counters_over_http: bool,
@@ -146,6 +150,7 @@ impl ServeOptions {
             grace: Duration::from_secs(10),
             tag_form: TagForm::Any,
             batch_delete: true,
+            page_keys_max: PAGE_KEYS_MAX,
             counters_over_http: false,
             request_log: None,
             access_log: None,
@@ -246,12 +251,12 @@ impl Server {
 ///
 /// Errors: the listener has no address, or the options are not valid ([`io::ErrorKind::InvalidInput`]).
 pub fn serve(
-    listener: TcpListener,
+    listener: impl Listener,
     store: Arc<dyn ObjectStore>,
     options: ServeOptions,
 ) -> io::Result<Server> {
     check(&options)?;
-    let address = listener.local_addr()?;
+    let address = listener.address()?;
     let counters = Counters::default();
     let (stop, stopped) = watch::channel(false);
     let shared = Arc::new(Shared {
@@ -287,6 +292,9 @@ fn check(options: &ServeOptions) -> io::Result<()> {
     if options.bodies_bytes_max < options.body_bytes_max {
         return invalid("the budget for all bodies must not be less than that for one");
     }
+    if options.page_keys_max == 0 {
+        return invalid("a page of a listing has at least one key");
+    }
     if options.connections_max == 0 {
         return invalid("at least one connection must be allowed");
     }
@@ -306,7 +314,7 @@ fn service(store: Arc<dyn ObjectStore>, options: &ServeOptions) -> S3Service {
 }
 
 async fn accept(
-    listener: TcpListener,
+    mut listener: impl Listener,
     shared: Arc<Shared>,
     mut stopped: watch::Receiver<bool>,
     connections_max: usize,
@@ -325,7 +333,7 @@ async fn accept(
             // Connections that have ended are forgotten as they end.
             Some(_) = connections.join_next() => {}
             (accepted, place) = next => match accepted {
-                Ok((stream, _)) => {
+                Ok(stream) => {
                     let connection = connection(stream, Arc::clone(&shared), stopped.clone());
                     connections.spawn(async move {
                         connection.await;
@@ -355,9 +363,11 @@ async fn told_to_stop(stopped: &mut watch::Receiver<bool>) {
     drop(stopped.wait_for(|stopped| *stopped).await);
 }
 
-async fn connection(stream: TcpStream, shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
-    // An answer in several small parts must not wait for the client's acknowledgements.
-    drop(stream.set_nodelay(true));
+async fn connection(
+    stream: Box<dyn Stream>,
+    shared: Arc<Shared>,
+    mut stopped: watch::Receiver<bool>,
+) {
     let service = service_fn(move |request| {
         let shared = Arc::clone(&shared);
         async move { answer(&shared, request).await }

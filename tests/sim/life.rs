@@ -10,7 +10,7 @@ use pbs_datastore::files::{FaultyFiles, Files, ModelFiles};
 use pbs_datastore::{
     Backend, BucketAccess, Datastore, DatastoreConfig, Env, MemoryBudget, OpenOptions, Result,
 };
-use s3_client::{FaultyStore, ObjectStore, Retry, RetryPolicy};
+use s3_client::{Retry, RetryPolicy};
 
 use crate::line::Line;
 use crate::scenario::{Kind, LATE, WINDOW};
@@ -57,7 +57,6 @@ pub(crate) struct Life {
     pub(crate) machine: Machine,
     pub(crate) mortal: Mortal,
     pub(crate) faulty_files: Arc<FaultyFiles>,
-    line: Arc<dyn ObjectStore>,
 }
 
 impl Life {
@@ -73,14 +72,11 @@ impl Life {
             world.scenario.io_pause_max,
         );
         let dead = Arc::new(AtomicBool::new(false));
-        let faulty = FaultyStore::new(world.watched.clone(), world.plan.clone());
-        let line = Line::over(Arc::new(faulty), Arc::clone(&dead));
         Self {
             number,
             machine,
             mortal: Mortal { env, files, dead },
             faulty_files,
-            line,
         }
     }
 
@@ -109,13 +105,14 @@ impl Life {
         config.delete_batch_keys_max = scenario.delete_batch;
         config.list_ranges = scenario.list_ranges;
         config.read_ahead_bytes_max = 2000;
+        let line = Line::over(world.client(self.env()).await, self.mortal.dead.clone());
         let policy = RetryPolicy {
             attempts_max: 4,
             ..RetryPolicy::default()
         };
-        let retrying = Retry::new(Arc::clone(&self.line), policy, self.env().seed());
+        let retrying = Retry::new(Arc::clone(&line), policy, self.env().seed());
         let access = BucketAccess {
-            once: Arc::clone(&self.line),
+            once: line,
             store: Arc::new(retrying),
             capabilities: scenario.capabilities,
             signature_window: WINDOW,

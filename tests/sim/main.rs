@@ -12,6 +12,7 @@ mod content;
 mod forced;
 mod life;
 mod line;
+mod network;
 mod operator;
 mod oracle;
 mod quiet;
@@ -30,6 +31,7 @@ use clap::Parser;
 use rand::RngExt as _;
 
 use table::Totals;
+use world::Way;
 
 /// Threads, each with worlds of its own.
 const THREADS: usize = 2;
@@ -55,12 +57,21 @@ struct Arguments {
     /// Fail if one of the branches that are forced in turn never came about.
     #[arg(long)]
     no_empty_cell: bool,
+    /// Send requests through the AWS SDK, the connector and HTTP, over connections that break: four times slower.
+    #[arg(long)]
+    sdk: bool,
     /// Print only the digest of each seed's history.
     #[arg(long)]
     histories: bool,
     /// Run this seed alone and print its history.
     #[arg(long, env = "SIM_SEED")]
     seed: Option<u64>,
+}
+
+impl Arguments {
+    fn way(&self) -> Way {
+        if self.sdk { Way::Sdk } else { Way::Call }
+    }
 }
 
 /// What several threads work through.
@@ -73,7 +84,7 @@ struct Work {
 
 impl Work {
     fn one(&self, seed: u64, arguments: &Arguments, totals: &mut Totals) {
-        let outcome = run::run(seed, false);
+        let outcome = run::run(seed, arguments.way(), false);
         totals.add(&outcome);
         if arguments.histories {
             println!("{seed} {}", outcome.history);
@@ -120,8 +131,8 @@ fn fresh_seed() -> u64 {
     rand::rng().random_range(1_000_000..1_000_000_000)
 }
 
-fn replay(seed: u64) -> ExitCode {
-    let outcome = run::run(seed, true);
+fn replay(seed: u64, way: Way) -> ExitCode {
+    let outcome = run::run(seed, way, true);
     println!("seed {seed}: history {}", outcome.history);
     for violation in &outcome.violations {
         println!("VIOLATION {violation}");
@@ -138,7 +149,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     if let Some(seed) = arguments.seed {
-        return replay(seed);
+        return replay(seed, arguments.way());
     }
     let work = Work {
         next: AtomicU64::new(arguments.first),

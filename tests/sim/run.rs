@@ -8,16 +8,16 @@ use std::time::Duration;
 use pbs_datastore::files::{DirCopy, FaultyFiles};
 use pbs_datastore::{Datastore, Error};
 use rand::RngExt as _;
-use s3_client::{FaultId, Op};
+use s3_client::{Action, Fault, FaultId, Op};
 
 use crate::client::{Client, kind_of};
-use crate::forced::Forced;
+use crate::forced::{Forced, Object};
 use crate::life::{Life, Machine};
 use crate::operator::Operator;
 use crate::quiet;
 use crate::reader::Reader;
 use crate::scenario::{Between, End, Kind, LATE, LifePlan, Scenario};
-use crate::world::{Steps, World};
+use crate::world::{Steps, Way, World};
 
 /// How long actors may take to end once they are asked to: every wait of the daemon is bounded.
 const ACTORS_END_MAX: Duration = Duration::from_hours(6);
@@ -44,14 +44,14 @@ pub(crate) struct Outcome {
 }
 
 /// Runs what `seed` stands for, on this thread, under a clock of its own.
-pub(crate) fn run(seed: u64, print: bool) -> Outcome {
+pub(crate) fn run(seed: u64, way: Way, print: bool) -> Outcome {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
         .build()
         .expect("a runtime without I/O needs nothing from the system");
     runtime.block_on(async {
-        let mut run = Run::new(Scenario::of(seed), print);
+        let mut run = Run::new(Scenario::of(seed), way, print);
         run.live().await;
         run.outcome()
     })
@@ -80,14 +80,19 @@ enum Ended {
 }
 
 impl Run {
-    fn new(scenario: Scenario, print: bool) -> Self {
-        let world = World::new(scenario, print);
+    fn new(scenario: Scenario, way: Way, print: bool) -> Self {
+        let world = World::new(scenario, way, print);
         world.watch_steps();
         world.note(&format!("{:?}", world.scenario));
         let forced = world.scenario.forced.as_ref();
         let forced_rule = forced
             .and_then(Forced::store_fault)
             .map(|fault| world.plan.add(fault));
+        if let Some(nth) = world.scenario.wrong_read {
+            let chunk = |key: &str| Object::Chunk.matches(key);
+            let wrong = Fault::on(Op::Get).key_where(chunk).nth(nth);
+            world.plan.add(wrong.then(Action::Garble));
+        }
         Self {
             world,
             lives: 0,
@@ -137,7 +142,7 @@ impl Run {
         {
             self.forced_request = self.world.plan.matched(rule) >= *nth;
         }
-        self.world.plan.calm();
+        self.world.calm();
         if !self.world.scenario.capabilities.conditional_overwrite {
             // A late write of the record of an earlier start takes the prefix from the next one, until it is restarted.
             tokio::time::sleep(LATE).await;

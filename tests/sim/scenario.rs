@@ -86,6 +86,8 @@ pub(crate) struct Scenario {
     pub(crate) disk_faults: bool,
     /// Somebody uploads encrypted chunks under the digests of others.
     pub(crate) forger: bool,
+    /// Which of the reads of chunks brings wrong bytes, once in a run: two alike would be damage.
+    pub(crate) wrong_read: Option<u64>,
     pub(crate) forced: Option<Forced>,
 }
 
@@ -132,6 +134,7 @@ impl Scenario {
             rot: rng.random_bool(0.15),
             disk_faults: rng.random_bool(0.2),
             forger: rng.random_bool(0.15),
+            wrong_read: rng.random_bool(0.2).then(|| rng.random_range(1..=12)),
             forced,
         };
         scenario.make_room_for_what_is_forced();

@@ -7,10 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pbs_datastore::files::ModelDisk;
-use pbs_datastore::{BucketLayout, Step};
+use pbs_datastore::{BucketLayout, Env, Step};
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
-use s3_client::{FaultPlan, ModelOptions, ModelStore, ObjectStore, Support};
+use s3_client::{
+    FaultPlan, FaultyStore, ModelOptions, ModelStore, ObjectStore, PAGE_KEYS_MAX, Support,
+};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -19,6 +21,7 @@ use crate::content::Pool;
 use crate::forced::Forced;
 use crate::life::{Machine, Mortal};
 use crate::line::Watched;
+use crate::network::Service;
 use crate::oracle::{Oracle, Truth};
 use crate::scenario::{End, Kind, Scenario};
 
@@ -76,11 +79,22 @@ struct Trap {
     victim: Option<Mortal>,
 }
 
+/// How requests reach the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// By a call.
+    Call,
+    /// Through the AWS SDK, our connector and HTTP.
+    Sdk,
+}
+
 /// The world of one run.
 pub(crate) struct World {
     pub(crate) scenario: Scenario,
     pub(crate) model: Arc<ModelStore>,
-    pub(crate) watched: Arc<dyn ObjectStore>,
+    watched: Arc<dyn ObjectStore>,
+    /// Where requests go that pass through the AWS SDK.
+    service: Option<Service>,
     pub(crate) plan: FaultPlan,
     pub(crate) disk: ModelDisk,
     pub(crate) oracle: Arc<Oracle>,
@@ -100,7 +114,7 @@ thread_local! {
 }
 
 impl World {
-    pub(crate) fn new(scenario: Scenario, print: bool) -> Arc<Self> {
+    pub(crate) fn new(scenario: Scenario, way: Way, print: bool) -> Arc<Self> {
         let support = |works| {
             if works {
                 Support::Works
@@ -112,7 +126,11 @@ impl World {
             conditional_create: support(scenario.capabilities.conditional_create),
             conditional_overwrite: support(scenario.capabilities.conditional_overwrite),
             metadata: support(scenario.keeps_metadata),
-            page_keys_max: scenario.page_keys_max,
+            page_keys_max: match way {
+                Way::Call => scenario.page_keys_max,
+                // The server cuts what it gets into pages itself.
+                Way::Sdk => PAGE_KEYS_MAX,
+            },
             ..ModelOptions::default()
         }));
         let layout = BucketLayout::new(&"store".parse().expect("a valid prefix"));
@@ -136,11 +154,18 @@ impl World {
             Arc::clone(&history),
         );
         let plan = FaultPlan::random(scenario.seed ^ 0x5eed, scenario.odds);
+        let service = (way == Way::Sdk).then(|| {
+            let mut rng = StdRng::seed_from_u64(scenario.seed ^ 0x317e);
+            let break_odds = [0.0, 0.1, 0.3][rng.random_range(0..3)];
+            let faulty = FaultyStore::new(Arc::clone(&watched), plan.clone());
+            Service::over(Arc::new(faulty), scenario.page_keys_max, rng, break_odds)
+        });
         Arc::new(Self {
             history,
             scenario,
             model,
             watched,
+            service,
             plan,
             disk,
             oracle,
@@ -150,6 +175,28 @@ impl World {
             trapped: Notify::new(),
             last_time: AtomicU64::new(0),
         })
+    }
+
+    /// A new process's way to the server.
+    pub(crate) async fn client(&self, env: &Env) -> Arc<dyn ObjectStore> {
+        match &self.service {
+            Some(service) => {
+                let client = service.client(env).await;
+                Arc::new(client.expect("a configuration that is valid"))
+            }
+            None => {
+                let watched = Arc::clone(&self.watched);
+                Arc::new(FaultyStore::new(watched, self.plan.clone()))
+            }
+        }
+    }
+
+    /// Nothing goes wrong any more.
+    pub(crate) fn calm(&self) {
+        self.plan.calm();
+        if let Some(service) = &self.service {
+            service.calm();
+        }
     }
 
     /// A source of chance for an actor, different for each.

@@ -7,10 +7,11 @@ use anyhow::{Context as _, Result, ensure};
 /// Enough for every kind of end, of store and of fault.
 const SEEDS: usize = 60;
 
-/// One line for each seed: its number, and a digest of all that happened.
-fn histories() -> Result<Vec<String>> {
+/// One line for each of so many seeds: its number, and a digest of all that happened.
+fn histories(seeds: usize, way: &[&str]) -> Result<Vec<String>> {
     let output = Command::new(env!("CARGO_BIN_EXE_sim"))
-        .args(["--histories", "--seeds", &SEEDS.to_string()])
+        .args(["--histories", "--seeds", &seeds.to_string()])
+        .args(way)
         .env_remove("SIM_SEED")
         .env_remove("HOLDFAST_SABOTAGE")
         .output()
@@ -24,12 +25,12 @@ fn histories() -> Result<Vec<String>> {
     Ok(lines)
 }
 
-#[test]
-fn equal_seeds_have_equal_histories_in_two_processes() -> Result<()> {
-    let (first, second) = (histories()?, histories()?);
+/// Runs so many seeds in two processes.
+fn compare(seeds: usize, way: &[&str]) -> Result<()> {
+    let (first, second) = (histories(seeds, way)?, histories(seeds, way)?);
     ensure!(
-        first.len() >= SEEDS,
-        "{} seeds of {SEEDS} have a history",
+        first.len() >= seeds,
+        "{} seeds of {seeds} have a history",
         first.len()
     );
     for (first, second) in first.iter().zip(&second) {
@@ -42,8 +43,18 @@ fn equal_seeds_have_equal_histories_in_two_processes() -> Result<()> {
     digests.sort_unstable();
     digests.dedup();
     ensure!(
-        digests.len() >= SEEDS,
+        digests.len() >= seeds,
         "different seeds have the same history"
     );
     Ok(())
+}
+
+#[test]
+fn equal_seeds_have_equal_histories_in_two_processes() -> Result<()> {
+    compare(SEEDS, &[])
+}
+
+#[test]
+fn so_they_have_through_the_sdk() -> Result<()> {
+    compare(SEEDS / 3, &["--sdk"])
 }

@@ -1,4 +1,4 @@
-//! Opening a connection: address, TCP, proxy, TLS. Whatever fails here, no request was sent.
+//! Opening a connection: network, proxy, TLS. Whatever fails here, no request was sent.
 
 use std::fmt;
 use std::io;
@@ -11,11 +11,11 @@ use http::Uri;
 use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::{TcpStream, lookup_host};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::Traffic;
+use super::network::{Network, Stream};
 
 /// Longest answer of a proxy to CONNECT, in bytes.
 const PROXY_ANSWER_BYTES_MAX: usize = 8192;
@@ -73,6 +73,7 @@ impl fmt::Display for Target {
 pub(super) struct Dialer {
     tls: Option<TlsConnector>,
     proxy: Option<Target>,
+    network: Arc<dyn Network>,
     traffic: Arc<Traffic>,
 }
 
@@ -80,11 +81,13 @@ impl Dialer {
     pub(super) fn new(
         tls: Option<ClientConfig>,
         proxy: Option<&Uri>,
+        network: Arc<dyn Network>,
         traffic: Arc<Traffic>,
     ) -> Result<Self, String> {
         Ok(Self {
             tls: tls.map(|config| TlsConnector::from(Arc::new(config))),
             proxy: proxy.map(Target::of).transpose()?,
+            network,
             traffic,
         })
     }
@@ -95,7 +98,7 @@ impl Dialer {
     }
 
     pub(super) async fn dial(&self, target: &Target) -> Result<Wire, String> {
-        let mut stream = self.tcp(self.proxy.as_ref().unwrap_or(target)).await?;
+        let mut stream = self.connect(self.proxy.as_ref().unwrap_or(target)).await?;
         if !target.https {
             return Ok(Wire::Plain(stream));
         }
@@ -114,28 +117,13 @@ impl Dialer {
         Ok(Wire::Tls(Box::new(stream)))
     }
 
-    /// Tries the addresses of the host in turn.
-    async fn tcp(&self, target: &Target) -> Result<Counted, String> {
-        let addresses = lookup_host((target.host.as_str(), target.port))
-            .await
-            .map_err(|error| format!("cannot resolve '{}': {error}", target.host))?;
-        let mut reason = format!("'{}' has no address", target.host);
-        for address in addresses {
-            match TcpStream::connect(address).await {
-                Ok(stream) => {
-                    stream
-                        .set_nodelay(true)
-                        .map_err(|error| error.to_string())?;
-                    self.traffic.connections.fetch_add(1, Ordering::Relaxed);
-                    return Ok(Counted {
-                        stream,
-                        traffic: Arc::clone(&self.traffic),
-                    });
-                }
-                Err(error) => reason = format!("{address}: {error}"),
-            }
-        }
-        Err(reason)
+    async fn connect(&self, target: &Target) -> Result<Counted, String> {
+        let stream = self.network.connect(&target.host, target.port).await?;
+        self.traffic.connections.fetch_add(1, Ordering::Relaxed);
+        Ok(Counted {
+            stream,
+            traffic: Arc::clone(&self.traffic),
+        })
     }
 }
 
@@ -172,9 +160,9 @@ async fn tunnel(stream: &mut Counted, target: &Target) -> Result<(), String> {
     }
 }
 
-/// A TCP stream that counts its bytes.
+/// A stream that counts its bytes.
 pub(super) struct Counted {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     traffic: Arc<Traffic>,
 }
 

@@ -168,14 +168,15 @@ pub(super) fn deletion(outcome: DeleteOutcome) -> S3Result<Option<(S3ErrorCode, 
     Ok(Some(refusal))
 }
 
-/// The content of an object as the body of an answer; nothing is copied.
-pub(super) fn content(body: Body) -> StreamingBlob {
-    let left = body.len() as usize;
+/// The content of an object as the body of an answer of `promised` bytes; nothing is copied. If there are fewer, the
+/// connection is closed after them.
+pub(super) fn content(body: Body, promised: u64) -> StreamingBlob {
     let parts = body.parts().to_vec().into();
+    let left = promised as usize;
     StreamingBlob::new(Parts { parts, left })
 }
 
-/// Parts on their way out, and how many bytes they are.
+/// Parts on their way out, and how many bytes are still to come.
 struct Parts {
     parts: VecDeque<Bytes>,
     left: usize,
@@ -185,9 +186,12 @@ impl Stream for Parts {
     type Item = Result<Bytes, StdError>;
 
     fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let part = self.parts.pop_front();
-        self.left -= part.as_ref().map_or(0, Bytes::len);
-        Poll::Ready(part.map(Ok))
+        let Some(part) = self.parts.pop_front() else {
+            let missing = std::mem::take(&mut self.left);
+            return Poll::Ready((missing > 0).then(|| Err("the object is cut short".into())));
+        };
+        self.left = self.left.saturating_sub(part.len());
+        Poll::Ready(Some(Ok(part)))
     }
 }
 

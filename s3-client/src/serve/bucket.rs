@@ -40,6 +40,7 @@ pub(super) struct Bucket {
     pub(super) region: String,
     name: String,
     batch_delete: bool,
+    page_keys_max: usize,
 }
 
 impl Bucket {
@@ -51,6 +52,7 @@ impl Bucket {
             region: options.region.clone(),
             name: options.bucket.clone(),
             batch_delete: options.batch_delete,
+            page_keys_max: options.page_keys_max.min(PAGE_KEYS_MAX),
         }
     }
 
@@ -104,6 +106,16 @@ impl Bucket {
         Ok(dated(pick(answer.value)?, answer.date))
     }
 
+    /// How many keys a page has, if it was `asked` for so many.
+    fn keys_max(&self, asked: Option<i32>) -> S3Result<usize> {
+        match asked {
+            None => Ok(self.page_keys_max),
+            Some(asked) => usize::try_from(asked)
+                .map(|asked| asked.min(self.page_keys_max))
+                .map_err(|_| invalid("max-keys must not be negative")),
+        }
+    }
+
     async fn list(&self, question: &Question) -> S3Result<Listed> {
         collect(self.store.as_ref(), question).await
     }
@@ -126,15 +138,6 @@ fn content_range(range: Option<&Range>, size: u64) -> S3Result<Option<String>> {
         found.start,
         found.end.saturating_sub(1)
     )))
-}
-
-fn keys_max(asked: Option<i32>) -> S3Result<usize> {
-    match asked {
-        None => Ok(PAGE_KEYS_MAX),
-        Some(asked) => usize::try_from(asked)
-            .map(|asked| asked.min(PAGE_KEYS_MAX))
-            .map_err(|_| invalid("max-keys must not be negative")),
-    }
 }
 
 fn no_versions(version: Option<&String>) -> S3Result<()> {
@@ -207,9 +210,16 @@ impl S3 for Bucket {
             unmodified_since: input.if_unmodified_since,
         };
         conditions.check(&meta)?;
+        let promised = match &input.range {
+            Some(range) => {
+                let found = range.check(meta.size)?;
+                found.end.saturating_sub(found.start)
+            }
+            None => meta.size,
+        };
         let output = GetObjectOutput {
             accept_ranges: Some("bytes".to_owned()),
-            content_length: Some(body.len() as i64),
+            content_length: Some(promised as i64),
             content_range: content_range(input.range.as_ref(), meta.size)?,
             content_type: Some("application/octet-stream".to_owned()),
             e_tag: Some(tag(&meta.etag)),
@@ -217,7 +227,7 @@ impl S3 for Bucket {
             metadata: Some(meta.metadata.into_iter().collect()),
             storage_class: meta.storage_class.map(Into::into),
             version_id: version(meta.version),
-            body: Some(answers::content(body)),
+            body: Some(answers::content(body, promised)),
             ..GetObjectOutput::default()
         };
         Ok(dated(output, answer.date))
@@ -401,7 +411,7 @@ impl S3 for Bucket {
             prefix: input.prefix.clone().unwrap_or_default(),
             delimiter: input.delimiter.clone(),
             start_after: continued.or_else(|| input.start_after.clone()),
-            keys_max: keys_max(input.max_keys)?,
+            keys_max: self.keys_max(input.max_keys)?,
         };
         let listed = self.list(&question).await?;
         let next = listed.next.as_ref();
@@ -434,7 +444,7 @@ impl S3 for Bucket {
             prefix: input.prefix.clone().unwrap_or_default(),
             delimiter: input.delimiter.clone(),
             start_after: input.marker.clone(),
-            keys_max: keys_max(input.max_keys)?,
+            keys_max: self.keys_max(input.max_keys)?,
         };
         let listed = self.list(&question).await?;
         let output = ListObjectsOutput {

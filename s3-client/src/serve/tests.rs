@@ -7,6 +7,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::store::{Metadata, Setting};

@@ -73,6 +73,21 @@ async fn pages_of_any_length_bring_every_key_once() {
 }
 
 #[tokio::test]
+async fn a_server_may_give_shorter_pages_than_it_was_asked_for() {
+    let mut options = ServeOptions::new("bucket");
+    options.page_keys_max = 2;
+    let fixture = Fixture::with(ModelOptions::default(), options).await;
+    for name in NAMES {
+        let metadata = Metadata::new();
+        fixture.model.insert_raw(key(name), "xyz", metadata, None);
+    }
+    let page = fixture.get("/bucket?list-type=2&max-keys=1000").await;
+    assert_eq!(page.all("Key").len(), 2, "{}", page.text());
+    assert_eq!(page.all("IsTruncated"), ["true"]);
+    assert_eq!(walk(&fixture, "").await.len(), NAMES.len());
+}
+
+#[tokio::test]
 async fn prefixes_may_end_anywhere() {
     let fixture = filled(1000).await;
     for (prefix, wanted) in [

@@ -178,3 +178,19 @@ async fn a_batch_tells_about_each_key() {
         (501, vec!["NotImplemented".to_owned()])
     );
 }
+
+#[tokio::test]
+async fn an_object_that_is_cut_short_is_not_taken_for_a_whole_one() {
+    let fixture = Fixture::new().await;
+    fixture.put("/bucket/a", NO_HEADERS, "0123456789").await;
+    let ranged: &[(&str, &str)] = &[("range", "bytes=2-7")];
+    for headers in [NO_HEADERS, ranged] {
+        let cut = Fault::on(Op::Get).then(Action::Truncate(3));
+        fixture.plan.add(cut);
+        let reply = fixture.try_send("GET", "/bucket/a", headers, "").await;
+        assert!(reply.is_none(), "an answer of three bytes looked complete");
+        let reply = fixture.send("GET", "/bucket/a", headers, "").await;
+        assert!("0123456789".contains(&reply.text()), "{}", reply.text());
+        assert!(reply.body.len() >= 6);
+    }
+}
