@@ -137,8 +137,16 @@ impl Contents {
         self.folder(&Folder::Temporary)
     }
 
+    /// Before anybody looks at the local copy.
+    pub(crate) async fn catch_up(&self) {
+        if let Backing::Bucket(bucket) = &self.backing {
+            bucket.mirror.catch_up().await;
+        }
+    }
+
     /// A file's content, from the local copy.
     pub(crate) async fn read(&self, place: &Place) -> Result<Option<Bytes>> {
+        self.catch_up().await;
         let path = self.path(place);
         self.env
             .io(move |files| optional(files.read(&path)).about(&path))
@@ -147,6 +155,7 @@ impl Contents {
 
     /// Whether there is such a file.
     pub(crate) async fn exists(&self, place: &Place) -> Result<bool> {
+        self.catch_up().await;
         let path = self.path(place);
         self.env
             .io(move |files| Ok(optional(files.stat(&path)).about(&path)?.is_some()))
@@ -155,6 +164,7 @@ impl Contents {
 
     /// How many bytes a file has; `None` if there is none.
     pub(crate) async fn bytes_of(&self, place: &Place) -> Result<Option<u64>> {
+        self.catch_up().await;
         let path = self.path(place);
         self.env
             .io(move |files| {
@@ -167,6 +177,7 @@ impl Contents {
 
     /// The entries of a folder, `None` if there is none.
     pub(crate) async fn list(&self, folder: &Folder) -> Result<Option<Vec<DirEntry>>> {
+        self.catch_up().await;
         let path = self.folder(folder);
         self.env
             .io(move |files| optional(files.list(&path)).about(&path))

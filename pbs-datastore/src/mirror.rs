@@ -17,7 +17,10 @@
 //! 3. Drop what the complete listing does not have, entries first and files that no entry knows after that.
 //!
 //! What was kept or forgotten after the refresh began is newer than its listing and left alone.
+//!
+//! What could not be written because the disk was full or failed is fetched by whoever looks next: [`Mirror::catch_up`].
 
+mod behind;
 pub(crate) mod log;
 
 use std::collections::BTreeMap;
@@ -30,6 +33,7 @@ use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use s3_client::{ETag, KeyPrefix, ListEntry, ListRequest, ObjectKey, ObjectStore, Optional as _};
 use tokio::sync::{Mutex, MutexGuard, Semaphore};
 
+use self::behind::Behind;
 use crate::Env;
 use crate::error::{About as _, Error, Result};
 use crate::files::{FILE_MODE, Files, optional, replace};
@@ -66,8 +70,10 @@ struct State {
     known: BTreeMap<String, Known>,
     /// Counts changes.
     changes: u64,
-    /// What was forgotten while a refresh runs, and when.
-    forgotten: Option<BTreeMap<String, u64>>,
+    /// What was forgotten while somebody fetches, and when.
+    forgotten: BTreeMap<String, u64>,
+    /// Held by whoever fetches, beside us.
+    fetching: Arc<()>,
     log_bytes: u64,
     log_lines: usize,
 }
@@ -117,6 +123,13 @@ pub(crate) struct Mirror {
     refresh: Mutex<()>,
     /// MiB that a refresh may still fetch at once.
     room: Semaphore,
+    behind: Behind,
+}
+
+/// Somebody fetches what was not changed since.
+struct Fetching {
+    began: u64,
+    _held: Arc<()>,
 }
 
 impl fmt::Debug for Mirror {
@@ -169,6 +182,7 @@ impl Mirror {
             state: Mutex::new(state),
             refresh: Mutex::default(),
             room: Semaphore::new(FETCH_MIB_MAX as usize),
+            behind: Behind::default(),
         })
     }
 
@@ -192,21 +206,50 @@ impl Mirror {
     ) -> Result<()> {
         // The lock is held over local files, never over a request: entries and files change together.
         let mut state = self.state.lock().await;
-        self.write_file(name, content, true).await?;
+        if let Err(error) = self.write_file(name, content, true).await {
+            self.behind.add(name);
+            return Err(error);
+        }
+        self.behind.remove(name);
         self.note(&mut state, name, Some(entry)).await
     }
 
     /// Step 2 after a delete: the object is gone.
     pub(crate) async fn forget(&self, name: &str) -> Result<()> {
         let mut state = self.state.lock().await;
+        self.behind.remove(name);
         self.remove_file(name).await?;
         self.note(&mut state, name, None).await
     }
 
+    async fn begin_fetch(&self) -> Fetching {
+        let state = self.state.lock().await;
+        Fetching {
+            began: state.changes,
+            _held: Arc::clone(&state.fetching),
+        }
+    }
+
+    /// Fetches what could not be written when it was kept, if it is time to try again.
+    pub(crate) async fn catch_up(&self) {
+        for name in self.behind.due(self.env.instant()) {
+            match self.fetch(&name).await {
+                Ok(_) => {
+                    self.behind.remove(&name);
+                    tracing::info!(%name, "the local copy is there now");
+                }
+                Err(error) => {
+                    tracing::debug!(%name, "the local copy is still not there: {error}");
+                    return;
+                }
+            }
+        }
+    }
+
     /// Fetches one object again, whatever is known of it; `false` if there is none.
     pub(crate) async fn fetch(&self, name: &str) -> Result<bool> {
-        let began = self.state.lock().await.changes;
-        self.fetch_since(name, began, true)
+        let fetching = self.begin_fetch().await;
+        self.fetch_since(name, fetching.began, true)
             .await
             .map(|n| n.is_some())
     }
@@ -214,15 +257,9 @@ impl Mirror {
     /// Makes the copy the same as the bucket. See the module page.
     pub(crate) async fn refresh(&self) -> Result<RefreshStats> {
         let _one = self.refresh.lock().await;
-        let began = {
-            let mut state = self.state.lock().await;
-            state.forgotten = Some(BTreeMap::new());
-            state.changes
-        };
-        let result = self.refresh_since(began).await;
+        let fetching = self.begin_fetch().await;
+        let stats = self.refresh_since(fetching.began).await?;
         let mut state = self.state.lock().await;
-        state.forgotten = None;
-        let stats = result?;
         if stats.fetched + stats.dropped > 0 || state.log_lines > 2 * state.known.len() + 100 {
             self.rewrite_log(&mut state).await?;
         }
@@ -373,10 +410,7 @@ impl Mirror {
             .known
             .get(name)
             .is_some_and(|known| known.changed > began)
-            || state
-                .forgotten
-                .as_ref()
-                .is_some_and(|forgotten| forgotten.get(name).is_some_and(|at| *at > began));
+            || state.forgotten.get(name).is_some_and(|at| *at > began);
         // One that vanished after it was listed is dropped by whoever deleted it, or by the next refresh.
         let Some(object) = object.filter(|_| !changed) else {
             return Ok(None);
@@ -389,6 +423,7 @@ impl Mirror {
         let size = entry.size;
         self.write_file(name, Content::Bytes(object.body.into_bytes()), sync)
             .await?;
+        self.behind.remove(name);
         if sync {
             self.note(&mut state, name, Some(entry)).await?;
         } else {
@@ -505,8 +540,10 @@ impl State {
             self.known.insert(name.to_owned(), Known { entry, changed });
         } else {
             self.known.remove(name);
-            if let Some(forgotten) = &mut self.forgotten {
-                forgotten.insert(name.to_owned(), changed);
+            if Arc::strong_count(&self.fetching) > 1 {
+                self.forgotten.insert(name.to_owned(), changed);
+            } else {
+                self.forgotten.clear();
             }
         }
     }

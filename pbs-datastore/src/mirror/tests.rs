@@ -154,6 +154,28 @@ async fn what_changes_during_a_refresh_is_newer_than_its_listing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_forgotten_while_it_is_fetched_does_not_come_back() {
+    let world = World::new();
+    world.put("vm/1/a", "one");
+    let mirror = world.open().await;
+    mirror.refresh().await.unwrap();
+    let gate = world.plan.stop_after(Fault::on(Op::Get));
+    let fetch = world.env.spawn({
+        let mirror = Arc::clone(&mirror);
+        async move { mirror.fetch("vm/1/a").await }
+    });
+    gate.reached().await;
+    mirror.forget("vm/1/a").await.unwrap();
+    gate.release();
+    assert!(!fetch.await.unwrap().unwrap());
+    assert_eq!(
+        world.local("vm/1/a"),
+        None,
+        "a deleted snapshot shows again"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_torn_log_costs_a_fetch() {
     let world = World::new();
     world.put("vm/1/a", "one");

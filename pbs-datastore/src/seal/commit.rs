@@ -161,7 +161,7 @@ impl Inner {
             .keep(&place, Content::Bytes(manifest), etag, size)
             .await
         {
-            // The bucket has it; the next refresh brings it here.
+            // The bucket has it, and whoever looks next brings it here.
             tracing::error!(snapshot = %self.id, "the finished snapshot is not yet visible here: {error}");
         }
         self.snapshots.changed(&self.id);

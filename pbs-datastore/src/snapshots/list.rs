@@ -82,6 +82,7 @@ impl Folder {
 impl Snapshots {
     /// All folders of a group's snapshots, oldest first, sealed or not.
     pub(super) async fn folders(&self, group: &GroupRef) -> Result<Vec<Folder>> {
+        self.contents.catch_up().await;
         let path = self.contents.folder(&group.folder());
         let group = group.clone();
         self.env()
@@ -145,11 +146,7 @@ impl Snapshots {
     }
 
     async fn folder(&self, id: &SnapshotRef) -> Result<Folder> {
-        let path = self.contents.folder(&id.folder());
-        let files = self
-            .env()
-            .io(move |files| optional(files.list(&path)).about(&path))
-            .await?;
+        let files = self.contents.list(&id.folder()).await?;
         Ok(Folder {
             id: id.clone(),
             files: files.unwrap_or_default(),

@@ -1,6 +1,7 @@
 //! A backup from its claim to its end, in a bucket and in a directory.
 
 use super::*;
+use crate::files::{FaultyFiles, FileFault, FileOp, OsFiles};
 
 #[tokio::test(start_paused = true)]
 async fn a_sealed_snapshot_carries_statistics_and_committer_and_frees_its_locks() {
@@ -195,4 +196,33 @@ async fn a_file_is_replaced_unconditionally_only_when_nothing_can_arrive_late() 
             put("second").await.unwrap();
         }
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backup_sealed_while_the_disk_was_full_shows_as_soon_as_there_is_room() {
+    let files = Arc::new(FaultyFiles::new(Arc::new(OsFiles)));
+    let mut world = World::new();
+    let start = jiff::Timestamp::from_second(1_800_000_000).unwrap();
+    world.env = Env::simulated(start, 1, Arc::clone(&files) as _);
+    let daemon = world.start("a", false).await;
+    files.add(FileFault {
+        op: FileOp::Rename,
+        path: format!("{A1}/index.json.blob"),
+        times: usize::MAX,
+        errno: nix::errno::Errno::ENOSPC as i32,
+    });
+    daemon.backup(&id(A1), &["x"]).await;
+    assert!(is_sealed(&world));
+    let gets = || world.model.count(Op::Get);
+    let before = gets();
+    for _ in 0..3 {
+        assert!(daemon.listed().await.is_empty(), "there is no room yet");
+    }
+    assert_eq!(gets() - before, 1, "each look costs a request");
+    files.clear();
+    world.env.sleep(Duration::from_secs(10)).await;
+    assert_eq!(daemon.listed().await, [A1]);
+    let after = gets();
+    assert_eq!(daemon.listed().await, [A1]);
+    assert_eq!(gets(), after);
 }

@@ -1,11 +1,13 @@
 //! The two programs that look for the absence of a rule: the unit tests of pbs-datastore, and the simulation.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use holdfast_tests::process::{Output, run};
+use tempfile::TempDir;
 
 /// The variable that names the rule to do without.
 const VARIABLE: &str = "HOLDFAST_SABOTAGE";
@@ -46,19 +48,28 @@ pub(crate) struct Found {
     pub(crate) what: String,
 }
 
-/// Both programs.
+/// Copies of both programs, which whoever builds meanwhile does not change.
 #[derive(Debug)]
 pub(crate) struct Programs {
     tests: PathBuf,
     simulation: PathBuf,
+    _dir: TempDir,
 }
 
 impl Programs {
     /// Builds them.
     pub(crate) fn build() -> Result<Self> {
+        let dir = tempfile::tempdir()?;
+        let copy = |program: PathBuf, name: &str| {
+            let to = dir.path().join(name);
+            fs::copy(&program, &to).map(|_| to)
+        };
+        let tests = build(&["test", "--no-run", "--lib"], "pbs_datastore")?;
+        let simulation = build(&["build", "--bin", "sim"], "sim")?;
         Ok(Self {
-            tests: build(&["test", "--no-run", "--lib"], "pbs_datastore")?,
-            simulation: build(&["build", "--bin", "sim"], "sim")?,
+            tests: copy(tests, "tests")?,
+            simulation: copy(simulation, "sim")?,
+            _dir: dir,
         })
     }
 
