@@ -78,7 +78,7 @@ pub enum Action {
     /// The body of a GET ends after so many bytes; a listing's page after so many entries (at least one), with more
     /// to follow.
     Truncate(u64),
-    /// One bit of the body of a GET is wrong.
+    /// One bit of the body of a GET is wrong, each time another.
     Garble,
     /// Keys of a deletion that the rule matches are refused; the others are deleted. Other requests are denied.
     Refuse,
@@ -397,6 +397,12 @@ impl FaultPlan {
     }
 
     /// Counts a fault that no script has decided.
+    /// How many answers were garbled so far.
+    fn garbled(&self) -> u64 {
+        let garble = (Op::Get, Action::Garble.name());
+        self.state().injected.get(&garble).copied().unwrap_or(0)
+    }
+
     fn count(&self, op: Op, name: &'static str) {
         *self.state().injected.entry((op, name)).or_insert(0) += 1;
     }

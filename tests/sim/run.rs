@@ -88,9 +88,10 @@ impl Run {
         let forced_rule = forced
             .and_then(Forced::store_fault)
             .map(|fault| world.plan.add(fault));
-        if let Some(nth) = world.scenario.wrong_read {
+        if let Some((first, reads)) = world.scenario.bad_line {
             let chunk = |key: &str| Object::Chunk.matches(key);
-            let wrong = Fault::on(Op::Get).key_where(chunk).nth(nth);
+            let wrong = Fault::on(Op::Get).key_where(chunk);
+            let wrong = wrong.skip(first).times(reads);
             world.plan.add(wrong.then(Action::Garble));
         }
         Self {

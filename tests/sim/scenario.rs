@@ -86,8 +86,8 @@ pub(crate) struct Scenario {
     pub(crate) disk_faults: bool,
     /// Somebody uploads encrypted chunks under the digests of others.
     pub(crate) forger: bool,
-    /// Which of the reads of chunks brings wrong bytes, once in a run: two alike would be damage.
-    pub(crate) wrong_read: Option<u64>,
+    /// From which of the reads of chunks on some bring wrong bytes, and how many; each brings others.
+    pub(crate) bad_line: Option<(u64, u64)>,
     pub(crate) forced: Option<Forced>,
 }
 
@@ -134,7 +134,9 @@ impl Scenario {
             rot: rng.random_bool(0.15),
             disk_faults: rng.random_bool(0.2),
             forger: rng.random_bool(0.15),
-            wrong_read: rng.random_bool(0.2).then(|| rng.random_range(1..=12)),
+            bad_line: rng
+                .random_bool(0.2)
+                .then(|| (rng.random_range(0..12), rng.random_range(1..=6))),
             forced,
         };
         scenario.make_room_for_what_is_forced();

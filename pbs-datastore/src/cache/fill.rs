@@ -5,8 +5,8 @@
 //! 2. Register with the chunk table ([`ChunkTable::register_fill`]): before the GET is sent.
 //! 3. GET. Not found: the chunk is missing. A transport error is reported as what it is, never as corruption.
 //! 4. Verify (I7): kind, CRC, and digest and length if unencrypted, otherwise the body's MD5 where the tag is one.
-//!    What fails is read a second time and only then called corrupt; it is served to nobody. A tag alone never makes a
-//!    chunk corrupt: when a bucket's encryption is changed, its tags go on looking like MD5s and are none any more, and
+//!    What fails is read again, and only what two reads in a row bring alike is called corrupt; anything else is a fault
+//!    of the line. It is served to nobody. A tag alone never makes a chunk corrupt: when a bucket's encryption is changed, its tags go on looking like MD5s and are none any more, and
 //!    intact chunks would be set aside one after the other. The key's owner has the cipher's own tag to go by.
 //! 5. Hand it to everybody who waits. Who asks from here to the end of 6 gets it too.
 //! 6. Under the guard, unless the registration was spoiled meanwhile: insert into the cache. Few at a time; when the
@@ -31,7 +31,7 @@ use crate::chunk_store::Chunk;
 use crate::chunk_store::guard::{ChunkTable, FillTicket};
 use crate::chunk_store::location::{ChunkLocation, locate};
 use crate::chunk_store::marker::Nature;
-use crate::chunk_store::object::{StoredObject, read_object};
+use crate::chunk_store::object::{READS_MAX, StoredObject, differing_reads, read_object};
 use crate::metrics::{CacheMetrics, count};
 #[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
@@ -337,6 +337,13 @@ impl Fills {
     }
 }
 
+/// A read that did not bring the chunk.
+struct Wrong {
+    /// SHA-256 of what it brought.
+    sum: Digest,
+    fault: String,
+}
+
 impl Inner {
     fn flights(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Board<Landed>>>> {
         self.flights.lock().unwrap_or_else(PoisonError::into_inner)
@@ -389,45 +396,54 @@ impl Inner {
         }
     }
 
-    /// Steps 3 and 4.
+    /// Steps 3 and 4. What two reads bring in the same way is in the bucket; anything else is a fault of the line.
     async fn fetch(self: &Arc<Self>, digest: Digest) -> std::result::Result<DataBlob, Failure> {
-        let mut fault = None;
-        for last in [false, true] {
-            let ChunkLocation::Object(key) = locate(&self.layout, &digest);
+        let ChunkLocation::Object(key) = locate(&self.layout, &digest);
+        let mut before: Option<Wrong> = None;
+        for _ in 0..READS_MAX {
             let read = read_object(&*self.store, &key).await;
             let Some(read) = read.map_err(|error| Failure::Store(Arc::new(error)))? else {
                 return Err(Failure::Damage(Damage::Missing));
             };
             let inner = Arc::clone(self);
-            let verify = move || inner.verify(&digest, read, last);
+            let known = before.as_ref().map(|wrong| wrong.sum);
+            let verify = move || inner.verify(&digest, read, known);
             match self.env.compute(verify).await {
                 Ok(blob) => {
-                    if let Some(fault) = fault {
+                    if let Some(Wrong { fault, .. }) = before {
                         count(&self.metrics.corrupt_once);
                         tracing::warn!(%digest, "a read of the chunk was damaged, the next was not: {fault}");
                     }
                     return Ok(blob);
                 }
-                Err(found) => fault = Some(found),
+                Err(Wrong { sum, fault }) if known == Some(sum) => {
+                    tracing::error!(%digest, "the chunk in the bucket is corrupt: {fault}");
+                    return Err(Failure::Damage(Damage::Corrupt(fault)));
+                }
+                Err(wrong) => before = Some(wrong),
             }
         }
-        let fault = fault.unwrap_or_default();
-        tracing::error!(%digest, "the chunk in the bucket is corrupt: {fault}");
-        Err(Failure::Damage(Damage::Corrupt(fault)))
+        Err(Failure::Store(Arc::new(differing_reads(&key))))
     }
 
+    /// `before` is the sum of the read before this one, if that was wrong.
     fn verify(
         &self,
         digest: &Digest,
         read: StoredObject,
-        last: bool,
-    ) -> std::result::Result<DataBlob, String> {
-        let blob =
-            DataBlob::parse_chunk(read.body.clone(), digest).map_err(|error| error.to_string())?;
+        before: Option<Digest>,
+    ) -> std::result::Result<DataBlob, Wrong> {
+        let wrong = |fault| Wrong {
+            sum: Digest::of(&read.body),
+            fault,
+        };
+        let blob = DataBlob::parse_chunk(read.body.clone(), digest)
+            .map_err(|error| wrong(error.to_string()))?;
         if !self.tags.agree(&blob, &read.body, &read.etag) {
             let words = "its contents are not those that its tag was made for";
-            if !last {
-                return Err(words.to_owned());
+            let wrong = wrong(words.to_owned());
+            if before != Some(wrong.sum) {
+                return Err(wrong);
             }
             self.tags.learn(false);
             tracing::warn!(

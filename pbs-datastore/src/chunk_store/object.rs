@@ -12,7 +12,7 @@ use crate::CHUNK_ENCODED_BYTES_MAX;
 use crate::sabotage::{self, Rule};
 
 /// Reads until two in a row bring the same, before the line is called bad.
-const READS_MAX: usize = 4;
+pub(crate) const READS_MAX: usize = 4;
 
 /// What one GET of a chunk's object brought.
 #[derive(Clone, Debug)]
@@ -74,6 +74,11 @@ pub(crate) async fn read_object_surely(
         }
         last = Some(read);
     }
+    Err(differing_reads(key))
+}
+
+/// The line, or the server, garbles what it brings.
+pub(crate) fn differing_reads(key: &ObjectKey) -> Error {
     let words = "no two reads bring the same";
-    Err(Error::new(ErrorKind::Corrupt, Op::Get, key.as_str(), words))
+    Error::new(ErrorKind::Corrupt, Op::Get, key.as_str(), words)
 }

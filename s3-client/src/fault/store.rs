@@ -243,7 +243,8 @@ fn request_lost_now(lost: Result<Answer<Reply>, Error>) -> Result<Answer<Reply>,
     }
 }
 
-fn spoil_object(mut object: Object, action: &Action) -> Object {
+/// Two reads in a row are not garbled in the same `place`.
+fn spoil_object(mut object: Object, action: &Action, place: usize) -> Object {
     match action {
         Action::Truncate(bytes) => {
             let end = (*bytes).min(object.body.len().saturating_sub(1));
@@ -251,8 +252,8 @@ fn spoil_object(mut object: Object, action: &Action) -> Object {
         }
         Action::Garble if !object.body.is_empty() => {
             let mut bytes = object.body.into_bytes().to_vec();
-            let middle = bytes.len() / 2;
-            bytes[middle] ^= 0x10;
+            let place = (bytes.len() / 2 + place) % bytes.len();
+            bytes[place] ^= 0x10;
             object.body = Bytes::from(bytes).into();
         }
         _ => {}
@@ -295,7 +296,9 @@ impl ObjectStore for FaultyStore {
         range: Option<ByteRange>,
     ) -> Result<Answer<Object>, Error> {
         let send = self.inner.get(key, range);
-        self.read(Op::Get, key.as_str(), send, spoil_object).await
+        let spoil =
+            |object, action: &Action| spoil_object(object, action, self.plan.garbled() as usize);
+        self.read(Op::Get, key.as_str(), send, spoil).await
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<Answer<ObjectMeta>, Error> {

@@ -211,6 +211,10 @@ async fn reads_bring_too_few_or_wrong_bytes() {
     let wrong = store.get(&key("a"), None).await.expect("an object").value;
     assert_eq!(wrong.body.len(), 10);
     assert_ne!(wrong.body, Body::from("0123456789"));
+    plan.add(Fault::on(Op::Get).then(Action::Garble));
+    let again = store.get(&key("a"), None).await.expect("an object").value;
+    assert_ne!(again.body, Body::from("0123456789"));
+    assert_ne!(again.body, wrong.body, "damage looks like this");
     let right = store.get(&key("a"), None).await.expect("an object").value;
     assert_eq!(right.body, Body::from("0123456789"));
 }

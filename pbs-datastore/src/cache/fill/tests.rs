@@ -238,6 +238,24 @@ async fn a_garbled_answer_is_read_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_bad_line_is_no_damage() {
+    let fixture = fixture().await;
+    let told = damages(&fixture);
+    let digest = fixture.stored(1, LEN).await;
+    fixture.plan.add(get().times(3).then(Action::Garble));
+    read(&fixture, &digest).await.unwrap();
+    let digest = fixture.stored(2, LEN).await;
+    fixture.plan.add(get().times(4).then(Action::Garble));
+    let failed = read(&fixture, &digest).await;
+    assert!(
+        matches!(&failed, Err(Error::Store(error)) if error.kind == ErrorKind::Corrupt),
+        "{failed:?}"
+    );
+    read(&fixture, &digest).await.unwrap();
+    assert!(told.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_way_that_fails_at_the_second_look_leaves_the_question_open() {
     let fixture = fixture().await;
     let told = damages(&fixture);
