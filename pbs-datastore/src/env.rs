@@ -455,6 +455,28 @@ mod tests {
         task.await.unwrap();
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_killed_world_runs_nothing_further() {
+        let env = Env::simulated(Timestamp::UNIX_EPOCH, 1, Arc::new(OsFiles));
+        let (told, heard) = std::sync::mpsc::channel();
+        let say = |what: &'static str, after| {
+            let (told, clock) = (told.clone(), env.clone());
+            async move {
+                clock.sleep(after).await;
+                told.send(what).unwrap();
+            }
+        };
+        let before = env.spawn(say("before", Duration::from_secs(1)));
+        env.spawn(say("after", Duration::from_secs(3)));
+        before.await.unwrap();
+        env.kill();
+        let started = env.spawn(say("started by the dead", Duration::ZERO));
+        assert!(env.drain(Duration::from_secs(1)).await);
+        assert!(started.await.unwrap_err().is_cancelled());
+        drop(told);
+        assert_eq!(heard.into_iter().collect::<Vec<_>>(), ["before"]);
+    }
+
     #[test]
     fn equal_seeds_give_equal_ids() {
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -128,6 +128,31 @@ async fn a_late_request_takes_effect_when_its_sender_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_request_on_its_way_may_arrive_without_its_sender() {
+    let odds = Odds {
+        delay: 1.0,
+        orphan: 0.5,
+        delay_max: Duration::from_secs(20),
+        late_max: Duration::from_secs(20),
+        ..Odds::default()
+    };
+    let model = Arc::new(ModelStore::default());
+    let plan = FaultPlan::random(7, odds);
+    let store = FaultyStore::new(model.clone(), plan.clone());
+    for name in 0..40 {
+        let put = store.put(create(&format!("k/{name}")));
+        // The sender goes away at once.
+        let gone = tokio::time::timeout(Duration::from_millis(1), put).await;
+        assert!(gone.is_err());
+    }
+    assert!(model.objects().is_empty());
+    plan.deliver_late().await;
+    let arrived = model.objects().len();
+    assert!((5..35).contains(&arrived), "{arrived} of 40 arrived");
+    assert_eq!(plan.injected()[&(Op::Put, "orphan")], arrived as u64);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_late_request_arrives_by_the_clock() {
     let (model, plan, store) = faulty();
     let late = Action::Lose(Effect::After(Duration::from_secs(10)));
