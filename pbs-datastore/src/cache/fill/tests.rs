@@ -329,7 +329,7 @@ async fn tags_that_are_md5s_show_what_was_damaged_on_its_way() {
             last,
         )
     };
-    let wrong = verify(flipped.into(), None).err().expect("its tag differs");
+    let wrong = verify(flipped.into(), None).expect_err("its tag differs");
     assert!(verify(blob.encoded(), Some(wrong.sum)).is_ok());
     assert!(fixture.fills.0.tags.are_md5());
 }
