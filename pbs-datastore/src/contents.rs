@@ -1,6 +1,6 @@
 //! The tree of namespaces, groups and snapshots, in a bucket with its mirror or in a directory.
 //!
-//! Everything is read locally. What is written goes to the bucket first and into the mirror after that; deletions go
+//! Everything is read locally, but for copies that a full disk kept from being made. What is written goes to the bucket first and into the mirror after that; deletions go
 //! manifest first. A write tells the [`Lock`] it is made under when an answer was lost, so that the lock outlasts it (I8).
 //!
 //! A crash between bucket and mirror leaves the mirror behind; the refresh of the next start, and of every collection,
@@ -30,7 +30,7 @@ pub(crate) struct BucketContents {
     pub(crate) layout: BucketLayout,
     pub(crate) capabilities: Capabilities,
     prefix: KeyPrefix,
-    mirror: Mirror,
+    mirror: Arc<Mirror>,
 }
 
 #[derive(Debug)]
@@ -80,7 +80,7 @@ impl Contents {
                 layout,
                 capabilities,
                 prefix,
-                mirror,
+                mirror: Arc::new(mirror),
             })),
         })
     }
@@ -135,6 +135,13 @@ impl Contents {
     /// Where files are made before they are moved to their place; on the same file system.
     pub(crate) fn temporary(&self) -> PathBuf {
         self.folder(&Folder::Temporary)
+    }
+
+    /// Nothing is fetched any more. See [`Mirror::close`].
+    pub(crate) async fn close(&self) {
+        if let Backing::Bucket(bucket) = &self.backing {
+            bucket.mirror.close().await;
+        }
     }
 
     /// Before anybody looks at the local copy.

@@ -473,6 +473,7 @@ impl Datastore {
         {
             return Ok(false);
         }
+        self.snapshots.contents().close().await;
         let stopping = tokio::time::timeout_at(deadline, self.owner.stop_clean());
         if let Ok(stopped) = stopping.await {
             return stopped.map(|()| true);

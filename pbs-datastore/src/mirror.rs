@@ -1,7 +1,8 @@
 //! A local copy of all objects below one prefix, each known by tag and size.
 //!
 //! The bucket is the truth and the copy is disposable (I3): [`Mirror::refresh`] makes it again from nothing. Reads and
-//! listings of what is mirrored cost no request.
+//! listings of what is mirrored cost no request, but where a copy could not be written because the disk was full or
+//! failed: that one is fetched when somebody looks ([`Mirror::catch_up`]).
 //!
 //! Write order of the mirror's owner
 //! 1. Put or delete the object.
@@ -9,7 +10,7 @@
 //!
 //! A crash after 1 leaves an old file or none; the next refresh sees another tag and fetches. A crash within 2 leaves a
 //! file that no entry knows, or an entry whose file has another size: both are fetched again. The log is not synced; a
-//! lost line costs one GET.
+//! lost line costs one GET. Step 2 is carried out to its end under the mirror's lock even if the owner goes away.
 //!
 //! Refresh, beside everything else that goes on
 //! 1. List all pages. Any error ends the refresh; nothing has been dropped then (I10).
@@ -17,10 +18,9 @@
 //! 3. Drop what the complete listing does not have, entries first and files that no entry knows after that.
 //!
 //! What was kept or forgotten after the refresh began is newer than its listing and left alone.
-//!
-//! What could not be written because the disk was full or failed is fetched by whoever looks next: [`Mirror::catch_up`].
 
 mod behind;
+mod fetch;
 pub(crate) mod log;
 
 use std::collections::BTreeMap;
@@ -30,10 +30,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
-use s3_client::{ETag, KeyPrefix, ListEntry, ListRequest, ObjectKey, ObjectStore, Optional as _};
+use s3_client::{ETag, KeyPrefix, ListEntry, ListRequest, ObjectKey, ObjectStore};
 use tokio::sync::{Mutex, MutexGuard, Semaphore};
+use tokio::task::JoinError;
 
 use self::behind::Behind;
+use self::fetch::{Fetched, Touched, room_for};
 use crate::Env;
 use crate::error::{About as _, Error, Result};
 use crate::files::{FILE_MODE, Files, optional, replace};
@@ -70,10 +72,9 @@ struct State {
     known: BTreeMap<String, Known>,
     /// Counts changes.
     changes: u64,
-    /// What was forgotten while somebody fetches, and when.
-    forgotten: BTreeMap<String, u64>,
-    /// Held by whoever fetches, beside us.
-    fetching: Arc<()>,
+    touched: Touched,
+    /// Nothing is fetched any more.
+    closed: bool,
     log_bytes: u64,
     log_lines: usize,
 }
@@ -124,12 +125,6 @@ pub(crate) struct Mirror {
     /// MiB that a refresh may still fetch at once.
     room: Semaphore,
     behind: Behind,
-}
-
-/// Somebody fetches what was not changed since.
-struct Fetching {
-    began: u64,
-    _held: Arc<()>,
 }
 
 impl fmt::Debug for Mirror {
@@ -199,63 +194,69 @@ impl Mirror {
 
     /// Step 2 after a put: the object has this content and tag.
     pub(crate) async fn keep(
-        &self,
+        self: &Arc<Self>,
         name: &str,
         content: Content,
         entry: MirrorEntry,
     ) -> Result<()> {
-        // The lock is held over local files, never over a request: entries and files change together.
-        let mut state = self.state.lock().await;
-        if let Err(error) = self.write_file(name, content, true).await {
-            self.behind.add(name);
-            return Err(error);
-        }
-        self.behind.remove(name);
-        self.note(&mut state, name, Some(entry)).await
+        let (mirror, name) = (Arc::clone(self), name.to_owned());
+        self.to_the_end(async move {
+            // The lock is held over local files, never over a request: entries and files change together.
+            let mut state = mirror.state.lock().await;
+            if let Err(error) = mirror.write_file(&name, content, true).await {
+                state.touch(&name);
+                mirror.behind.add(&name, entry.size);
+                return Err(error);
+            }
+            mirror.behind.remove(&name);
+            mirror.note(&mut state, &name, Some(entry)).await
+        })
+        .await
     }
 
     /// Step 2 after a delete: the object is gone.
-    pub(crate) async fn forget(&self, name: &str) -> Result<()> {
-        let mut state = self.state.lock().await;
-        self.behind.remove(name);
-        self.remove_file(name).await?;
-        self.note(&mut state, name, None).await
+    pub(crate) async fn forget(self: &Arc<Self>, name: &str) -> Result<()> {
+        let (mirror, name) = (Arc::clone(self), name.to_owned());
+        self.to_the_end(async move {
+            let mut state = mirror.state.lock().await;
+            mirror.behind.remove(&name);
+            mirror.remove_file(&name).await?;
+            mirror.note(&mut state, &name, None).await
+        })
+        .await
     }
 
-    async fn begin_fetch(&self) -> Fetching {
-        let state = self.state.lock().await;
-        Fetching {
-            began: state.changes,
-            _held: Arc::clone(&state.fetching),
-        }
+    /// From here on nothing is fetched; what is being written has been when this returns.
+    pub(crate) async fn close(&self) {
+        self.state.lock().await.closed = true;
     }
 
-    /// Fetches what could not be written when it was kept, if it is time to try again.
-    pub(crate) async fn catch_up(&self) {
-        for name in self.behind.due(self.env.instant()) {
-            match self.fetch(&name).await {
-                Ok(_) => {
-                    self.behind.remove(&name);
-                    tracing::info!(%name, "the local copy is there now");
-                }
-                Err(error) => {
-                    tracing::debug!(%name, "the local copy is still not there: {error}");
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Fetches one object again, whatever is known of it; `false` if there is none.
-    pub(crate) async fn fetch(&self, name: &str) -> Result<bool> {
-        let fetching = self.begin_fetch().await;
-        self.fetch_since(name, fetching.began, true)
+    /// Runs work that must not stop in the middle when whoever asked for it goes away.
+    async fn to_the_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        match self
+            .env
+            .spawn(work)
             .await
-            .map(|n| n.is_some())
+            .map_err(JoinError::try_into_panic)
+        {
+            Ok(done) => done,
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            // The runtime is shutting down.
+            Err(Err(_)) => std::future::pending().await,
+        }
     }
 
     /// Makes the copy the same as the bucket. See the module page.
-    pub(crate) async fn refresh(&self) -> Result<RefreshStats> {
+    pub(crate) async fn refresh(self: &Arc<Self>) -> Result<RefreshStats> {
+        let mirror = Arc::clone(self);
+        self.to_the_end(async move { mirror.refresh_now().await })
+            .await
+    }
+
+    async fn refresh_now(&self) -> Result<RefreshStats> {
         let _one = self.refresh.lock().await;
         let fetching = self.begin_fetch().await;
         let stats = self.refresh_since(fetching.began).await?;
@@ -284,19 +285,18 @@ impl Mirror {
             let wanted = self.differing(&listed, began).await?;
             let fetched = stream::iter(wanted)
                 .map(|(name, size)| async move {
-                    let mib = u32::try_from(size >> 20)
-                        .unwrap_or(u32::MAX)
-                        .saturating_add(1);
-                    let _room = self.room.acquire_many(mib.min(FETCH_MIB_MAX)).await;
+                    let _room = self.room.acquire_many(room_for(size)).await;
                     self.fetch_since(&name, began, false).await
                 })
                 .buffer_unordered(FETCHES_MAX)
-                .try_fold((0, 0), |(count, bytes), size| async move {
-                    Ok((count + u64::from(size.is_some()), bytes + size.unwrap_or(0)))
-                })
+                .try_collect::<Vec<_>>()
                 .await?;
-            stats.fetched += fetched.0;
-            stats.fetched_bytes += fetched.1;
+            for fetched in fetched {
+                if let Fetched::Here(size) = fetched {
+                    stats.fetched += 1;
+                    stats.fetched_bytes += size;
+                }
+            }
             match (last, until) {
                 (Some(last), Some(until)) => {
                     request.start_after = Some(last.as_str().to_owned());
@@ -396,41 +396,6 @@ impl Mirror {
         });
         wanted.extend(damaged.await?);
         Ok(wanted)
-    }
-
-    /// Fetches an object unless it was changed since; answers its size, `None` if nothing was done.
-    async fn fetch_since(&self, name: &str, began: u64, sync: bool) -> Result<Option<u64>> {
-        let key = self
-            .prefix
-            .key(name)
-            .map_err(|e| Error::Invalid(e.to_string()))?;
-        let object = self.store.get(&key, None).await.optional()?;
-        let mut state = self.state.lock().await;
-        let changed = state
-            .known
-            .get(name)
-            .is_some_and(|known| known.changed > began)
-            || state.forgotten.get(name).is_some_and(|at| *at > began);
-        // One that vanished after it was listed is dropped by whoever deleted it, or by the next refresh.
-        let Some(object) = object.filter(|_| !changed) else {
-            return Ok(None);
-        };
-        let object = object.value.whole(&key, None)?;
-        let entry = MirrorEntry {
-            etag: object.meta.etag,
-            size: object.meta.size,
-        };
-        let size = entry.size;
-        self.write_file(name, Content::Bytes(object.body.into_bytes()), sync)
-            .await?;
-        self.behind.remove(name);
-        if sync {
-            self.note(&mut state, name, Some(entry)).await?;
-        } else {
-            // Logged at the end of the refresh, after all files have been synced.
-            state.change(name, Some(entry));
-        }
-        Ok(Some(size))
     }
 
     /// Removes files that no entry knows, and directories left empty.
@@ -540,12 +505,14 @@ impl State {
             self.known.insert(name.to_owned(), Known { entry, changed });
         } else {
             self.known.remove(name);
-            if Arc::strong_count(&self.fetching) > 1 {
-                self.forgotten.insert(name.to_owned(), changed);
-            } else {
-                self.forgotten.clear();
-            }
+            self.touched.add(name, changed);
         }
+    }
+
+    /// The object has changed, and the copy has not.
+    fn touch(&mut self, name: &str) {
+        self.changes += 1;
+        self.touched.add(name, self.changes);
     }
 }
 

@@ -396,13 +396,13 @@ impl FaultPlan {
         script
     }
 
-    /// Counts a fault that no script has decided.
     /// How many answers were garbled so far.
     fn garbled(&self) -> u64 {
         let garble = (Op::Get, Action::Garble.name());
         self.state().injected.get(&garble).copied().unwrap_or(0)
     }
 
+    /// Counts a fault that no script has decided.
     fn count(&self, op: Op, name: &'static str) {
         *self.state().injected.entry((op, name)).or_insert(0) += 1;
     }

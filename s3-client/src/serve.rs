@@ -378,6 +378,7 @@ async fn connection(
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
+        biased;
         ended = connection.as_mut() => ended,
         () = told_to_stop(&mut stopped) => {
             connection.as_mut().graceful_shutdown();

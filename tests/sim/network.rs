@@ -1,7 +1,8 @@
 //! The network between a life and the server when requests go through the AWS SDK: pipes in memory, some of which break.
 //!
-//! The server is the one of `s3_client::serve`, over the same faulty store that lives call themselves otherwise. What one end writes the other may read at once, so time passes only where somebody waits for it, as in the rest of a
-//! world. A connection that breaks does so after some number of bytes: a request is delivered in part, or its answer.
+//! The server is the one of `s3_client::serve`, over the same faulty store that lives call themselves otherwise. What one
+//! end writes the other may read at once, so time passes only where somebody waits for it, as in the rest of a world. A
+//! connection that breaks does so after some number of bytes: a request is delivered in part, or its answer.
 
 use std::io;
 use std::net::SocketAddr;

@@ -95,6 +95,7 @@ impl Operator {
             if world.is_stopping() {
                 break;
             }
+            world.disk_fails(true);
             if self.rng.random_bool(0.5) {
                 let bytes = self.rng.random_bool(0.6);
                 let used = world.disk.bytes_used();
@@ -111,6 +112,7 @@ impl Operator {
                 world.think(&mut self.rng, Duration::from_mins(2)).await;
                 self.life.faulty_files.clear();
             }
+            world.disk_fails(false);
         }
         self.world.disk.set_limits(None, None);
     }

@@ -197,6 +197,7 @@ impl Run {
             match opened {
                 Some(Ok(Ok(Ok(datastore)))) => {
                     self.take_over = false;
+                    self.world.disk_fails(false);
                     self.world.oracle.life_begins(self.lives);
                     self.world.note(&format!(
                         "life {} on machine {}",

@@ -146,11 +146,11 @@ impl Scenario {
         scenario
     }
 
-    /// Whether a sealed snapshot may be hidden until the next collection reads the bucket's list again: the local copy
-    /// of its manifest could not be written, or an owner who lost the prefix sealed it with his last permission.
+    /// Whether a sealed snapshot may be hidden until the next collection reads the bucket's list again: an owner who lost
+    /// the prefix sealed it with his last permission.
     pub(crate) fn may_hide(&self) -> bool {
         let zombie = Between::TakeOver { zombie: true };
-        self.disk_faults || self.lives.iter().any(|life| life.after == zombie)
+        self.lives.iter().any(|life| life.after == zombie)
     }
 
     /// What is forced must be able to happen.

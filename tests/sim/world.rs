@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use pbs_datastore::files::ModelDisk;
 use pbs_datastore::{BucketLayout, Env, Step};
@@ -24,6 +25,9 @@ use crate::line::Watched;
 use crate::network::Service;
 use crate::oracle::{Oracle, Truth};
 use crate::scenario::{End, Kind, Scenario};
+
+/// How long after the disk is well again what it did not take may be missing: several attempts, each of which may fail.
+const CATCH_UP_MAX: Duration = Duration::from_mins(5);
 
 /// What happened, in order: a digest of it, and the lines themselves if somebody wants to read them.
 pub(crate) struct History {
@@ -79,6 +83,14 @@ struct Trap {
     victim: Option<Mortal>,
 }
 
+/// How the daemon's disk has been.
+#[derive(Clone, Copy, Debug)]
+enum DiskTrouble {
+    Never,
+    Now,
+    EndedAt(Instant),
+}
+
 /// How requests reach the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
@@ -106,6 +118,7 @@ pub(crate) struct World {
     /// A life ended at its trap.
     pub(crate) trapped: Notify,
     pub(crate) last_time: AtomicU64,
+    disk_trouble: Mutex<DiskTrouble>,
 }
 
 thread_local! {
@@ -174,6 +187,7 @@ impl World {
             stopped: Notify::new(),
             trapped: Notify::new(),
             last_time: AtomicU64::new(0),
+            disk_trouble: Mutex::new(DiskTrouble::Never),
         })
     }
 
@@ -196,6 +210,32 @@ impl World {
         self.plan.calm();
         if let Some(service) = &self.service {
             service.calm();
+        }
+    }
+
+    /// The disk gets full or fails, or no longer does.
+    pub(crate) fn disk_fails(&self, fails: bool) {
+        let mut trouble = self
+            .disk_trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *trouble = match (fails, *trouble) {
+            (true, _) => DiskTrouble::Now,
+            (false, DiskTrouble::Now) => DiskTrouble::EndedAt(Instant::now()),
+            (false, trouble) => trouble,
+        };
+    }
+
+    /// Whether copies that could not be written may still be missing.
+    pub(crate) fn disk_failed_lately(&self) -> bool {
+        let trouble = self
+            .disk_trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match *trouble {
+            DiskTrouble::Never => false,
+            DiskTrouble::Now => true,
+            DiskTrouble::EndedAt(end) => end.elapsed() < CATCH_UP_MAX,
         }
     }
 

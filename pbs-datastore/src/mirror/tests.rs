@@ -1,5 +1,7 @@
 //! Tests of the mirror.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use s3_client::{
     Action, ErrorKind, Fault, FaultPlan, FaultyStore, Metadata, ModelOptions, ModelStore, Op, Put,
@@ -7,10 +9,11 @@ use s3_client::{
 };
 
 use super::*;
-use crate::files::OsFiles;
+use crate::files::{FaultyFiles, FileFault, FileOp, OsFiles};
 
 struct World {
     env: Env,
+    files: Arc<FaultyFiles>,
     model: Arc<ModelStore>,
     plan: FaultPlan,
     dir: tempfile::TempDir,
@@ -18,12 +21,21 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::with_pauses(0, Duration::ZERO)
+    }
+
+    /// File work takes up to `pause_max`.
+    fn with_pauses(seed: u64, pause_max: Duration) -> Self {
+        let files = Arc::new(FaultyFiles::new(Arc::new(OsFiles)));
+        let start = Timestamp::UNIX_EPOCH;
+        let shared = Arc::clone(&files) as Arc<dyn Files>;
         let options = ModelOptions {
             page_keys_max: 3,
             ..ModelOptions::default()
         };
         Self {
-            env: Env::simulated(Timestamp::UNIX_EPOCH, 1, Arc::new(OsFiles)),
+            env: Env::simulated_with_pauses(start, seed, shared, pause_max),
+            files,
             model: Arc::new(ModelStore::new(options)),
             plan: FaultPlan::new(),
             dir: tempfile::tempdir().unwrap(),
@@ -52,6 +64,27 @@ impl World {
     fn put(&self, name: &str, body: &'static str) {
         let key = KeyPrefix::new("s/.cnt/").unwrap().key(name).unwrap();
         self.model.insert_raw(key, body, Metadata::new(), None);
+    }
+
+    /// Tells the mirror that an object was put while there is no room for its copy.
+    async fn keep_without_room(&self, mirror: &Arc<Mirror>, name: &str, body: &'static str) {
+        self.put(name, body);
+        self.files.add(FileFault {
+            op: FileOp::Rename,
+            path: name.to_owned(),
+            times: 1,
+            errno: nix::errno::Errno::ENOSPC as i32,
+        });
+        let entry = MirrorEntry {
+            etag: ETag::new("new"),
+            size: body.len() as u64,
+        };
+        let kept = mirror.keep(name, Content::Bytes(body.into()), entry).await;
+        kept.expect_err("there is no room");
+    }
+
+    fn gets(&self) -> Fault {
+        Fault::on(Op::Get)
     }
 
     fn local(&self, name: &str) -> Option<String> {
@@ -173,6 +206,114 @@ async fn what_is_forgotten_while_it_is_fetched_does_not_come_back() {
         None,
         "a deleted snapshot shows again"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_put_while_something_older_was_fetched_is_fetched_again() {
+    let world = World::new();
+    world.put("vm/1/a", "one");
+    let mirror = world.open().await;
+    mirror.refresh().await.unwrap();
+    let gate = world.plan.stop_after(world.gets());
+    let fetch = world.env.spawn({
+        let mirror = Arc::clone(&mirror);
+        async move { mirror.fetch("vm/1/a").await }
+    });
+    gate.reached().await;
+    world.keep_without_room(&mirror, "vm/1/a", "two").await;
+    gate.release();
+    assert!(fetch.await.unwrap().unwrap(), "the object is there");
+    mirror.catch_up().await;
+    assert_eq!(world.local("vm/1/a").as_deref(), Some("two"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_goes_away_leaves_no_write_behind() {
+    for seed in 0..50 {
+        let world = World::with_pauses(seed, Duration::from_millis(100));
+        world.put("vm/1/a", "one");
+        let mirror = world.open().await;
+        let look = tokio::spawn({
+            let mirror = Arc::clone(&mirror);
+            async move { mirror.fetch("vm/1/a").await }
+        });
+        world.env.sleep(Duration::from_millis(seed * 4)).await;
+        look.abort();
+        mirror.forget("vm/1/a").await.unwrap();
+        assert!(world.env.drain(Duration::from_mins(1)).await);
+        assert_eq!(world.local("vm/1/a"), None, "seed {seed}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_round_at_a_time_brings_what_is_missing() {
+    let world = World::new();
+    let mirror = world.open().await;
+    world.keep_without_room(&mirror, "vm/1/a", "one").await;
+    let gate = world.plan.stop_after(world.gets());
+    let before = world.env.instant();
+    mirror.catch_up().await;
+    let waited = world.env.instant() - before;
+    assert!(waited <= Duration::from_secs(2), "a look waits {waited:?}");
+    world.env.sleep(Duration::from_secs(11)).await;
+    mirror.catch_up().await;
+    assert_eq!(world.model.count(Op::Get), 1, "it is fetched twice");
+    gate.release();
+    assert!(world.env.drain(Duration::from_mins(1)).await);
+    assert_eq!(world.local("vm/1/a").as_deref(), Some("one"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_cannot_be_fetched_keeps_no_other_away() {
+    let world = World::new();
+    let mirror = world.open().await;
+    for name in ["vm/1/a", "vm/1/b"] {
+        world.keep_without_room(&mirror, name, "one").await;
+    }
+    let fails = Action::Fail(ErrorKind::Unavailable);
+    world
+        .plan
+        .add(world.gets().containing("/a").always().then(fails));
+    mirror.catch_up().await;
+    assert_eq!(world.local("vm/1/a"), None);
+    assert_eq!(world.local("vm/1/b").as_deref(), Some("one"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_room_for_one_the_next_round_begins_with_the_next() {
+    let world = World::new();
+    let mirror = world.open().await;
+    for name in ["vm/1/a", "vm/1/b"] {
+        world.keep_without_room(&mirror, name, "one").await;
+    }
+    world.files.add(FileFault {
+        op: FileOp::Rename,
+        path: "vm/1/a".to_owned(),
+        times: usize::MAX,
+        errno: nix::errno::Errno::ENOSPC as i32,
+    });
+    mirror.catch_up().await;
+    assert_eq!(world.local("vm/1/b"), None);
+    world.env.sleep(Duration::from_secs(10)).await;
+    mirror.catch_up().await;
+    assert_eq!(world.local("vm/1/b").as_deref(), Some("one"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_closed_mirror_writes_nothing() {
+    let world = World::new();
+    world.put("vm/1/a", "one");
+    let mirror = world.open().await;
+    let gate = world.plan.stop_after(world.gets());
+    let fetch = world.env.spawn({
+        let mirror = Arc::clone(&mirror);
+        async move { mirror.fetch("vm/1/a").await }
+    });
+    gate.reached().await;
+    mirror.close().await;
+    gate.release();
+    assert!(matches!(fetch.await.unwrap(), Err(Error::Stopped)));
+    assert_eq!(world.local("vm/1/a"), None);
 }
 
 #[tokio::test(start_paused = true)]

@@ -226,3 +226,40 @@ async fn a_backup_sealed_while_the_disk_was_full_shows_as_soon_as_there_is_room(
     assert_eq!(daemon.listed().await, [A1]);
     assert_eq!(gets(), after);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_edit_that_meets_a_fetch_forgets_nothing() {
+    let files = Arc::new(FaultyFiles::new(Arc::new(OsFiles)));
+    let mut world = World::new();
+    let start = jiff::Timestamp::from_second(1_800_000_000).unwrap();
+    world.env = Env::simulated(start, 1, Arc::clone(&files) as _);
+    let daemon = world.start("a", false).await;
+    daemon.backup(&id(A1), &["x"]).await;
+    files.add(FileFault {
+        op: FileOp::Rename,
+        path: format!("{A1}/index.json.blob"),
+        times: usize::MAX,
+        errno: nix::errno::Errno::ENOSPC as i32,
+    });
+    let noted = daemon.snapshots.set_notes(&id(A1), "one").await;
+    noted.expect_err("there is no room for the copy");
+    // The first GET of the second edit is a look that fails to write; the other one asks what it lost against.
+    let manifests = Fault::on(Op::Get).containing("index.json.blob");
+    let gate = world.plan.stop_after(manifests.nth(2));
+    let snapshots = Arc::clone(&daemon.snapshots);
+    let edit = world
+        .env
+        .spawn(async move { snapshots.set_notes(&id(A1), "two").await });
+    gate.reached().await;
+    files.clear();
+    world.env.sleep(Duration::from_secs(10)).await;
+    assert_eq!(daemon.listed().await, [A1]);
+    gate.release();
+    drop(edit.await.unwrap());
+    assert_eq!(
+        daemon.listed().await,
+        [A1],
+        "a snapshot is forgotten that is there"
+    );
+    daemon.snapshots.set_notes(&id(A1), "three").await.unwrap();
+}
