@@ -19,6 +19,10 @@ struct World {
     dir: tempfile::TempDir,
 }
 
+fn gets() -> Fault {
+    Fault::on(Op::Get)
+}
+
 impl World {
     fn new() -> Self {
         Self::with_pauses(0, Duration::ZERO)
@@ -81,10 +85,6 @@ impl World {
         };
         let kept = mirror.keep(name, Content::Bytes(body.into()), entry).await;
         kept.expect_err("there is no room");
-    }
-
-    fn gets(&self) -> Fault {
-        Fault::on(Op::Get)
     }
 
     fn local(&self, name: &str) -> Option<String> {
@@ -214,7 +214,7 @@ async fn what_was_put_while_something_older_was_fetched_is_fetched_again() {
     world.put("vm/1/a", "one");
     let mirror = world.open().await;
     mirror.refresh().await.unwrap();
-    let gate = world.plan.stop_after(world.gets());
+    let gate = world.plan.stop_after(gets());
     let fetch = world.env.spawn({
         let mirror = Arc::clone(&mirror);
         async move { mirror.fetch("vm/1/a").await }
@@ -233,7 +233,7 @@ async fn who_goes_away_leaves_no_write_behind() {
         let world = World::with_pauses(seed, Duration::from_millis(100));
         world.put("vm/1/a", "one");
         let mirror = world.open().await;
-        let look = tokio::spawn({
+        let look = world.env.spawn({
             let mirror = Arc::clone(&mirror);
             async move { mirror.fetch("vm/1/a").await }
         });
@@ -250,7 +250,7 @@ async fn one_round_at_a_time_brings_what_is_missing() {
     let world = World::new();
     let mirror = world.open().await;
     world.keep_without_room(&mirror, "vm/1/a", "one").await;
-    let gate = world.plan.stop_after(world.gets());
+    let gate = world.plan.stop_after(gets());
     let before = world.env.instant();
     mirror.catch_up().await;
     let waited = world.env.instant() - before;
@@ -271,9 +271,7 @@ async fn one_that_cannot_be_fetched_keeps_no_other_away() {
         world.keep_without_room(&mirror, name, "one").await;
     }
     let fails = Action::Fail(ErrorKind::Unavailable);
-    world
-        .plan
-        .add(world.gets().containing("/a").always().then(fails));
+    world.plan.add(gets().containing("/a").always().then(fails));
     mirror.catch_up().await;
     assert_eq!(world.local("vm/1/a"), None);
     assert_eq!(world.local("vm/1/b").as_deref(), Some("one"));
@@ -304,7 +302,7 @@ async fn a_closed_mirror_writes_nothing() {
     let world = World::new();
     world.put("vm/1/a", "one");
     let mirror = world.open().await;
-    let gate = world.plan.stop_after(world.gets());
+    let gate = world.plan.stop_after(gets());
     let fetch = world.env.spawn({
         let mirror = Arc::clone(&mirror);
         async move { mirror.fetch("vm/1/a").await }
