@@ -251,11 +251,8 @@ impl Contents {
         }
         let etag = match bucket.put(lock, put).await {
             Err(Error::Exists(_)) => {
-                // Somebody else changed or removed it: look again.
-                let name = bucket.name(place);
-                if !bucket.mirror.fetch(&name).await? {
-                    bucket.mirror.forget(&name).await?;
-                }
+                // Somebody else changed or removed it: look again. What is gone goes with the next refresh.
+                bucket.mirror.fetch(&bucket.name(place)).await?;
                 return Err(changed());
             }
             result => result?,

@@ -467,13 +467,13 @@ impl Datastore {
         {
             self.env.sleep(IDLE_LOOK).await;
         }
-        if self.sessions.oldest_open().is_some()
-            || self.collector.is_busy().await
-            || !self.snapshots.is_idle()
-        {
+        let idle = self.sessions.oldest_open().is_none()
+            && !self.collector.is_busy().await
+            && self.snapshots.close_if_idle();
+        self.snapshots.contents().close().await;
+        if !idle {
             return Ok(false);
         }
-        self.snapshots.contents().close().await;
         let stopping = tokio::time::timeout_at(deadline, self.owner.stop_clean());
         if let Ok(stopped) = stopping.await {
             return stopped.map(|()| true);

@@ -29,8 +29,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
-use s3_client::{ETag, KeyPrefix, ListEntry, ListRequest, ObjectKey, ObjectStore};
+use futures_util::stream::{self, StreamExt as _};
+use s3_client::{ETag, KeyPrefix, ListEntry, ListRequest, ObjectKey, ObjectStore, Optional as _};
 use tokio::sync::{Mutex, MutexGuard, Semaphore};
 use tokio::task::JoinError;
 
@@ -231,6 +231,15 @@ impl Mirror {
         self.state.lock().await.closed = true;
     }
 
+    /// The state of a mirror that is not closed.
+    async fn open_state(&self) -> Result<MutexGuard<'_, State>> {
+        let state = self.state.lock().await;
+        if state.closed {
+            return Err(Error::Stopped);
+        }
+        Ok(state)
+    }
+
     /// Runs work that must not stop in the middle when whoever asked for it goes away.
     async fn to_the_end<T: Send + 'static>(
         &self,
@@ -260,7 +269,7 @@ impl Mirror {
         let _one = self.refresh.lock().await;
         let fetching = self.begin_fetch().await;
         let stats = self.refresh_since(fetching.began).await?;
-        let mut state = self.state.lock().await;
+        let mut state = self.open_state().await?;
         if stats.fetched + stats.dropped > 0 || state.log_lines > 2 * state.known.len() + 100 {
             self.rewrite_log(&mut state).await?;
         }
@@ -286,15 +295,21 @@ impl Mirror {
             let fetched = stream::iter(wanted)
                 .map(|(name, size)| async move {
                     let _room = self.room.acquire_many(room_for(size)).await;
-                    self.fetch_since(&name, began, false).await
+                    let fetched = self.fetch_since(&name, began, false).await;
+                    (name, fetched)
                 })
                 .buffer_unordered(FETCHES_MAX)
-                .try_collect::<Vec<_>>()
-                .await?;
-            for fetched in fetched {
-                if let Fetched::Here(size) = fetched {
-                    stats.fetched += 1;
-                    stats.fetched_bytes += size;
+                // All come to their end, for none may be left in the middle of a write.
+                .collect::<Vec<_>>()
+                .await;
+            for (name, fetched) in fetched {
+                match fetched? {
+                    Fetched::Here(size) => {
+                        stats.fetched += 1;
+                        stats.fetched_bytes += size;
+                    }
+                    Fetched::Newer => {}
+                    Fetched::Gone => self.must_be_gone(&name).await?,
                 }
             }
             match (last, until) {
@@ -312,7 +327,7 @@ impl Mirror {
             }
         }
         for name in gone {
-            let mut state = self.state.lock().await;
+            let mut state = self.open_state().await?;
             if state
                 .known
                 .get(&name)
@@ -325,6 +340,23 @@ impl Mirror {
         }
         stats.dropped += self.drop_strays().await?;
         Ok(stats)
+    }
+
+    /// An object that was listed and not found when it was read was deleted in between, or is not gone at all (I10).
+    async fn must_be_gone(&self, name: &str) -> Result<()> {
+        let key = self.key(name)?;
+        match self.store.head(&key).await.optional()? {
+            None => Ok(()),
+            Some(_) => Err(Error::Refused(format!(
+                "'{key}' is there and was not found when it was read; try again"
+            ))),
+        }
+    }
+
+    fn key(&self, name: &str) -> Result<ObjectKey> {
+        self.prefix
+            .key(name)
+            .map_err(|e| Error::Invalid(e.to_string()))
     }
 
     /// The page's objects that are ours, by name. What else lies there is left alone, and in nobody's way.
@@ -404,7 +436,7 @@ impl Mirror {
         let found = self.env.io(move |files| walk(files, &root)).await?;
         let mut dropped = 0;
         for (name, is_dir) in found.into_iter().rev() {
-            let state = self.state.lock().await;
+            let state = self.open_state().await?;
             if is_dir {
                 // Fails where it is not empty, which is what keeps those in use.
                 let path = self.path(&name);

@@ -162,6 +162,11 @@ impl Snapshots {
         locked(&self.temporary).is_empty() && self.locks.is_empty()
     }
 
+    /// If it is idle, nobody reads, writes or removes anything from here on.
+    pub(crate) fn close_if_idle(&self) -> bool {
+        locked(&self.temporary).is_empty() && self.locks.close_if_empty()
+    }
+
     /// Registers the directory of a session's temporary files, or gives it up.
     pub(crate) fn set_temporary(&self, name: &str, used: bool) {
         let mut set = locked(&self.temporary);

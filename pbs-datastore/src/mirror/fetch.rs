@@ -75,26 +75,25 @@ impl Mirror {
     /// Fetches one object again, whatever is known of it; `false` if the bucket has none.
     pub(crate) async fn fetch(self: &Arc<Self>, name: &str) -> Result<bool> {
         let (mirror, name) = (Arc::clone(self), name.to_owned());
-        let fetching = async move { mirror.fetch_now(&name).await };
+        let fetching = async move {
+            let size = mirror.entry(&name).await.map_or(0, |entry| entry.size);
+            mirror.fetch_now(&name, size).await
+        };
         Ok(self.to_the_end(fetching).await? != Fetched::Gone)
     }
 
-    async fn fetch_now(&self, name: &str) -> Result<Fetched> {
+    /// `size` is how long the object was when it was last heard of.
+    async fn fetch_now(&self, name: &str, size: u64) -> Result<Fetched> {
+        let _room = self.room.acquire_many(room_for(size)).await;
         let fetching = self.begin_fetch().await;
         self.fetch_since(name, fetching.began, true).await
     }
 
     /// Steps 2 and 3.
     pub(super) async fn fetch_since(&self, name: &str, began: u64, sync: bool) -> Result<Fetched> {
-        let key = self
-            .prefix
-            .key(name)
-            .map_err(|e| Error::Invalid(e.to_string()))?;
+        let key = self.key(name)?;
         let object = self.store.get(&key, None).await.optional()?;
-        let mut state = self.state.lock().await;
-        if state.closed {
-            return Err(Error::Stopped);
-        }
+        let mut state = self.open_state().await?;
         let known = state.known.get(name);
         if known.is_some_and(|known| known.changed > began) || state.touched.since(name, began) {
             return Ok(Fetched::Newer);
@@ -137,8 +136,7 @@ impl Mirror {
 
     async fn fetch_behind(&self, round: Round) {
         for (name, size) in round.names() {
-            let _room = self.room.acquire_many(room_for(size)).await;
-            match self.fetch_now(&name).await {
+            match self.fetch_now(&name, size).await {
                 Ok(_) => tracing::info!(%name, "the local copy is what the bucket has again"),
                 Err(Error::Store(error)) => {
                     tracing::debug!(%name, %error, "the local copy is still missing");

@@ -315,6 +315,64 @@ async fn a_closed_mirror_writes_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_listed_and_not_found_ends_a_refresh() {
+    let world = World::new();
+    world.put("vm/1/a", "one");
+    let mirror = world.open().await;
+    let not_found = Action::Fail(ErrorKind::NotFound);
+    world.plan.add(gets().then(not_found));
+    mirror.refresh().await.expect_err("it is there");
+    assert_eq!(mirror.refresh().await.unwrap().fetched, 1);
+    // One that was deleted in between is no reason to fail.
+    world.put("vm/1/b", "one");
+    let gate = world.plan.stop_after(Fault::on(Op::List));
+    let refresh = world.env.spawn({
+        let mirror = Arc::clone(&mirror);
+        async move { mirror.refresh().await }
+    });
+    gate.reached().await;
+    world
+        .model
+        .remove_raw(&KeyPrefix::new("s/.cnt/").unwrap().key("vm/1/b").unwrap());
+    gate.release();
+    refresh.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_that_fails_leaves_no_write_behind() {
+    for seed in 0..50 {
+        let world = World::with_pauses(seed, Duration::from_millis(100));
+        world.put("vm/1/a", "one");
+        world.put("vm/1/b", "one");
+        let mirror = world.open().await;
+        let fails = Action::Fail(ErrorKind::Unavailable);
+        world.plan.add(gets().containing("/b").then(fails));
+        mirror.refresh().await.expect_err("a GET fails");
+        mirror.forget("vm/1/a").await.unwrap();
+        assert!(world.env.drain(Duration::from_mins(1)).await);
+        assert_eq!(world.local("vm/1/a"), None, "seed {seed}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_that_outlives_its_datastore_drops_nothing_of_the_next() {
+    let world = World::new();
+    let mirror = world.open().await;
+    let gate = world.plan.stop_after(Fault::on(Op::List));
+    let refresh = world.env.spawn({
+        let mirror = Arc::clone(&mirror);
+        async move { mirror.refresh().await }
+    });
+    gate.reached().await;
+    mirror.close().await;
+    world.put("vm/1/new", "one");
+    world.open().await.refresh().await.unwrap();
+    gate.release();
+    assert!(matches!(refresh.await.unwrap(), Err(Error::Stopped)));
+    assert_eq!(world.local("vm/1/new").as_deref(), Some("one"));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_torn_log_costs_a_fetch() {
     let world = World::new();
     world.put("vm/1/a", "one");

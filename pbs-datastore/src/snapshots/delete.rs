@@ -61,19 +61,20 @@ impl Snapshots {
         self.changed(id);
         result?;
         Step::DeleteManifest.passed();
-        self.remove_rest(&lock, &pass, id).await?;
+        let rest = self.contents.listed(&id.folder(), usize::MAX).await?;
+        self.remove_rest(&lock, &pass, id, rest).await?;
         Step::DeleteDone.passed();
         Ok(())
     }
 
-    /// Removes what is left of a snapshot without manifest: what is known locally and what the bucket has.
+    /// Removes what is left of a snapshot without manifest: what is known locally, and `places`, which the bucket has.
     pub(super) async fn remove_rest(
         &self,
         lock: &super::Lock,
         pass: &FencePass,
         id: &SnapshotRef,
+        mut places: Vec<Place>,
     ) -> Result<()> {
-        let mut places = self.contents.listed(&id.folder(), usize::MAX).await?;
         let local = self.contents.list(&id.folder()).await?.unwrap_or_default();
         places.extend(local.iter().filter_map(|entry| match entry.name.as_str() {
             ".protected" => Some(id.protected()),

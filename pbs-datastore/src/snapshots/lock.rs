@@ -63,6 +63,8 @@ impl Holders {
 struct Table {
     held: BTreeMap<String, Holders>,
     purge_at: usize,
+    /// Nobody gets a lock any more.
+    closed: bool,
 }
 
 /// All locks of one datastore.
@@ -111,6 +113,9 @@ impl Locks {
     fn take(self: &Arc<Self>, name: &str, mode: Mode, busy: &str) -> Result<Lock> {
         let now = self.env.instant();
         let mut table = self.table();
+        if table.closed {
+            return Err(Error::Stopped);
+        }
         if table.held.len() >= table.purge_at {
             table.held.retain(|_, holders| holders.expire(now));
             table.purge_at = table.held.len() + PURGE_EVERY;
@@ -131,6 +136,15 @@ impl Locks {
             mode: Mutex::new(mode),
             lost: Mutex::new(None),
         })
+    }
+
+    /// If nobody holds anything, and nothing is kept, nobody gets a lock from here on.
+    pub(crate) fn close_if_empty(&self) -> bool {
+        let now = self.env.instant();
+        let mut table = self.table();
+        table.held.retain(|_, holders| holders.expire(now));
+        table.closed |= table.held.is_empty();
+        table.closed
     }
 
     /// Whether nobody holds anything, and nothing is kept.
@@ -266,6 +280,18 @@ mod tests {
         assert!(locks.shared("x", "busy").is_err());
         drop(lock);
         assert!(locks.table().held.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_closed_table_was_empty_and_stays_so() {
+        let locks = locks();
+        let lock = locks.shared("x", "busy").unwrap();
+        assert!(!locks.close_if_empty());
+        drop(locks.exclusive("y", "busy").unwrap());
+        drop(lock);
+        assert!(locks.close_if_empty());
+        assert!(matches!(locks.shared("x", "busy"), Err(Error::Stopped)));
+        assert!(locks.is_empty() && locks.close_if_empty());
     }
 
     #[tokio::test(start_paused = true)]

@@ -100,8 +100,14 @@ impl Snapshots {
             self.changed(id);
             return Ok(false);
         }
+        let rest = self.contents.listed(&id.folder(), usize::MAX).await?;
+        if rest.contains(&id.manifest()) {
+            return Err(Error::Busy(format!(
+                "the manifest of {id} is listed and was not found; what it is will be looked at again"
+            )));
+        }
         tracing::info!("removing what an unfinished backup left of {id}");
-        self.remove_rest(&lock, &pass, id).await?;
+        self.remove_rest(&lock, &pass, id, rest).await?;
         Step::UnsealedRemoved.passed();
         Ok(true)
     }
