@@ -251,9 +251,12 @@ impl Contents {
         }
         let etag = match bucket.put(lock, put).await {
             Err(Error::Exists(_)) => {
-                // Somebody else changed or removed it: look again. What is gone goes with the next refresh.
-                bucket.mirror.fetch(&bucket.name(place)).await?;
-                return Err(changed());
+                // Somebody else changed or removed it: look again. A copy of what is gone goes with the next refresh.
+                return Err(if bucket.mirror.fetch(&bucket.name(place)).await? {
+                    changed()
+                } else {
+                    Error::NotFound(format!("'{}'", bucket.layout.key(place)))
+                });
             }
             result => result?,
         };
