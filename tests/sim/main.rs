@@ -48,7 +48,7 @@ struct Arguments {
     /// The first of them.
     #[arg(long, default_value_t = 0)]
     first: u64,
-    /// After the seeds, go on with fresh ones until so many seconds have passed.
+    /// After the seeds, go on with fresh ones for so many seconds.
     #[arg(long, default_value_t = 0)]
     seconds: u64,
     /// End as soon as so many seeds have shown violations.
@@ -166,8 +166,8 @@ fn main() -> ExitCode {
         });
     };
     in_parallel(arguments.first + arguments.seeds);
-    let longest = Duration::from_secs(arguments.seconds);
-    while began.elapsed() < longest && !work.stop.load(Ordering::Acquire) {
+    let (fixed_done, longest) = (now(), Duration::from_secs(arguments.seconds));
+    while fixed_done.elapsed() < longest && !work.stop.load(Ordering::Acquire) {
         let first = fresh_seed();
         work.next.store(first, Ordering::Release);
         in_parallel(first + 50);
