@@ -140,6 +140,8 @@ impl Scenario {
             forced,
         };
         scenario.make_room_for_what_is_forced();
+        // Without conditional writes a forgery that arrives late replaces what is there: I11 then rests on the writers.
+        scenario.forger &= scenario.capabilities.conditional_create;
         let zombie = Between::TakeOver { zombie: true };
         // The disks of two machines are one here: that of the one that was cut off may not be full.
         scenario.disk_faults &= scenario.lives.iter().all(|life| life.after != zombie);
