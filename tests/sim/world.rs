@@ -193,16 +193,12 @@ impl World {
 
     /// A new process's way to the server.
     pub(crate) async fn client(&self, env: &Env) -> Arc<dyn ObjectStore> {
-        match &self.service {
-            Some(service) => {
-                let client = service.client(env).await;
-                Arc::new(client.expect("a configuration that is valid"))
-            }
-            None => {
-                let watched = Arc::clone(&self.watched);
-                Arc::new(FaultyStore::new(watched, self.plan.clone()))
-            }
+        if let Some(service) = &self.service {
+            let client = service.client(env).await;
+            return Arc::new(client.expect("a configuration that is valid"));
         }
+        let watched = Arc::clone(&self.watched);
+        Arc::new(FaultyStore::new(watched, self.plan.clone()))
     }
 
     /// Nothing goes wrong any more.
