@@ -51,8 +51,11 @@ fn whole(answer: &[u8]) -> Vec<u8> {
         Some(end) => (&answer[..end], &answer[end + 2..]),
         None => (answer, &[][..]),
     };
-    let head = String::from_utf8_lossy(head).replace("\r\n", "\n");
-    let mut text = format!("HTTP/1.1 {}\r\n", head.replace('\n', "\r\n"));
+    let head = String::from_utf8_lossy(head);
+    // An empty line would end the head here, and what is added below would be part of the body.
+    let lines = head.split('\n').map(|line| line.trim_end_matches('\r'));
+    let lines: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
+    let mut text = format!("HTTP/1.1 {}\r\n", lines.join("\r\n"));
     if !head.to_ascii_lowercase().contains("content-length") {
         text.push_str("Content-Length: ");
         text.push_str(&body.len().to_string());
