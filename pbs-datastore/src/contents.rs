@@ -1,7 +1,8 @@
 //! The tree of namespaces, groups and snapshots, in a bucket with its mirror or in a directory.
 //!
-//! Everything is read locally, but for copies that a full disk kept from being made. What is written goes to the bucket first and into the mirror after that; deletions go
-//! manifest first. A write tells the [`Lock`] it is made under when an answer was lost, so that the lock outlasts it (I8).
+//! Everything is read locally, but for copies that a full disk kept from being made. What is written goes to the bucket
+//! first and into the mirror after that; deletions go manifest first. A write tells the [`Lock`] it is made under when an
+//! answer was lost, so that the lock outlasts it (I8).
 //!
 //! A crash between bucket and mirror leaves the mirror behind; the refresh of the next start, and of every collection,
 //! brings it up to date.

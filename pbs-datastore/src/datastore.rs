@@ -452,7 +452,8 @@ impl Datastore {
     }
 
     /// Ends all sessions, waits for what runs, and records a clean stop if nothing is open or unknown. Returns whether
-    /// it did, after `limit` at the latest.
+    /// it did, after `limit` at the latest. Either way no object is fetched into the mirror any more; after a clean stop
+    /// nobody gets a lock either.
     pub async fn close(&self, limit: Duration) -> Result<bool> {
         let deadline = self.env.instant() + limit;
         for session in self.sessions.list() {

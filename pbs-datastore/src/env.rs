@@ -272,6 +272,14 @@ impl Env {
         task
     }
 
+    /// Waits for a task, which runs to its end even if the caller goes away.
+    pub async fn to_the_end<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> T {
+        result_of(self.spawn(task).await).await
+    }
+
     fn next_task(&self) -> Option<u64> {
         let mortal = self.inner.mortal.as_ref()?;
         let mut tasks = mortal.lock().unwrap_or_else(PoisonError::into_inner);
@@ -353,12 +361,17 @@ impl Env {
             });
             queued.await.and_then(std::convert::identity)
         };
-        match done.map_err(JoinError::try_into_panic) {
-            Ok(value) => value,
-            Err(Ok(panic)) => std::panic::resume_unwind(panic),
-            // The runtime is shutting down and never started the work; nobody will ask for its result.
-            Err(Err(_)) => std::future::pending().await,
-        }
+        result_of(done).await
+    }
+}
+
+/// What a task came to; its panic is the caller's.
+async fn result_of<T>(done: Result<T, JoinError>) -> T {
+    match done.map_err(JoinError::try_into_panic) {
+        Ok(value) => value,
+        Err(Ok(panic)) => std::panic::resume_unwind(panic),
+        // The runtime is shutting down and never ended the work; nobody will ask for its result.
+        Err(Err(_)) => std::future::pending().await,
     }
 }
 

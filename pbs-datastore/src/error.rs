@@ -80,6 +80,13 @@ pub enum Error {
     Stopped,
 }
 
+impl Error {
+    /// The datastore takes nothing on any more.
+    pub(crate) fn closing() -> Self {
+        Self::Busy("the datastore is being closed; try again when it is open".to_owned())
+    }
+}
+
 /// The result of everything here.
 pub type Result<T> = std::result::Result<T, Error>;
 

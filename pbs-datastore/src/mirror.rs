@@ -32,7 +32,6 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _};
 use s3_client::{ETag, KeyPrefix, ListEntry, ListRequest, ObjectKey, ObjectStore, Optional as _};
 use tokio::sync::{Mutex, MutexGuard, Semaphore};
-use tokio::task::JoinError;
 
 use self::behind::Behind;
 use self::fetch::{Fetched, Touched, room_for};
@@ -200,30 +199,32 @@ impl Mirror {
         entry: MirrorEntry,
     ) -> Result<()> {
         let (mirror, name) = (Arc::clone(self), name.to_owned());
-        self.to_the_end(async move {
-            // The lock is held over local files, never over a request: entries and files change together.
-            let mut state = mirror.state.lock().await;
-            if let Err(error) = mirror.write_file(&name, content, true).await {
-                state.touch(&name);
-                mirror.behind.add(&name, entry.size);
-                return Err(error);
-            }
-            mirror.behind.remove(&name);
-            mirror.note(&mut state, &name, Some(entry)).await
-        })
-        .await
+        self.env
+            .to_the_end(async move {
+                // The lock is held over local files, never over a request: entries and files change together.
+                let mut state = mirror.state.lock().await;
+                if let Err(error) = mirror.write_file(&name, content, true).await {
+                    state.touch(&name);
+                    mirror.behind.add(&name, entry.size);
+                    return Err(error);
+                }
+                mirror.behind.remove(&name);
+                mirror.note(&mut state, &name, Some(entry)).await
+            })
+            .await
     }
 
     /// Step 2 after a delete: the object is gone.
     pub(crate) async fn forget(self: &Arc<Self>, name: &str) -> Result<()> {
         let (mirror, name) = (Arc::clone(self), name.to_owned());
-        self.to_the_end(async move {
-            let mut state = mirror.state.lock().await;
-            mirror.behind.remove(&name);
-            mirror.remove_file(&name).await?;
-            mirror.note(&mut state, &name, None).await
-        })
-        .await
+        self.env
+            .to_the_end(async move {
+                let mut state = mirror.state.lock().await;
+                mirror.behind.remove(&name);
+                mirror.remove_file(&name).await?;
+                mirror.note(&mut state, &name, None).await
+            })
+            .await
     }
 
     /// From here on nothing is fetched; what is being written has been when this returns.
@@ -235,33 +236,16 @@ impl Mirror {
     async fn open_state(&self) -> Result<MutexGuard<'_, State>> {
         let state = self.state.lock().await;
         if state.closed {
-            return Err(Error::Stopped);
+            return Err(Error::closing());
         }
         Ok(state)
-    }
-
-    /// Runs work that must not stop in the middle when whoever asked for it goes away.
-    async fn to_the_end<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = Result<T>> + Send + 'static,
-    ) -> Result<T> {
-        match self
-            .env
-            .spawn(work)
-            .await
-            .map_err(JoinError::try_into_panic)
-        {
-            Ok(done) => done,
-            Err(Ok(panic)) => std::panic::resume_unwind(panic),
-            // The runtime is shutting down.
-            Err(Err(_)) => std::future::pending().await,
-        }
     }
 
     /// Makes the copy the same as the bucket. See the module page.
     pub(crate) async fn refresh(self: &Arc<Self>) -> Result<RefreshStats> {
         let mirror = Arc::clone(self);
-        self.to_the_end(async move { mirror.refresh_now().await })
+        self.env
+            .to_the_end(async move { mirror.refresh_now().await })
             .await
     }
 

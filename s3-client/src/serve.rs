@@ -8,7 +8,8 @@
 //!    with every checksum it came with, those in trailers included. Nothing reaches the store before that.
 //! 5. The store decides conditions and carries the request out, as one step of its own.
 //! 6. The answer carries the store's date. An outcome that is *unknown*, or a read that timed out, is answered like
-//!    a lost answer: the connection is closed without one (I8).
+//!    a lost answer: the connection is closed without one (I8). An object that came in part breaks it in the
+//!    middle.
 //!
 //! A client that goes away takes its request with it: up to step 4 nothing has happened, in step 5 it is up to the store
 //! whether what it has begun is carried out, which is what *unknown* means to that client.

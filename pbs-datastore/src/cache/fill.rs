@@ -7,8 +7,8 @@
 //! 4. Verify (I7): kind, CRC, and digest and length if unencrypted, otherwise the body's MD5 where the tag is one.
 //!    What fails is read again, and only what two reads in a row bring alike is called corrupt; anything else is a fault
 //!    of the line. It is served to nobody. A tag alone never makes a chunk corrupt: when a bucket's encryption is
-//!    changed, its tags go on looking like MD5s and are none any more, and
-//!    intact chunks would be set aside one after the other. The key's owner has the cipher's own tag to go by.
+//!    changed, its tags go on looking like MD5s and are none any more, and intact chunks would be set aside one after
+//!    the other. The key's owner has the cipher's own tag to go by.
 //! 5. Hand it to everybody who waits. Who asks from here to the end of 6 gets it too.
 //! 6. Under the guard, unless the registration was spoiled meanwhile: insert into the cache. Few at a time; when the
 //!    disk does not keep up, not at all.

@@ -1,7 +1,7 @@
 //! Objects that are in the bucket and whose copy could not be written, as on a full disk.
 //!
-//! Whoever looks at the mirror next has them fetched: in one round at a time, and at most one in [`PAUSE`], however many
-//! look. A refresh brings them too, so nothing of this outlives the process.
+//! Whoever looks at the mirror next has them fetched: in one round at a time, and at most one in [`PAUSE`], however
+//! many look. A refresh brings them too, so nothing of this outlives the process.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};

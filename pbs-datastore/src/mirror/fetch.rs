@@ -1,14 +1,14 @@
-//! Fetching of single objects into the mirror: again because a copy looks wrong, for a refresh, or because a copy could not be
-//! written when it was kept.
+//! Fetching of single objects into the mirror: again because a copy looks wrong, for a refresh, or because a copy could
+//! not be written when it was kept.
 //!
 //! One fetch
 //! 1. Note the count of changes.
 //! 2. GET.
-//! 3. Under the mirror's lock: if the object was kept or forgotten since 1, or the mirror is closed, do nothing, for what came
-//!    may be older. Otherwise write the file, then the entry.
+//! 3. Under the mirror's lock: if the object was kept or forgotten since 1, or the mirror is closed, do nothing, for what
+//!    came may be older. Otherwise write the file, then the entry.
 //!
-//! 2 and 3 are carried out to their end even if whoever asked goes away: a file that is written after its fetch has lost the lock
-//! could undo somebody else's change.
+//! 2 and 3 are carried out to their end even if whoever asked goes away: a file that is written after its fetch has lost
+//! the lock could undo somebody else's change.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -79,7 +79,7 @@ impl Mirror {
             let size = mirror.entry(&name).await.map_or(0, |entry| entry.size);
             mirror.fetch_now(&name, size).await
         };
-        Ok(self.to_the_end(fetching).await? != Fetched::Gone)
+        Ok(self.env.to_the_end(fetching).await? != Fetched::Gone)
     }
 
     /// `size` is how long the object was when it was last heard of.
@@ -120,8 +120,8 @@ impl Mirror {
         Ok(Fetched::Here(size))
     }
 
-    /// Before anybody looks: has fetched what could not be written when it was kept, if it is time to try again, and waits
-    /// for that a little.
+    /// Before anybody looks: has what could not be written when it was kept fetched, if it is time to try again, and
+    /// waits for that a little.
     pub(crate) async fn catch_up(self: &Arc<Self>) {
         let Some(round) = self.behind.begin(self.env.instant()) else {
             return;
@@ -137,7 +137,8 @@ impl Mirror {
     async fn fetch_behind(&self, round: Round) {
         for (name, size) in round.names() {
             match self.fetch_now(&name, size).await {
-                Ok(_) => tracing::info!(%name, "the local copy is what the bucket has again"),
+                Ok(Fetched::Here(_)) => tracing::info!(%name, "the local copy is there now"),
+                Ok(Fetched::Newer | Fetched::Gone) => {}
                 Err(Error::Store(error)) => {
                     tracing::debug!(%name, %error, "the local copy is still missing");
                 }

@@ -8,6 +8,8 @@ use s3_client::{
     PutOutcome,
 };
 
+use tokio::task::JoinHandle;
+
 use super::*;
 use crate::files::{FaultyFiles, FileFault, FileOp, OsFiles};
 
@@ -17,6 +19,16 @@ struct World {
     model: Arc<ModelStore>,
     plan: FaultPlan,
     dir: tempfile::TempDir,
+}
+
+fn fetching(world: &World, mirror: &Arc<Mirror>, name: &'static str) -> JoinHandle<Result<bool>> {
+    let mirror = Arc::clone(mirror);
+    world.env.spawn(async move { mirror.fetch(name).await })
+}
+
+fn refreshing(world: &World, mirror: &Arc<Mirror>) -> JoinHandle<Result<RefreshStats>> {
+    let mirror = Arc::clone(mirror);
+    world.env.spawn(async move { mirror.refresh().await })
 }
 
 fn gets() -> Fault {
@@ -65,20 +77,29 @@ impl World {
         Arc::new(mirror.await.unwrap())
     }
 
+    fn key(name: &str) -> ObjectKey {
+        KeyPrefix::new("s/.cnt/").unwrap().key(name).unwrap()
+    }
+
     fn put(&self, name: &str, body: &'static str) {
-        let key = KeyPrefix::new("s/.cnt/").unwrap().key(name).unwrap();
+        let key = Self::key(name);
         self.model.insert_raw(key, body, Metadata::new(), None);
+    }
+
+    /// So many copies of an object cannot be written.
+    fn no_room(&self, name: &str, times: usize) {
+        self.files.add(FileFault {
+            op: FileOp::Rename,
+            path: name.to_owned(),
+            times,
+            errno: nix::errno::Errno::ENOSPC as i32,
+        });
     }
 
     /// Tells the mirror that an object was put while there is no room for its copy.
     async fn keep_without_room(&self, mirror: &Arc<Mirror>, name: &str, body: &'static str) {
         self.put(name, body);
-        self.files.add(FileFault {
-            op: FileOp::Rename,
-            path: name.to_owned(),
-            times: 1,
-            errno: nix::errno::Errno::ENOSPC as i32,
-        });
+        self.no_room(name, 1);
         let entry = MirrorEntry {
             etag: ETag::new("new"),
             size: body.len() as u64,
@@ -122,9 +143,7 @@ async fn what_the_bucket_does_not_have_goes_with_its_empty_directories() {
     }
     let mirror = world.open().await;
     mirror.refresh().await.unwrap();
-    world
-        .model
-        .remove_raw(&KeyPrefix::new("s/.cnt/").unwrap().key("vm/2/a").unwrap());
+    world.model.remove_raw(&World::key("vm/2/a"));
     std::fs::create_dir_all(world.dir.path().join(".cnt/ct/9")).unwrap();
     std::fs::write(world.dir.path().join(".cnt/ct/9/stray"), "x").unwrap();
     std::fs::write(world.dir.path().join(".cnt/vm/1/a"), "damaged").unwrap();
@@ -143,9 +162,7 @@ async fn a_failed_page_drops_nothing() {
     }
     let mirror = world.open().await;
     mirror.refresh().await.unwrap();
-    world
-        .model
-        .remove_raw(&KeyPrefix::new("s/.cnt/").unwrap().key("vm/1/a").unwrap());
+    world.model.remove_raw(&World::key("vm/1/a"));
     world.plan.add(
         Fault::on(Op::List)
             .nth(2)
@@ -163,13 +180,10 @@ async fn what_changes_during_a_refresh_is_newer_than_its_listing() {
     let mirror = world.open().await;
     mirror.refresh().await.unwrap();
     let gate = world.plan.stop_after(Fault::on(Op::List));
-    let refresh = world.env.spawn({
-        let mirror = Arc::clone(&mirror);
-        async move { mirror.refresh().await }
-    });
+    let refresh = refreshing(&world, &mirror);
     gate.reached().await;
     // A new object that the listing has not seen, and a removed one that it has.
-    let key = KeyPrefix::new("s/.cnt/").unwrap().key("vm/1/new").unwrap();
+    let key = World::key("vm/1/new");
     let put = world.model.put(Put::new(key, "new")).await.unwrap().value;
     let PutOutcome::Created { etag, .. } = put else {
         panic!("{put:?}")
@@ -192,11 +206,8 @@ async fn what_is_forgotten_while_it_is_fetched_does_not_come_back() {
     world.put("vm/1/a", "one");
     let mirror = world.open().await;
     mirror.refresh().await.unwrap();
-    let gate = world.plan.stop_after(Fault::on(Op::Get));
-    let fetch = world.env.spawn({
-        let mirror = Arc::clone(&mirror);
-        async move { mirror.fetch("vm/1/a").await }
-    });
+    let gate = world.plan.stop_after(gets());
+    let fetch = fetching(&world, &mirror, "vm/1/a");
     gate.reached().await;
     mirror.forget("vm/1/a").await.unwrap();
     gate.release();
@@ -215,10 +226,7 @@ async fn what_was_put_while_something_older_was_fetched_is_fetched_again() {
     let mirror = world.open().await;
     mirror.refresh().await.unwrap();
     let gate = world.plan.stop_after(gets());
-    let fetch = world.env.spawn({
-        let mirror = Arc::clone(&mirror);
-        async move { mirror.fetch("vm/1/a").await }
-    });
+    let fetch = fetching(&world, &mirror, "vm/1/a");
     gate.reached().await;
     world.keep_without_room(&mirror, "vm/1/a", "two").await;
     gate.release();
@@ -233,10 +241,7 @@ async fn who_goes_away_leaves_no_write_behind() {
         let world = World::with_pauses(seed, Duration::from_millis(100));
         world.put("vm/1/a", "one");
         let mirror = world.open().await;
-        let look = world.env.spawn({
-            let mirror = Arc::clone(&mirror);
-            async move { mirror.fetch("vm/1/a").await }
-        });
+        let look = fetching(&world, &mirror, "vm/1/a");
         world.env.sleep(Duration::from_millis(seed * 4)).await;
         look.abort();
         mirror.forget("vm/1/a").await.unwrap();
@@ -284,12 +289,7 @@ async fn without_room_for_one_the_next_round_begins_with_the_next() {
     for name in ["vm/1/a", "vm/1/b"] {
         world.keep_without_room(&mirror, name, "one").await;
     }
-    world.files.add(FileFault {
-        op: FileOp::Rename,
-        path: "vm/1/a".to_owned(),
-        times: usize::MAX,
-        errno: nix::errno::Errno::ENOSPC as i32,
-    });
+    world.no_room("vm/1/a", usize::MAX);
     mirror.catch_up().await;
     assert_eq!(world.local("vm/1/b"), None);
     world.env.sleep(Duration::from_secs(10)).await;
@@ -303,14 +303,11 @@ async fn a_closed_mirror_writes_nothing() {
     world.put("vm/1/a", "one");
     let mirror = world.open().await;
     let gate = world.plan.stop_after(gets());
-    let fetch = world.env.spawn({
-        let mirror = Arc::clone(&mirror);
-        async move { mirror.fetch("vm/1/a").await }
-    });
+    let fetch = fetching(&world, &mirror, "vm/1/a");
     gate.reached().await;
     mirror.close().await;
     gate.release();
-    assert!(matches!(fetch.await.unwrap(), Err(Error::Stopped)));
+    assert!(matches!(fetch.await.unwrap(), Err(Error::Busy(_))));
     assert_eq!(world.local("vm/1/a"), None);
 }
 
@@ -326,14 +323,9 @@ async fn what_is_listed_and_not_found_ends_a_refresh() {
     // One that was deleted in between is no reason to fail.
     world.put("vm/1/b", "one");
     let gate = world.plan.stop_after(Fault::on(Op::List));
-    let refresh = world.env.spawn({
-        let mirror = Arc::clone(&mirror);
-        async move { mirror.refresh().await }
-    });
+    let refresh = refreshing(&world, &mirror);
     gate.reached().await;
-    world
-        .model
-        .remove_raw(&KeyPrefix::new("s/.cnt/").unwrap().key("vm/1/b").unwrap());
+    world.model.remove_raw(&World::key("vm/1/b"));
     gate.release();
     refresh.await.unwrap().unwrap();
 }
@@ -359,16 +351,13 @@ async fn a_refresh_that_outlives_its_datastore_drops_nothing_of_the_next() {
     let world = World::new();
     let mirror = world.open().await;
     let gate = world.plan.stop_after(Fault::on(Op::List));
-    let refresh = world.env.spawn({
-        let mirror = Arc::clone(&mirror);
-        async move { mirror.refresh().await }
-    });
+    let refresh = refreshing(&world, &mirror);
     gate.reached().await;
     mirror.close().await;
     world.put("vm/1/new", "one");
     world.open().await.refresh().await.unwrap();
     gate.release();
-    assert!(matches!(refresh.await.unwrap(), Err(Error::Stopped)));
+    assert!(matches!(refresh.await.unwrap(), Err(Error::Busy(_))));
     assert_eq!(world.local("vm/1/new").as_deref(), Some("one"));
 }
 

@@ -3,6 +3,7 @@
 //! With the feature `sabotage` and `HOLDFAST_SABOTAGE=<Rule>` in the environment the test named in
 //! `tests/src/bin/sabotage/rules.rs` fails for each rule.
 
+mod aside;
 mod collect;
 mod crash;
 mod insert;

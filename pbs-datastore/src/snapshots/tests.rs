@@ -8,7 +8,7 @@ use bytes::Bytes;
 use s3_client::{Action, Effect, Fault, Metadata, ModelOptions, Op, Support};
 
 use super::*;
-use crate::files::{FaultyFiles, FileFault, FileOp, OsFiles};
+use crate::files::{FileFault, FileOp};
 use crate::{AuthId, DataBlob, Manifest, SyncLevel, VerifyOutcome, VerifyState};
 
 use world::caller;
@@ -161,10 +161,7 @@ async fn a_crash_after_the_manifest_is_removed_leaves_nothing_that_is_shown() {
 
 #[tokio::test(start_paused = true)]
 async fn a_session_that_ends_meanwhile_does_not_stop_the_removal_of_what_is_unsealed() {
-    let files = Arc::new(FaultyFiles::new(Arc::new(OsFiles)));
-    let mut world = World::new();
-    let start = jiff::Timestamp::from_second(1_800_000_000).unwrap();
-    world.env = Env::simulated(start, 1, Arc::clone(&files) as _);
+    let (world, files) = World::with_faulty_files();
     let daemon = world.start("a", false).await;
     daemon.backup(&id(A1), &["x"]).await;
     world.plan.add(

@@ -1,7 +1,8 @@
 //! Where connections come from: TCP, or what a simulation brings in its place.
 
-use async_trait::async_trait;
 use std::fmt;
+
+use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
 

@@ -129,15 +129,10 @@ fn delete_request(object: ObjectIdentifier) -> S3Result<DeleteRequest> {
     })
 }
 
-/// The content range of an answer, if a range was asked for.
-fn content_range(range: Option<&Range>, size: u64) -> S3Result<Option<String>> {
-    let Some(range) = range else { return Ok(None) };
-    let found = range.check(size)?;
-    Ok(Some(format!(
-        "bytes {}-{}/{size}",
-        found.start,
-        found.end.saturating_sub(1)
-    )))
+/// The content range of an answer that brings these bytes of an object of `size`.
+fn content_range(bytes: &std::ops::Range<u64>, size: u64) -> String {
+    let last = bytes.end.saturating_sub(1);
+    format!("bytes {}-{last}/{size}", bytes.start)
 }
 
 fn no_versions(version: Option<&String>) -> S3Result<()> {
@@ -210,17 +205,15 @@ impl S3 for Bucket {
             unmodified_since: input.if_unmodified_since,
         };
         conditions.check(&meta)?;
-        let promised = match &input.range {
-            Some(range) => {
-                let found = range.check(meta.size)?;
-                found.end.saturating_sub(found.start)
-            }
-            None => meta.size,
-        };
+        let part = input.range.as_ref().map(|range| range.check(meta.size));
+        let part = part.transpose()?;
+        let promised = part
+            .as_ref()
+            .map_or(meta.size, |part| part.end.saturating_sub(part.start));
         let output = GetObjectOutput {
             accept_ranges: Some("bytes".to_owned()),
             content_length: Some(promised as i64),
-            content_range: content_range(input.range.as_ref(), meta.size)?,
+            content_range: part.map(|part| content_range(&part, meta.size)),
             content_type: Some("application/octet-stream".to_owned()),
             e_tag: Some(tag(&meta.etag)),
             last_modified: Some(timestamp(meta.last_modified)),

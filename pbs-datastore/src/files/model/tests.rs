@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::files::{FILE_MODE, OsFiles, replace};
+use crate::files::{DirEntry, FILE_MODE, Files, OsFiles, replace};
 
 /// What can be done to four names in two directories.
 #[derive(Clone, Debug)]

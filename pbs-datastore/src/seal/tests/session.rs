@@ -1,7 +1,7 @@
 //! A backup from its claim to its end, in a bucket and in a directory.
 
 use super::*;
-use crate::files::{FaultyFiles, FileFault, FileOp, OsFiles};
+use crate::files::{FaultyFiles, FileFault, FileOp};
 
 #[tokio::test(start_paused = true)]
 async fn a_sealed_snapshot_carries_statistics_and_committer_and_frees_its_locks() {
@@ -198,19 +198,20 @@ async fn a_file_is_replaced_unconditionally_only_when_nothing_can_arrive_late() 
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_backup_sealed_while_the_disk_was_full_shows_as_soon_as_there_is_room() {
-    let files = Arc::new(FaultyFiles::new(Arc::new(OsFiles)));
-    let mut world = World::new();
-    let start = jiff::Timestamp::from_second(1_800_000_000).unwrap();
-    world.env = Env::simulated(start, 1, Arc::clone(&files) as _);
-    let daemon = world.start("a", false).await;
+fn no_room_for_manifests(files: &FaultyFiles) {
     files.add(FileFault {
         op: FileOp::Rename,
         path: format!("{A1}/index.json.blob"),
         times: usize::MAX,
         errno: nix::errno::Errno::ENOSPC as i32,
     });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_backup_sealed_while_the_disk_was_full_shows_as_soon_as_there_is_room() {
+    let (world, files) = World::with_faulty_files();
+    let daemon = world.start("a", false).await;
+    no_room_for_manifests(&files);
     daemon.backup(&id(A1), &["x"]).await;
     assert!(is_sealed(&world));
     let gets = || world.model.count(Op::Get);
@@ -229,18 +230,10 @@ async fn a_backup_sealed_while_the_disk_was_full_shows_as_soon_as_there_is_room(
 
 #[tokio::test(start_paused = true)]
 async fn an_edit_that_meets_a_fetch_forgets_nothing() {
-    let files = Arc::new(FaultyFiles::new(Arc::new(OsFiles)));
-    let mut world = World::new();
-    let start = jiff::Timestamp::from_second(1_800_000_000).unwrap();
-    world.env = Env::simulated(start, 1, Arc::clone(&files) as _);
+    let (world, files) = World::with_faulty_files();
     let daemon = world.start("a", false).await;
     daemon.backup(&id(A1), &["x"]).await;
-    files.add(FileFault {
-        op: FileOp::Rename,
-        path: format!("{A1}/index.json.blob"),
-        times: usize::MAX,
-        errno: nix::errno::Errno::ENOSPC as i32,
-    });
+    no_room_for_manifests(&files);
     let noted = daemon.snapshots.set_notes(&id(A1), "one").await;
     noted.expect_err("there is no room for the copy");
     // The first GET of the second edit is a look that fails to write; the other one asks what it lost against.

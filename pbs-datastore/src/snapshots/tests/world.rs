@@ -9,7 +9,7 @@ use s3_client::{
     FaultPlan, FaultyStore, KeyPrefix, ModelOptions, ModelStore, ObjectKey, ObjectStore, Support,
 };
 
-use crate::files::OsFiles;
+use crate::files::{FaultyFiles, OsFiles};
 use crate::index::IndexChecksum;
 use crate::layout::{BucketLayout, Place};
 use crate::snapshots::{GroupRef, SnapshotFilter, SnapshotRef, Snapshots};
@@ -75,6 +75,15 @@ impl World {
             plan: FaultPlan::new(),
             dir: tempfile::tempdir().unwrap(),
         }
+    }
+
+    /// With files that can fail.
+    pub(crate) fn with_faulty_files() -> (Self, Arc<FaultyFiles>) {
+        let files = Arc::new(FaultyFiles::new(Arc::new(OsFiles)));
+        let mut world = Self::new();
+        let start = world.env.now();
+        world.env = Env::simulated(start, 1, Arc::clone(&files) as _);
+        (world, files)
     }
 
     fn layout() -> BucketLayout {

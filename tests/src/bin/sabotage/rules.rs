@@ -109,11 +109,11 @@ pub(crate) const CASES: &[Case] = &[
     ),
     case(
         "AsideReadsAgain",
-        "races::collect::what_was_healed_meanwhile_is_not_set_aside",
+        "races::aside::what_was_healed_meanwhile_is_not_set_aside",
     ),
     case(
         "DamageReadTwice",
-        "races::collect::a_fault_of_the_line_sets_nothing_aside",
+        "races::aside::a_fault_of_the_line_sets_nothing_aside",
     )
     .blind("whoever calls for it has read twice"),
     case(
@@ -185,7 +185,7 @@ pub(crate) const CASES: &[Case] = &[
     ),
     case(
         "AdoptOnlyUnreleased",
-        "races::collect::a_chunk_set_aside_since_it_was_listed_gets_no_marker_from_the_listing",
+        "races::aside::a_chunk_set_aside_since_it_was_listed_gets_no_marker_from_the_listing",
     ),
     case(
         "ReadAgainWhenVanished",
@@ -199,15 +199,15 @@ pub(crate) const CASES: &[Case] = &[
     .blind("no index is ever damaged"),
     case(
         "LossAnnounced",
-        "races::collect::a_corrupt_chunk_is_set_aside_and_healed_by_the_next_upload",
+        "races::aside::a_corrupt_chunk_is_set_aside_and_healed_by_the_next_upload",
     ),
     case(
         "AsideCondemns",
-        "races::collect::a_late_delete_of_a_chunk_set_aside_takes_no_new_one",
+        "races::aside::a_late_delete_of_a_chunk_set_aside_takes_no_new_one",
     ),
     case(
         "AsideWaits",
-        "races::collect::nothing_is_set_aside_while_requests_of_the_time_before_may_arrive",
+        "races::aside::nothing_is_set_aside_while_requests_of_the_time_before_may_arrive",
     ),
     case(
         "FillGuarded",
