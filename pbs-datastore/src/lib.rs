@@ -100,4 +100,4 @@ pub use snapshots::{
 pub use step::Step;
 #[cfg(feature = "sabotage")]
 pub use step::watch as watch_steps;
-pub use verify::Verifier;
+pub use verify::{Verified, Verifier, VerifyCounts, VerifyFilter, VerifyLimits, is_benchmark};

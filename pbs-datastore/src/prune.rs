@@ -38,6 +38,11 @@ impl KeepOptions {
         *self == Self::default()
     }
 
+    /// The counts with the names by which users know the rules, such as `keep-last`, in the order in which they apply.
+    pub fn named(&self) -> [(&'static str, Option<u64>); 6] {
+        self.rules().map(|(rule, count)| (rule.reason(), count))
+    }
+
     fn rules(&self) -> [(Rule, Option<u64>); 6] {
         [
             (Rule::Last, self.last),
@@ -113,6 +118,16 @@ impl PruneMark {
     /// Whether it stays.
     pub fn keeps(self) -> bool {
         self != Self::Remove
+    }
+
+    /// Why it stays, in a word or two, or that it goes.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Keep(rule) => rule,
+            Self::Protected => "protected",
+            Self::KeepPartial => "keep, not finished",
+            Self::Remove => "remove",
+        }
     }
 }
 

@@ -26,6 +26,7 @@ use std::str::FromStr;
 use jiff::Timestamp;
 use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::{AmbiguousOffset, TimeZone};
+use serde::{Deserialize, Deserializer};
 
 use self::field::{DaysOfMonth, Field};
 
@@ -34,7 +35,7 @@ const YEAR_MIN: i16 = 1970;
 const YEAR_MAX: i16 = 2199;
 
 /// A calendar event.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CalendarEvent {
     /// As it was written.
     text: String,
@@ -53,6 +54,13 @@ pub(crate) struct CalendarEvent {
 impl fmt::Display for CalendarEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
+    }
+}
+
+impl<'de> Deserialize<'de> for CalendarEvent {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 

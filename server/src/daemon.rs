@@ -165,6 +165,7 @@ impl Daemon {
         for fault in secrets.read().missing_keys(&settings) {
             tracing::error!("{fault}");
         }
+        let jobs = Jobs::open(&state_dir.join("jobs"));
         let tasks = TaskRegistry::open(&state_dir.join("tasks"), &hostname, clock.clone())?;
         let memory = settings.server.memory_budget_bytes.get();
         let budget = MemoryBudget::new(memory.saturating_sub(WINDOWS_BYTES_SET_ASIDE));
@@ -191,7 +192,7 @@ impl Daemon {
             stores,
             tasks,
             sessions: SessionTable::default(),
-            jobs: Jobs::default(),
+            jobs,
             instance,
             hostname,
             env,

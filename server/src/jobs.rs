@@ -1,57 +1,138 @@
-//! Which jobs run, so that no job runs twice at once on one datastore; and how the work of a task is run.
+//! What the daemon does by itself, or is asked to do, besides serving: jobs, their runs, and when they run.
+//!
+//! | file | what |
+//! |---|---|
+//! | `key.rs` | which jobs there are |
+//! | `due.rs`, `record.rs`, `scheduler.rs` | when each is due, what is known of its past, and who starts it |
+//! | `run.rs` | what all runs have in common: one at a time, a task with a log, an end that is recorded |
+//! | `gc.rs`, `prune.rs`, `verify.rs` | the kinds |
+//!
+//! Decision 0012 says why.
 
-mod verify;
+mod due;
+pub(crate) mod gc;
+mod key;
+pub(crate) mod prune;
+mod record;
+mod run;
+mod scheduler;
+pub(crate) mod scope;
+#[cfg(test)]
+mod tests;
+pub(crate) mod verify;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pbs_datastore::JobContext;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
+use self::record::JobRecords;
 use self::verify::Turns;
-pub(crate) use self::verify::verify_new;
+pub(crate) use self::{
+    due::next_run,
+    key::{JobKey, JobKind, PlannedJob},
+    record::JobRecord,
+    run::{Launched, launch, start},
+    scheduler::run_scheduler,
+    scope::Scope,
+};
+use crate::daemon::Daemon;
 use crate::shutdown::Shutdown;
 use crate::tasks::Task;
 
-type Running = Mutex<BTreeSet<(&'static str, String)>>;
-
-fn locked(running: &Running) -> MutexGuard<'_, BTreeSet<(&'static str, String)>> {
-    running.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The running jobs; clones share them.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Jobs {
-    running: Arc<Running>,
+#[derive(Debug)]
+struct Shared {
+    running: Mutex<BTreeSet<JobKey>>,
+    records: JobRecords,
+    changed: Notify,
     turns: Turns,
 }
 
+impl Shared {
+    fn running(&self) -> MutexGuard<'_, BTreeSet<JobKey>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The jobs; clones share them.
+#[derive(Debug, Clone)]
+pub(crate) struct Jobs(Arc<Shared>);
+
 impl Jobs {
-    /// Registers a job of this kind on this datastore; `None` if there is one already.
-    pub(crate) fn begin(&self, kind: &'static str, store: &str) -> Option<JobGuard> {
-        let key = (kind, store.to_owned());
-        locked(&self.running).insert(key.clone()).then(|| JobGuard {
-            running: self.running.clone(),
-            key,
+    /// The jobs whose records are kept in `dir`; none runs. Blocks.
+    pub(crate) fn open(dir: &Path) -> Self {
+        Self(Arc::new(Shared {
+            running: Mutex::default(),
+            records: JobRecords::open(dir),
+            changed: Notify::new(),
+            turns: Turns::default(),
+        }))
+    }
+
+    /// Registers a run; `None` if the job runs already.
+    pub(crate) fn begin(&self, key: &JobKey) -> Option<JobGuard> {
+        self.0.running().insert(key.clone()).then(|| JobGuard {
+            jobs: self.clone(),
+            key: key.clone(),
         })
+    }
+
+    /// Whether the job runs.
+    pub(crate) fn is_running(&self, key: &JobKey) -> bool {
+        self.0.running().contains(key)
+    }
+
+    /// What is known of the job's past.
+    pub(crate) fn record(&self, key: &JobKey) -> JobRecord {
+        self.0.records.get(key)
+    }
+
+    /// Lets the scheduler look again at once.
+    pub(crate) fn look_again(&self) {
+        self.0.changed.notify_one();
+    }
+
+    /// Returns when there is something to look at.
+    async fn changed(&self) {
+        self.0.changed.notified().await;
+    }
+
+    /// Takes note of the jobs that the configuration names.
+    async fn reconcile(&self, daemon: &Daemon, jobs: &[PlannedJob]) {
+        let (shared, jobs, now) = (Arc::clone(&self.0), jobs.to_vec(), daemon.clock.now());
+        let note = daemon.env.io(move |_| {
+            let running = shared.running().clone();
+            shared.records.reconcile(&jobs, &running, now);
+        });
+        note.await;
     }
 
     /// Who verifies now.
     fn turns(&self) -> &Turns {
-        &self.turns
+        &self.0.turns
     }
 }
 
 /// A running job, as long as this lives.
 #[derive(Debug)]
 pub(crate) struct JobGuard {
-    running: Arc<Running>,
-    key: (&'static str, String),
+    jobs: Jobs,
+    key: JobKey,
+}
+
+impl JobGuard {
+    /// Which job.
+    pub(crate) fn key(&self) -> &JobKey {
+        &self.key
+    }
 }
 
 impl Drop for JobGuard {
     fn drop(&mut self) {
-        locked(&self.running).remove(&self.key);
+        self.jobs.0.running().remove(&self.key);
+        self.jobs.look_again();
     }
 }
 
@@ -85,20 +166,5 @@ async fn stop_asked(task: &Task, shutdown: &Shutdown) {
         biased;
         () = abort.aborted() => {}
         () = shutdown.requested() => {}
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_job_runs_once_at_a_time() {
-        let jobs = Jobs::default();
-        let first = jobs.begin("gc", "a").expect("none runs");
-        assert!(jobs.begin("gc", "a").is_none());
-        assert!(jobs.begin("gc", "b").is_some());
-        drop(first);
-        assert!(jobs.begin("gc", "a").is_some());
     }
 }

@@ -7,6 +7,7 @@ mod api;
 mod app;
 mod atomic_file;
 mod auth;
+mod calendar;
 mod cli;
 mod client;
 mod clock;

@@ -13,11 +13,19 @@
 //! What is wrong with stored data makes the snapshot failed, and is one line of the job's log. What is wrong with the way
 //! to it (an error of S3, of a disk, no memory, a stop) ends the run with an error and changes nothing: it says nothing
 //! about the data. A corrupt chunk was read twice before it is called so, and is set aside by whoever the reader tells.
+//!
+//! A run may be given limits. Once they are used up no chunk is read any more; a snapshot that is not finished by then keeps
+//! the state it had, unless a fault was found already.
 
+mod progress;
+mod select;
 mod snapshot;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+
+use self::progress::Progress;
+pub use self::select::{VerifyFilter, is_benchmark};
 
 use crate::{Datastore, Digest, JobContext, Result, SnapshotRef, VerifyOutcome, VerifyState};
 
@@ -35,20 +43,70 @@ enum Known {
     Bad,
 }
 
+/// What a run may cost; what is `None` is not limited. The chunks that are being read when a limit is reached come on top.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VerifyLimits {
+    /// Bytes of chunks, as they are stored.
+    pub bytes_max: Option<u64>,
+    /// Chunks. Each is one request to the bucket; the few files of each snapshot are not counted.
+    pub chunks_max: Option<u64>,
+}
+
+/// What a run has read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VerifyCounts {
+    /// Chunks.
+    pub chunks: u64,
+    /// Their bytes, as they are stored.
+    pub bytes: u64,
+}
+
+impl VerifyLimits {
+    fn is_used_up(&self, counts: VerifyCounts) -> bool {
+        self.bytes_max.is_some_and(|max| counts.bytes >= max)
+            || self.chunks_max.is_some_and(|max| counts.chunks >= max)
+    }
+}
+
+/// What came of one snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verified {
+    /// All of it was looked at; its manifest says so.
+    Done(VerifyOutcome),
+    /// The run's limits are used up, and no fault was found so far.
+    OutOfLimits,
+}
+
 /// One run of verification over any number of snapshots.
 #[derive(Debug)]
 pub struct Verifier {
     datastore: Arc<Datastore>,
     known: HashMap<Digest, Known>,
+    limits: VerifyLimits,
+    progress: Progress,
 }
 
 impl Verifier {
     /// Nothing verified yet.
     pub fn new(datastore: Arc<Datastore>) -> Self {
         Self {
+            progress: Progress::new(datastore.env()),
             datastore,
             known: HashMap::new(),
+            limits: VerifyLimits::default(),
         }
+    }
+
+    /// The same within limits.
+    #[must_use]
+    pub fn within(mut self, limits: VerifyLimits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// What it has read so far.
+    pub fn counts(&self) -> VerifyCounts {
+        self.progress.counts()
     }
 
     /// Verifies a finished snapshot and notes the result down under the task `upid`. Errors are those of the way to the
@@ -59,13 +117,16 @@ impl Verifier {
         id: &SnapshotRef,
         upid: &str,
         job: &JobContext,
-    ) -> Result<VerifyOutcome> {
+    ) -> Result<Verified> {
         let snapshots = Arc::clone(self.datastore.snapshots());
         let _held = snapshots.hold(id)?;
         job.log(format!("verify snapshot {id}"));
-        let faults = self.examine(id, job).await?;
-        let state = if faults == 0 {
+        let examined = self.examine(id, job).await?;
+        let faults = examined.faults;
+        let state = if faults == 0 && examined.complete {
             VerifyOutcome::Ok
+        } else if faults == 0 {
+            return Ok(Verified::OutOfLimits);
         } else {
             job.log(format!("snapshot {id}: {faults} faults"));
             VerifyOutcome::Failed
@@ -75,7 +136,7 @@ impl Verifier {
             state,
         };
         snapshots.set_verify_state(id, Some(&noted)).await?;
-        Ok(state)
+        Ok(Verified::Done(state))
     }
 
     fn remember(&mut self, digest: Digest, known: Known) {

@@ -29,9 +29,17 @@ impl Faults<'_> {
     }
 }
 
+/// What steps 1 to 3 found.
+pub(super) struct Examined {
+    pub(super) faults: u64,
+    /// Everything was looked at.
+    pub(super) complete: bool,
+}
+
 impl Verifier {
-    /// Steps 1 to 3: how many faults there are.
-    pub(super) async fn examine(&mut self, id: &SnapshotRef, job: &JobContext) -> Result<u64> {
+    /// Steps 1 to 3.
+    pub(super) async fn examine(&mut self, id: &SnapshotRef, job: &JobContext) -> Result<Examined> {
+        let mut complete = true;
         let mut faults = Faults { job, count: 0 };
         let snapshots = Arc::clone(self.datastore.snapshots());
         if self.stored(&id.manifest()).await?.is_none() {
@@ -60,12 +68,15 @@ impl Verifier {
                     if let Err(why) = check_index(file, &index) {
                         faults.add(format_args!("{}: {why}", file.name));
                     }
-                    self.examine_chunks(file, &index, &mut faults).await?;
+                    complete &= self.examine_chunks(file, &index, &mut faults).await?;
                 }
                 Err(error) => faults.add(format_args!("{}: {error}", file.name)),
             }
         }
-        Ok(faults.count)
+        Ok(Examined {
+            faults: faults.count,
+            complete,
+        })
     }
 
     /// A file as it is kept for good; `None` if it is not there.
@@ -77,12 +88,13 @@ impl Verifier {
         contents.read(place).await
     }
 
+    /// Answers whether all chunks were looked at.
     async fn examine_chunks(
         &mut self,
         file: &ManifestFile,
         index: &Index,
         faults: &mut Faults<'_>,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let encrypted = file.crypt_mode == CryptMode::Encrypt;
         let last = index.len().saturating_sub(1);
         let whole = |entry| matches!(index, Index::Dynamic(_)) || entry != last;
@@ -98,11 +110,16 @@ impl Verifier {
             }
         }
         drop(asked);
+        if !reads.is_empty() && self.limits.is_used_up(self.progress.counts()) {
+            return Ok(false);
+        }
         let (reader, env) = (
             self.datastore.reader().clone(),
             self.datastore.env().clone(),
         );
         let job = faults.job;
+        let total = reads.len();
+        let mut done = 0;
         let mut results = futures_util::stream::iter(reads)
             .map(|(chunk, whole)| {
                 let (reader, env) = (reader.clone(), env.clone());
@@ -115,8 +132,11 @@ impl Verifier {
             .buffer_unordered(READS_MAX);
         while let Some(result) = results.next().await {
             let (digest, read) = result?;
+            done += 1;
+            let bytes = read.as_ref().map_or(0, |read| read.bytes);
+            self.progress.read(bytes, done, total, job);
             let known = match read {
-                Ok(encrypted) => Known::Good { encrypted },
+                Ok(ChunkRead { encrypted, .. }) => Known::Good { encrypted },
                 Err(why) => {
                     faults.add(format_args!("{}: {why}", file.name));
                     self.remember(digest, Known::Bad);
@@ -125,8 +145,11 @@ impl Verifier {
             };
             judge(file, &digest, &known, encrypted, faults);
             self.remember(digest, known);
+            if self.limits.is_used_up(self.progress.counts()) {
+                break;
+            }
         }
-        Ok(())
+        Ok(done == total)
     }
 }
 
@@ -159,14 +182,21 @@ fn judge(
     }
 }
 
-/// Reads one chunk: whether it is encrypted, or what is wrong with it. The outer error is that of the way to it. `whole`
+/// A chunk that was read and is whole.
+struct ChunkRead {
+    encrypted: bool,
+    /// As it is stored.
+    bytes: u64,
+}
+
+/// Reads one chunk, or says what is wrong with it. The outer error is that of the way to it. `whole`
 /// says that the index knows the chunk's length exactly.
 async fn read(
     reader: &ChunkReader,
     env: &Env,
     entry: IndexChunk,
     whole: bool,
-) -> Result<std::result::Result<bool, String>> {
+) -> Result<std::result::Result<ChunkRead, String>> {
     let chunk = match reader.read_stored(&entry.digest, Some(entry.len())).await {
         Ok(chunk) => chunk,
         Err(error @ (Error::ChunkMissing { .. } | Error::ChunkCorrupt { .. })) => {
@@ -174,13 +204,16 @@ async fn read(
         }
         Err(error) => return Err(error),
     };
-    let encrypted = chunk.is_encrypted();
+    let read = ChunkRead {
+        encrypted: chunk.is_encrypted(),
+        bytes: chunk.encoded_len() as u64,
+    };
     let check = move || chunk.verify_chunk(&entry.digest, Some(entry.len()));
     Ok(match env.compute(check).await {
-        Ok(()) => Ok(encrypted),
+        Ok(()) => Ok(read),
         // Some clients store a full chunk for the short end of an image.
         Err(BlobError::SizeMismatch { expected, actual }) if !whole && actual > expected => {
-            Ok(encrypted)
+            Ok(read)
         }
         Err(error) => Err(format!("chunk {}: {error}", entry.digest)),
     })

@@ -141,7 +141,13 @@ impl World {
 
     async fn verify(&self) -> Result<VerifyOutcome> {
         let mut verifier = Verifier::new(Arc::clone(&self.datastore));
-        verifier.verify(&id(), UPID, &JobContext::detached()).await
+        match verifier
+            .verify(&id(), UPID, &JobContext::detached())
+            .await?
+        {
+            Verified::Done(outcome) => Ok(outcome),
+            Verified::OutOfLimits => panic!("there are none"),
+        }
     }
 
     async fn state(&self) -> Option<VerifyState> {
@@ -181,10 +187,31 @@ async fn each_chunk_is_read_once_and_from_the_bucket() {
     let mut verifier = Verifier::new(Arc::clone(&world.datastore));
     for _ in 0..2 {
         let outcome = verifier.verify(&id(), UPID, &JobContext::detached()).await;
-        assert_eq!(outcome.unwrap(), VerifyOutcome::Ok);
+        assert_eq!(outcome.unwrap(), Verified::Done(VerifyOutcome::Ok));
     }
     // Manifest, index and blob twice, two chunks once.
     assert_eq!(world.model.count(Op::Get), 2 * 3 + 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_ends_at_its_limits_and_leaves_the_snapshot_as_it_was() {
+    let world = World::new(true, None).await;
+    let limits = |bytes_max, chunks_max| VerifyLimits {
+        bytes_max,
+        chunks_max,
+    };
+    for (limits, outcome) in [
+        (limits(Some(1), None), Verified::OutOfLimits),
+        (limits(None, Some(0)), Verified::OutOfLimits),
+        (limits(None, Some(1)), Verified::OutOfLimits),
+        (limits(None, Some(2)), Verified::Done(VerifyOutcome::Ok)),
+    ] {
+        assert_eq!(world.state().await, None);
+        let mut verifier = Verifier::new(Arc::clone(&world.datastore)).within(limits);
+        let verified = verifier.verify(&id(), UPID, &JobContext::detached()).await;
+        assert_eq!(verified.unwrap(), outcome, "{limits:?}");
+    }
+    assert_eq!(world.state().await, Some(state(VerifyOutcome::Ok)));
 }
 
 /// What is done to the bucket behind the daemon's back.

@@ -9,6 +9,7 @@ mod envelope;
 mod error;
 mod gc;
 mod groups;
+mod jobs;
 mod namespaces;
 mod nodes;
 mod params;
@@ -29,6 +30,7 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 mod users;
+mod verify;
 
 pub(crate) use self::{
     call::{Caller, Endpoint},
@@ -38,6 +40,8 @@ pub(crate) use self::{
     path::ApiPath,
     respond::UPLOADS_AT_ONCE,
     router::Router,
+    rule::{Reach, Rule},
     strangers::Strangers,
     table::{calls, routes},
+    target::owner_of,
 };

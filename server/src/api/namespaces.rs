@@ -9,7 +9,7 @@ use super::call::{Call, CallResult, data};
 use super::error::ApiError;
 use super::groups::statistics;
 use super::rule::{MODIFY, SEE_NAMESPACE};
-use super::target::{Opened, open};
+use super::target::{Opened, open, take_depth};
 use crate::auth::AclPath;
 use crate::daemon::Daemon;
 
@@ -19,7 +19,7 @@ pub(crate) async fn list(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let params = &mut call.params;
     let name: DatastoreName = params.required("store")?;
     let parent: Namespace = params.optional("parent")?.unwrap_or_else(Namespace::root);
-    let depth = params.integer("max-depth", 0..=NAMESPACE_DEPTH_MAX as i64)?;
+    let depth = take_depth(params)?;
     let who = call.who()?.clone();
     call.params.finish()?;
     let authority = &daemon.authority;
@@ -32,7 +32,7 @@ pub(crate) async fn list(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
         )));
     }
     let store = daemon.stores.get(name.as_str())?;
-    let depth = depth.map_or(NAMESPACE_DEPTH_MAX, |depth| depth as usize);
+    let depth = depth.unwrap_or(NAMESPACE_DEPTH_MAX);
     let found = store.snapshots().namespaces(&parent, depth).await?;
     let visible = found.iter().filter(|namespace| {
         authority

@@ -70,6 +70,8 @@ pub(crate) const DELETE: Rule = rule(&[P::DatastoreModify], &[P::DatastorePrune]
 pub(crate) const BACKUP: Rule = rule(&[], &[P::DatastoreBackup]);
 /// Start garbage collection, create and delete namespaces.
 pub(crate) const MODIFY: Rule = rule(&[P::DatastoreModify], &[]);
+/// Verify; what is own, too.
+pub(crate) const VERIFY: Rule = rule(&[P::DatastoreVerify], &[P::DatastoreBackup]);
 /// See the state of garbage collection.
 pub(crate) const AUDIT: Rule = rule(&[P::DatastoreAudit], &[]);
 /// See a namespace in a list.

@@ -66,6 +66,17 @@ impl Settings {
         Ok(())
     }
 
+    /// The text that was taken under this name.
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
+        let found = self.0.iter().find(|(known, _)| *known == name);
+        found.and_then(|(_, value)| value.as_str())
+    }
+
+    /// The names of what was taken.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
+        self.0.iter().map(|(name, _)| *name)
+    }
+
     /// Writes them into a section.
     pub(crate) fn write(self, table: &mut Table) {
         for (name, value) in self.0 {

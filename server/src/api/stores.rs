@@ -10,18 +10,17 @@ use super::call::{Call, CallResult, data, done};
 use super::datastore::describe_state;
 use super::envelope::Reply;
 use super::error::ApiError;
-use super::gc;
 use super::respond::blocking;
 use super::rule::require;
 use super::settings::{Settings, take_name};
 use crate::auth::{AclEntry, AclPath, Privilege};
 use crate::config::{self, Backend, ConfigError, ConfigStore, Datastore, SyncLevel};
 use crate::daemon::Daemon;
-use crate::jobs::JobGuard;
+use crate::jobs::{JobGuard, JobKey, JobKind, PlannedJob};
 use crate::protocol::SessionKind;
 use crate::stores::TakeOver;
 
-const TEXTS: [&str; 8] = [
+const TEXTS: [&str; 9] = [
     "backend",
     "path",
     "s3",
@@ -29,9 +28,14 @@ const TEXTS: [&str; 8] = [
     "prefix",
     "cache-dir",
     "sync-level",
+    "gc-schedule",
     "comment",
 ];
-const NUMBERS: [&str; 2] = ["gc-atime-cutoff-minutes", "late-request-max-seconds"];
+const NUMBERS: [&str; 3] = [
+    "gc-atime-cutoff-minutes",
+    "gc-jitter-seconds",
+    "late-request-max-seconds",
+];
 
 fn entry(daemon: &Daemon, name: &str, settings: &Datastore) -> Value {
     let mut entry = json!({
@@ -46,6 +50,12 @@ fn entry(daemon: &Daemon, name: &str, settings: &Datastore) -> Value {
         },
         "verify-new": settings.verify_new,
     });
+    if let Some(schedule) = &settings.gc_schedule {
+        entry["gc-schedule"] = json!(schedule.to_string());
+    }
+    if settings.gc_jitter_seconds > 0 {
+        entry["gc-jitter-seconds"] = json!(settings.gc_jitter_seconds);
+    }
     if let Some(comment) = &settings.comment {
         entry["comment"] = json!(comment);
     }
@@ -148,7 +158,67 @@ pub(crate) async fn create(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     done()
 }
 
-/// `DELETE /config/datastore/{name}`: closes it and forgets it, with the rights on it. What is stored stays as it is.
+/// What can be changed while a datastore is open, and what only when it is opened.
+const LIVE: [&str; 4] = ["comment", "gc-schedule", "gc-jitter-seconds", "verify-new"];
+const AT_OPENING: [&str; 4] = [
+    "cache-bytes-max",
+    "gc-atime-cutoff-minutes",
+    "late-request-max-seconds",
+    "sync-level",
+];
+
+/// `PUT /config/datastore/{name}`: changes the settings that are given, and sets those named in `delete` back to their
+/// defaults. Some take effect only when the datastore is opened; it is then closed and opened, unless somebody works with it.
+pub(crate) async fn update(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let params = &mut call.params;
+    let name: DatastoreName = params.required("name")?;
+    let digest: Option<String> = params.optional("digest")?;
+    let mut settings = Settings::default();
+    settings.take_texts(params, &["comment", "gc-schedule", "sync-level"])?;
+    settings.take_sizes(params, &["cache-bytes-max"])?;
+    settings.take_numbers(params, &NUMBERS)?;
+    settings.take_flag(params, "verify-new")?;
+    let unset = params.list::<String>("delete", 16)?;
+    for setting in &unset {
+        let known = LIVE.iter().chain(&AT_OPENING);
+        if !known.clone().any(|known| known == setting) || setting == "cache-bytes-max" {
+            return Err(ApiError::bad_request(format!(
+                "parameter verification failed: 'delete': '{setting}' is no setting that can be taken away"
+            )));
+        }
+    }
+    let name = name.as_str().to_owned();
+    let path = AclPath::datastore(&name);
+    let needed = [Privilege::DatastoreModify];
+    require(&daemon.authority, call.who()?, &path, &needed)?;
+    call.params.finish()?;
+    if !daemon.config.read().datastores.contains_key(&name) {
+        return Err(none(&name));
+    }
+    let anew = |setting: &str| AT_OPENING.contains(&setting);
+    let reopens = settings.names().any(anew) || unset.iter().any(|setting| anew(setting));
+    let unused = reopens.then(|| refuse_in_use(&daemon, &name)).transpose()?;
+    let (store, id) = (daemon.config.clone(), name.clone());
+    blocking(move || {
+        store.edit(digest.as_deref(), |document| {
+            let table = config::section(document, "datastore", &id)?;
+            for setting in &unset {
+                config::set(table, setting, None::<toml_edit::Value>);
+            }
+            settings.write(table);
+            Ok(())
+        })
+    })
+    .await?;
+    daemon.jobs.look_again();
+    // One that is not open takes the settings when it is.
+    if unused.is_some() && daemon.stores.get(&name).is_ok() {
+        daemon.stores.open_now(&name, TakeOver::No).await?;
+    }
+    done()
+}
+
+/// `DELETE /config/datastore/{name}`: closes it and forgets it, with its jobs and the rights on it. What is stored stays as it is.
 pub(crate) async fn remove(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let name: DatastoreName = call.params.required("name")?;
     let digest: Option<String> = call.params.optional("digest")?;
@@ -174,7 +244,7 @@ pub(crate) async fn remove(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     done()
 }
 
-/// Refuses to remove a datastore that somebody works with; keeps garbage collection from starting meanwhile.
+/// Refuses to close a datastore that somebody works with; keeps garbage collection from starting meanwhile.
 fn refuse_in_use(daemon: &Daemon, name: &str) -> Result<JobGuard, ApiError> {
     let refuse = |what: &str| ApiError::bad_request(format!("{what}; wait for the end, or end it"));
     let writers = daemon
@@ -195,7 +265,7 @@ fn refuse_in_use(daemon: &Daemon, name: &str) -> Result<JobGuard, ApiError> {
     if here().next().is_some() {
         return Err(refuse(&format!("a client reads from datastore '{name}'")));
     }
-    let guard = daemon.jobs.begin(gc::KIND, name);
+    let guard = daemon.jobs.begin(&JobKey::new(JobKind::Gc, name));
     guard.ok_or_else(|| {
         refuse(&format!(
             "garbage collection of datastore '{name}' is running"
@@ -203,7 +273,7 @@ fn refuse_in_use(daemon: &Daemon, name: &str) -> Result<JobGuard, ApiError> {
     })
 }
 
-/// Removes a datastore from the configuration, and the rights at and below `rights`.
+/// Removes a datastore from the configuration, with its jobs and the rights at and below `rights`.
 fn remove_section(
     store: &ConfigStore,
     seen: Option<&str>,
@@ -214,6 +284,12 @@ fn remove_section(
     store.edit(seen, |document| {
         if !config::remove(document, "datastore", name) {
             return Err(format!("no such datastore '{name}'"));
+        }
+        for kind in [JobKind::Prune, JobKind::Verify] {
+            let jobs = PlannedJob::of_kind(&known, kind);
+            for job in jobs.iter().filter(|job| job.store == name) {
+                config::remove(document, kind.name(), &job.key.id);
+            }
         }
         let gone = |entry: &&AclEntry| rights.is_some_and(|path| entry.path.is_within(path));
         for entry in known.acl_entries.iter().filter(gone) {

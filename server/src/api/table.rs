@@ -6,8 +6,8 @@ use http::Method;
 use super::call::{Access, Endpoint, RouteEntry};
 use super::router::Router;
 use super::{
-    access, acl, datastore, gc, groups, namespaces, nodes, prune, s3, sessions, snapshots, stores,
-    tasks, users,
+    access, acl, datastore, gc, groups, jobs, namespaces, nodes, prune, s3, sessions, snapshots,
+    stores, tasks, users, verify,
 };
 
 /// A row whose caller must be known.
@@ -55,6 +55,8 @@ fn contents() -> Vec<RouteEntry> {
         known!(GET "admin/datastore/{store}/groups" => groups::list),
         known!(DELETE "admin/datastore/{store}/groups" => groups::remove),
         known!(POST "admin/datastore/{store}/prune" => prune::prune),
+        known!(POST "admin/datastore/{store}/prune-datastore" => prune::prune_datastore),
+        known!(POST "admin/datastore/{store}/verify" => verify::verify),
         known!(POST "admin/datastore/{store}/change-owner" => groups::change_owner),
         known!(GET "admin/datastore/{store}/group-notes" => groups::notes),
         known!(PUT "admin/datastore/{store}/group-notes" => groups::set_notes),
@@ -95,6 +97,7 @@ fn machine() -> Vec<RouteEntry> {
         known!(GET "config/datastore" => stores::list),
         known!(POST "config/datastore" => stores::create),
         known!(GET "config/datastore/{name}" => stores::show),
+        known!(PUT "config/datastore/{name}" => stores::update),
         known!(DELETE "config/datastore/{name}" => stores::remove),
         known!(GET "config/s3" => s3::list),
         known!(POST "config/s3" => s3::create),
@@ -105,7 +108,9 @@ fn machine() -> Vec<RouteEntry> {
 }
 
 fn rows() -> impl Iterator<Item = RouteEntry> {
-    [accounts(), contents(), machine()].into_iter().flatten()
+    [accounts(), contents(), machine(), jobs::rows()]
+        .into_iter()
+        .flatten()
 }
 
 /// The tree of all calls.

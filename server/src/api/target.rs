@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use pbs_datastore::{
-    BackupGroup, BackupId, BackupTime, BackupType, Datastore, DatastoreName, GroupRef, Namespace,
-    SnapshotRef,
+    BackupGroup, BackupId, BackupTime, BackupType, Datastore, DatastoreName, GroupRef,
+    NAMESPACE_DEPTH_MAX, Namespace, SnapshotRef,
 };
 
 use super::call::Call;
@@ -58,6 +58,12 @@ pub(crate) fn open(
 /// Takes the namespace; absent is the root.
 pub(crate) fn take_namespace(params: &mut Params) -> Result<Namespace, ApiError> {
     Ok(params.optional("ns")?.unwrap_or_else(Namespace::root))
+}
+
+/// Takes how many levels of namespaces below the named one are meant too.
+pub(crate) fn take_depth(params: &mut Params) -> Result<Option<usize>, ApiError> {
+    let depth = params.integer("max-depth", 0..=NAMESPACE_DEPTH_MAX as i64)?;
+    Ok(depth.map(|depth| depth as usize))
 }
 
 /// Takes a group.

@@ -15,6 +15,7 @@ use super::{Caller, Delays};
 use crate::auth::AclPath;
 use crate::config::{ConfigStore, Secrets, SecretsStore};
 use crate::daemon::{Daemon, DirectoryLock};
+use crate::jobs::{JobKey, JobKind};
 use crate::protocol::{SessionKind, SessionSubject};
 
 const PEER: Caller = Caller::Network(IpAddr::V4(Ipv4Addr::LOCALHOST));
@@ -443,7 +444,7 @@ async fn a_datastore_in_use_is_not_removed() {
         );
         assert!(fixture.daemon.stores.get("one").is_ok());
     };
-    let collection = fixture.daemon.jobs.begin("garbage_collection", "one");
+    let collection = fixture.daemon.jobs.begin(&JobKey::new(JobKind::Gc, "one"));
     refused("garbage collection").await;
     drop(collection);
     let reader = fixture.daemon.sessions.open(

@@ -154,6 +154,11 @@ pub(crate) enum AuthId {
 }
 
 impl AuthId {
+    /// The superuser, as whom the daemon's own jobs run.
+    pub(crate) fn root() -> Self {
+        Self::User(UserId::root())
+    }
+
     /// The user, or the user whose token it is.
     pub(crate) fn user(&self) -> &UserId {
         match self {

@@ -143,7 +143,7 @@ fn weekdays(word: &str) -> Result<u8, String> {
 fn weekday(word: &str) -> Result<usize, String> {
     let lower = word.to_ascii_lowercase();
     let named = |name: &&str| **name == lower || (lower.len() == 3 && name.starts_with(&lower));
-    let found = WEEKDAYS.iter().position(|name| named(&name));
+    let found = WEEKDAYS.iter().position(named);
     found.ok_or_else(|| format!("there is no weekday '{word}'"))
 }
 

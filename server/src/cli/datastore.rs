@@ -26,7 +26,9 @@ pub(crate) enum DatastoreCommand {
         #[command(flatten)]
         manage: ManageArgs,
     },
-    /// Forget a datastore and the rights on it. What is stored in directory or bucket stays.
+    /// Change the settings of a datastore that are given.
+    Update(Box<UpdateArgs>),
+    /// Forget a datastore, its jobs and the rights on it. What is stored in directory or bucket stays.
     Remove {
         /// Its name.
         name: String,
@@ -81,6 +83,9 @@ pub(crate) struct CreateArgs {
     /// What is flushed before a backup counts as finished: none, file or filesystem.
     #[arg(long, value_name = "LEVEL")]
     sync_level: Option<String>,
+    /// When garbage is collected, like "daily" or "sat 18:15"; never by itself if not given.
+    #[arg(long, value_name = "EVENT")]
+    gc_schedule: Option<String>,
     /// Verify each snapshot right after its backup; everything in it is read back.
     #[arg(long)]
     verify_new: bool,
@@ -92,6 +97,65 @@ pub(crate) struct CreateArgs {
     previous_owner_is_dead: bool,
     #[command(flatten)]
     manage: ManageArgs,
+}
+
+/// `holdfast datastore update`
+#[derive(Debug, clap::Args)]
+pub(crate) struct UpdateArgs {
+    /// Its name.
+    name: String,
+    /// One line about it.
+    #[arg(long, value_name = "TEXT")]
+    comment: Option<String>,
+    /// When garbage is collected, like "daily" or "sat 18:15".
+    #[arg(long, value_name = "EVENT")]
+    gc_schedule: Option<String>,
+    /// How much later at most, drawn anew for each run.
+    #[arg(long, value_name = "SECONDS")]
+    gc_jitter_seconds: Option<u64>,
+    /// Whether each snapshot is verified right after its backup.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    verify_new: Option<bool>,
+    /// Bound of the cache, such as "100 GiB"; at least 256 MiB. Opens the datastore anew.
+    #[arg(long, value_name = "SIZE")]
+    cache_bytes_max: Option<String>,
+    /// How long an unused chunk is kept at least, in minutes. Opens the datastore anew.
+    #[arg(long, value_name = "MINUTES")]
+    gc_atime_cutoff_minutes: Option<u64>,
+    /// How long a request that was given up may still take effect, in seconds. Opens the datastore anew.
+    #[arg(long, value_name = "SECONDS")]
+    late_request_max_seconds: Option<u64>,
+    /// What is flushed before a backup counts as finished: none, file or filesystem. Opens the datastore anew.
+    #[arg(long, value_name = "LEVEL")]
+    sync_level: Option<String>,
+    /// Set this setting back to its default; may be repeated.
+    #[arg(long, value_name = "SETTING")]
+    delete: Vec<String>,
+    #[command(flatten)]
+    manage: ManageArgs,
+}
+
+impl UpdateArgs {
+    fn params(&self) -> Value {
+        let delete = (!self.delete.is_empty()).then_some(&self.delete);
+        given(&[
+            ("comment", json!(self.comment)),
+            ("gc-schedule", json!(self.gc_schedule)),
+            ("gc-jitter-seconds", json!(self.gc_jitter_seconds)),
+            ("verify-new", json!(self.verify_new)),
+            ("cache-bytes-max", json!(self.cache_bytes_max)),
+            (
+                "gc-atime-cutoff-minutes",
+                json!(self.gc_atime_cutoff_minutes),
+            ),
+            (
+                "late-request-max-seconds",
+                json!(self.late_request_max_seconds),
+            ),
+            ("sync-level", json!(self.sync_level)),
+            ("delete", json!(delete)),
+        ])
+    }
 }
 
 const COLUMNS: &[Column] = &[
@@ -152,6 +216,7 @@ impl CreateArgs {
                 json!(self.late_request_max_seconds),
             ),
             ("sync-level", json!(self.sync_level)),
+            ("gc-schedule", json!(self.gc_schedule)),
             ("verify-new", set(self.verify_new)),
             ("take-over", set(self.take_over)),
             ("previous-owner-is-dead", set(self.previous_owner_is_dead)),
@@ -180,6 +245,14 @@ impl DatastoreCommand {
                 let path = format!("config/datastore/{name}");
                 let data = manage.call(Method::GET, &path, nothing()).await?;
                 show(&manage, &data)
+            }
+            Self::Update(args) => {
+                let path = format!("config/datastore/{}", args.name);
+                let done = format!("Datastore '{}' was changed.", args.name);
+                let manage = &args.manage;
+                manage
+                    .change(Method::PUT, &path, args.params(), &done)
+                    .await
             }
             Self::Remove { name, manage } => {
                 let path = format!("config/datastore/{name}");

@@ -14,6 +14,7 @@ use pbs_datastore::Env;
 use serde_json::Value;
 
 use crate::api::Caller;
+use crate::client::task::TaskSource;
 use crate::control;
 use crate::daemon::{Daemon, DaemonError, DirectoryLock, state_dir_of};
 
@@ -94,6 +95,11 @@ impl Link {
         path: &str,
         params: Value,
     ) -> anyhow::Result<Value> {
+        Ok(self.envelope(method, path, params).await?["data"].take())
+    }
+
+    /// The same with everything beside the data.
+    async fn envelope(&self, method: Method, path: &str, params: Value) -> anyhow::Result<Value> {
         let request = request(method, path, &params)?;
         let response = match &self.way {
             Way::Running(state_dir) => control::ask(state_dir, &self.env, request)
@@ -101,7 +107,7 @@ impl Link {
                 .context("the daemon has just stopped; repeat the command")?,
             Way::Down(daemon) => daemon.respond(request, Caller::Owner).await,
         };
-        data_of(&response)
+        envelope_of(&response)
     }
 
     /// Ends what the command itself has started.
@@ -131,12 +137,20 @@ fn demand_owner(state_dir: &Path) -> anyhow::Result<()> {
     );
 }
 
-fn data_of(response: &Response<Bytes>) -> anyhow::Result<Value> {
+impl TaskSource for Link {
+    async fn ask(&mut self, path: &str, parameters: &[(&str, String)]) -> anyhow::Result<Value> {
+        let given = parameters.iter();
+        let given = given.map(|(name, value)| ((*name).to_owned(), Value::from(value.clone())));
+        let path = path.trim_start_matches('/');
+        self.envelope(Method::GET, path, Value::Object(given.collect()))
+            .await
+    }
+}
+
+fn envelope_of(response: &Response<Bytes>) -> anyhow::Result<Value> {
     let body = response.body();
     if response.status() != StatusCode::OK {
         bail!("{}", String::from_utf8_lossy(body).trim());
     }
-    let mut envelope: Value =
-        serde_json::from_slice(body).context("the daemon's answer is no JSON")?;
-    Ok(envelope["data"].take())
+    serde_json::from_slice(body).context("the daemon's answer is no JSON")
 }

@@ -6,6 +6,7 @@
 mod acl;
 mod calls;
 mod datastore;
+pub(crate) mod job;
 mod link;
 mod password;
 mod s3;
@@ -21,9 +22,11 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
+use self::job::{JobCommand, PruneSettings, VerifySettings};
 use self::link::Link;
 use crate::client::ClientCommand;
 use crate::client::output::{Output, OutputArgs};
+use crate::client::progress::Progress;
 use crate::daemon::CONFIG_FILE;
 use crate::embedded_s3::S3ServerArgs;
 use crate::parent;
@@ -47,6 +50,12 @@ enum Command {
     /// Add, list and remove datastores, and take one over.
     #[command(subcommand)]
     Datastore(datastore::DatastoreCommand),
+    /// Jobs that remove the snapshots which no rule keeps.
+    #[command(subcommand)]
+    PruneJob(JobCommand<PruneSettings>),
+    /// Jobs that read snapshots back.
+    #[command(subcommand)]
+    VerifyJob(JobCommand<VerifySettings>),
     /// Add, list, remove and check S3 servers.
     #[command(subcommand)]
     S3(s3::S3Command),
@@ -149,6 +158,8 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
             Command::Setup(args) => args.run(),
             Command::Serve(args) => args.run().await,
             Command::Datastore(command) => command.run().await,
+            Command::PruneJob(command) => return watched(async |p| command.run(p).await).await,
+            Command::VerifyJob(command) => return watched(async |p| command.run(p).await).await,
             Command::S3(command) => command.run().await,
             Command::User(command) => command.run().await,
             Command::Token(command) => command.run().await,
@@ -165,6 +176,18 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
     // A thread may wait for standard input.
     runtime.shutdown_background();
     code
+}
+
+/// Runs a command that may end with warnings.
+async fn watched(command: impl AsyncFnOnce(&Progress) -> anyhow::Result<()>) -> ExitCode {
+    let progress = Progress::terminal();
+    let result = command(&progress).await;
+    progress.finish();
+    match result {
+        Err(error) => failed(&error),
+        Ok(()) if progress.warnings() > 0 => ExitCode::from(crate::client::WITH_WARNINGS),
+        Ok(()) => ExitCode::SUCCESS,
+    }
 }
 
 #[expect(

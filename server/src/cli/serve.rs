@@ -21,7 +21,8 @@ use crate::app::{ApiHandler, App, ReadyCheck, bind, whole};
 use crate::config::{Config, LogFormat, open_both};
 use crate::control::Control;
 use crate::daemon::{CONFIG_FILE, Daemon, DirectoryLock, hostname, secrets_file, state_dir_of};
-use crate::jobs::verify_new;
+use crate::jobs::run_scheduler;
+use crate::jobs::verify::verify_new;
 use crate::log_lines::LogLines;
 use crate::protocol::{Access, Protocol, ProtocolMemory};
 use crate::shutdown::{Drained, stop_signal};
@@ -163,6 +164,7 @@ async fn watch_files(daemon: Arc<Daemon>) {
             Ok(_) => {
                 tracing::info!("the configuration was changed and is in force");
                 daemon.reopen();
+                daemon.jobs.look_again();
                 reported.clear();
             }
             Err(error) => {
@@ -210,6 +212,7 @@ impl ServeArgs {
         }
         drop(env.spawn(control.serve(daemon.clone())));
         drop(env.spawn(watch_files(daemon.clone())));
+        drop(env.spawn(run_scheduler(daemon.clone())));
         notify(&[NotifyState::Ready]);
         stop_signal().await.context("signals cannot be received")?;
         stop(&daemon).await;

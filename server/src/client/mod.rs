@@ -23,7 +23,7 @@ pub(crate) mod session;
 pub(crate) mod snapshot;
 pub(crate) mod source;
 pub(crate) mod tar;
-mod task;
+pub(crate) mod task;
 #[cfg(test)]
 mod tests;
 mod trust;
@@ -40,7 +40,7 @@ use repository::Access;
 use session::Session;
 
 /// Exit code of a command that did its work, but not all of it or not cleanly.
-const WITH_WARNINGS: u8 = 2;
+pub(crate) const WITH_WARNINGS: u8 = 2;
 
 /// The commands that talk to a server, and `key`.
 #[derive(Debug, clap::Subcommand)]

@@ -108,12 +108,24 @@ fn task(upid: &str, what: &str) -> String {
     )
 }
 
+/// Who can be asked about tasks.
+pub(crate) trait TaskSource {
+    /// The whole answer to a GET of this path below `/api2/json`.
+    async fn ask(&mut self, path: &str, parameters: &[(&str, String)]) -> anyhow::Result<Value>;
+}
+
+impl TaskSource for Session {
+    async fn ask(&mut self, path: &str, parameters: &[(&str, String)]) -> anyhow::Result<Value> {
+        Ok(self.get(path, parameters).await?)
+    }
+}
+
 /// Prints the log of a task until it ends, then its status in JSON. A task that ended with warnings is a warning here.
 ///
 /// # Errors
 /// A task that failed.
-pub(super) async fn follow(
-    session: &mut Session,
+pub(crate) async fn follow(
+    source: &mut impl TaskSource,
     upid: &str,
     output: Output,
     progress: &Progress,
@@ -125,7 +137,7 @@ pub(super) async fn follow(
             ("limit", PAGE.to_string()),
             ("test-status", "true".to_owned()),
         ];
-        let mut page = session.get(&task(upid, "/log"), &parameters).await?;
+        let mut page = source.ask(&task(upid, "/log"), &parameters).await?;
         let active = page["active"].as_bool().unwrap_or(false);
         let total = page["total"]
             .as_u64()
@@ -146,7 +158,7 @@ pub(super) async fn follow(
             bail!("the task's log ends before its line {total}");
         }
     }
-    let status = session.get(&task(upid, "/status"), &[]).await?["data"].take();
+    let status = source.ask(&task(upid, "/status"), &[]).await?["data"].take();
     output.json(&status)?;
     match status["exitstatus"].as_str() {
         Some("OK") => Ok(()),

@@ -128,6 +128,22 @@ impl Section {
         children
     }
 
+    /// Moves the settings with these names into a section of their own, which has the same place.
+    pub(super) fn split(&mut self, names: &[&str]) -> Self {
+        let mut table = Table::new();
+        for name in names {
+            if let Some((key, item)) = self.table.remove_entry(name) {
+                table.insert_formatted(&key, item);
+            }
+        }
+        Self {
+            place: self.place.clone(),
+            table,
+            span: self.span.clone(),
+            faulty: BTreeSet::new(),
+        }
+    }
+
     /// Reads the table as `T`, whose fields all have defaults. `None` only if nothing can be read at all.
     pub(super) fn read<T: DeserializeOwned>(&mut self, faults: &mut Faults<'_>) -> Option<T> {
         loop {

@@ -5,6 +5,7 @@
 
 mod edit;
 mod fault;
+mod job;
 mod model;
 mod parse;
 mod secrets;
@@ -17,6 +18,7 @@ mod tests;
 pub(crate) use self::{
     edit::{add_acl, has_section, remove, remove_acl, remove_acl_of, section, set},
     fault::Fault,
+    job::{JobTarget, KEEP_MAX, PruneJob, VerifyJob},
     model::{
         Account, Backend, Config, CredentialsKind, Datastore, Expiry, LogFormat, LogLevel,
         S3Backend, S3Endpoint, Server, SyncLevel,

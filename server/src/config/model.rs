@@ -9,8 +9,10 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer};
 
+use super::job::{PruneJob, VerifyJob};
 use super::size::ByteCount;
 use crate::auth::{Acl, AclEntry, TokenId, UserId};
+use crate::calendar::CalendarEvent;
 use crate::tls::Fingerprint;
 
 /// The whole configuration at one moment.
@@ -24,6 +26,10 @@ pub(crate) struct Config {
     pub(crate) datastores: BTreeMap<String, Datastore>,
     /// `[s3.ID]`
     pub(crate) s3: BTreeMap<String, S3Endpoint>,
+    /// `[prune.ID]`
+    pub(crate) prune: BTreeMap<String, PruneJob>,
+    /// `[verify.ID]`
+    pub(crate) verify: BTreeMap<String, VerifyJob>,
     /// `[user."NAME@REALM"]`
     pub(crate) users: BTreeMap<UserId, Account>,
     /// `[token."NAME@REALM!TOKEN"]`
@@ -139,6 +145,10 @@ pub(crate) struct Datastore {
     pub(crate) sync_level: SyncLevel,
     /// `verify-new`: verify each snapshot right after its backup; reads all of it back. Default: false.
     pub(crate) verify_new: bool,
+    /// `gc-schedule`: when garbage is collected, a calendar event. Default: never by itself.
+    pub(crate) gc_schedule: Option<CalendarEvent>,
+    /// `gc-jitter-seconds`: how much later at most, 0 to 86400 s. Default: 0.
+    pub(crate) gc_jitter_seconds: u64,
 }
 
 /// Where a datastore's chunks are.

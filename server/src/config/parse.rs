@@ -7,6 +7,7 @@ use sha2::{Digest as _, Sha256};
 use toml_edit::{Document, Item};
 
 use super::fault::{Fault, Faults, Section, place};
+use super::job::{JITTER_SECONDS_MAX, read_prune, read_verify};
 use super::model::{
     Account, Backend, Config, CredentialsKind, Datastore, S3Backend, S3Endpoint, Server, SyncLevel,
 };
@@ -14,6 +15,7 @@ use super::size::ByteCount;
 use pbs_datastore::{BUCKET_PREFIX_BYTES_MAX, BucketPrefix};
 
 use crate::auth::{Acl, AclEntry, AuthId, UserId, is_safe_id};
+use crate::calendar::CalendarEvent;
 
 /// Length of datastore names and endpoint ids.
 const NAME_BYTES: std::ops::RangeInclusive<usize> = 3..=32;
@@ -49,11 +51,13 @@ pub(crate) fn parse(text: &str) -> Result<Config, Vec<Fault>> {
             "server" => read_server(&mut faults, &mut config, &mut section),
             "datastore" => each(&mut faults, &section, &mut config, read_datastore),
             "s3" => each(&mut faults, &section, &mut config, read_s3),
+            "prune" => each(&mut faults, &section, &mut config, read_prune),
+            "verify" => each(&mut faults, &section, &mut config, read_verify),
             "user" => each(&mut faults, &section, &mut config, read_user),
             "token" => each(&mut faults, &section, &mut config, read_token),
             _ => section.fault_here(
                 &mut faults,
-                "unknown section; there are server, datastore, s3, user, token and acl",
+                "unknown section; there are server, datastore, s3, prune, verify, user, token and acl",
             ),
         }
     }
@@ -158,6 +162,8 @@ struct RawDatastore {
     late_request_max_seconds: Option<u64>,
     sync_level: SyncLevel,
     verify_new: bool,
+    gc_schedule: Option<CalendarEvent>,
+    gc_jitter_seconds: u64,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -192,7 +198,14 @@ fn read_datastore(
         &late_request_max_seconds,
         &(0..=86400),
     );
+    section.bounded(
+        faults,
+        "gc-jitter-seconds",
+        &raw.gc_jitter_seconds,
+        &(0..=JITTER_SECONDS_MAX),
+    );
     let (comment, sync_level, verify_new) = (raw.comment.clone(), raw.sync_level, raw.verify_new);
+    let (gc_schedule, gc_jitter_seconds) = (raw.gc_schedule.clone(), raw.gc_jitter_seconds);
     if let Some(backend) = read_backend(faults, &name, section, raw) {
         let datastore = Datastore {
             backend,
@@ -201,6 +214,8 @@ fn read_datastore(
             late_request_max_seconds,
             sync_level,
             verify_new,
+            gc_schedule,
+            gc_jitter_seconds,
         };
         config.datastores.insert(name, datastore);
     }
@@ -431,7 +446,7 @@ struct RawAclEntry {
     propagate: Option<bool>,
 }
 
-fn check_name(faults: &mut Faults<'_>, section: &Section, name: &str) {
+pub(super) fn check_name(faults: &mut Faults<'_>, section: &Section, name: &str) {
     if !NAME_BYTES.contains(&name.len()) || !is_safe_id(name) {
         section.fault_here(
             faults,
@@ -443,7 +458,7 @@ fn check_name(faults: &mut Faults<'_>, section: &Section, name: &str) {
 /// Longest comment, in bytes.
 const COMMENT_BYTES_MAX: usize = 256;
 
-fn check_comment(faults: &mut Faults<'_>, section: &mut Section, comment: Option<&str>) {
+pub(super) fn check_comment(faults: &mut Faults<'_>, section: &mut Section, comment: Option<&str>) {
     let fits = |text: &str| text.len() <= COMMENT_BYTES_MAX && !text.chars().any(char::is_control);
     if !comment.is_none_or(fits) {
         section.fault(
@@ -488,6 +503,17 @@ fn check_references(faults: &mut Faults<'_>, config: &Config, root: &toml_edit::
             }
         }
         seen.push(ground);
+    }
+    for (section, id, store) in config.job_stores() {
+        if !config.datastores.contains_key(store) && there("datastore", store).is_none() {
+            let here = place(section, id);
+            let span = there(section, id).and_then(|item| item.get("store")?.span());
+            faults.add(
+                place(&here, "store"),
+                span,
+                format!("there is no [{}]", place("datastore", store)),
+            );
+        }
     }
     for id in config.tokens.keys() {
         let user = id.user().to_string();

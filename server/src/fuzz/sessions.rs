@@ -14,7 +14,7 @@ use hyper::client::conn::{http1, http2};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use pbs_datastore::{
-    DeleteOptions, GroupRef, JobContext, Namespace, SnapshotRef, Verifier, VerifyOutcome,
+    DeleteOptions, GroupRef, JobContext, Namespace, SnapshotRef, Verified, Verifier, VerifyOutcome,
 };
 
 use super::calls::{Call, calls};
@@ -200,7 +200,7 @@ async fn remove_written(world: &World, finished: bool) {
         let outcome = outcome.expect("it can be verified");
         assert_eq!(
             outcome,
-            VerifyOutcome::Ok,
+            Verified::Done(VerifyOutcome::Ok),
             "a finished snapshot is not whole"
         );
     }

@@ -1,33 +1,117 @@
-//! Verification of new snapshots (`verify-new`): each is read back in the background once its session has ended
-//! (`pbs-interface.md` 1.6, 7.4).
+//! Verification: of each new snapshot once its session has ended (`verify-new`), of one snapshot, a group or a tree of
+//! namespaces when somebody asks, and by jobs (`pbs-interface.md` 1.6, 7.4).
 //!
 //! At most [`TURNS`] snapshots are read at once; the others wait, and their tasks say so. A stop of the task or of the
-//! daemon ends it without a result.
+//! daemon ends it without a result for the snapshot it is at.
 
 use std::sync::Arc;
 
-use pbs_datastore::{Datastore, SnapshotRef, Verifier, VerifyOutcome};
-use tokio::sync::Semaphore;
+use jiff::Timestamp;
+use pbs_datastore::{
+    BackupGroup, BackupTime, Datastore, Error, GroupRef, JobContext, Namespace, SnapshotInfo,
+    SnapshotRef, Verified, Verifier, VerifyFilter, VerifyLimits, VerifyOutcome,
+};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::{stop_asked, supervise};
+use super::run::begin;
+use super::scope::Scope;
+use super::{JobKey, launch, stop_asked, supervise};
 use crate::api::ApiError;
+use crate::auth::AuthId;
+use crate::config::VerifyJob;
 use crate::daemon::Daemon;
 use crate::protocol::SessionSubject;
-use crate::shutdown::WorkGuard;
-use crate::tasks::{Task, TaskStart};
+use crate::tasks::{Task, TaskLogger, TaskStart, Upid};
 
-/// The worker type of the task.
+/// The worker types.
 const KIND: &str = "verify";
+const GROUP_KIND: &str = "verify_group";
+const SNAPSHOT_KIND: &str = "verify_snapshot";
+const JOB_KIND: &str = "verificationjob";
 /// Snapshots that are read at once: more would only slow down each other and the backups.
 pub(super) const TURNS: usize = 2;
 
 /// Who may read now.
-#[derive(Debug, Clone)]
-pub(super) struct Turns(Arc<Semaphore>);
+#[derive(Debug)]
+pub(super) struct Turns(Semaphore);
 
 impl Default for Turns {
     fn default() -> Self {
-        Self(Arc::new(Semaphore::new(TURNS)))
+        Self(Semaphore::new(TURNS))
+    }
+}
+
+/// What is to be verified.
+#[derive(Debug, Clone)]
+pub(crate) struct VerifyRequest {
+    /// Where.
+    pub(crate) namespace: Namespace,
+    /// Levels below it.
+    pub(crate) depth: usize,
+    /// Only this group of the namespace.
+    pub(crate) group: Option<BackupGroup>,
+    /// Only this snapshot of the group.
+    pub(crate) time: Option<BackupTime>,
+    /// Which of them need it.
+    pub(crate) filter: VerifyFilter,
+    /// What it may cost.
+    pub(crate) limits: VerifyLimits,
+    /// On behalf of whom.
+    pub(crate) scope: Scope,
+}
+
+impl VerifyRequest {
+    /// A configured job's.
+    fn of_job(job: &VerifyJob) -> Self {
+        let limit = |max: u64| (max > 0).then_some(max);
+        Self {
+            namespace: job.target.namespace.clone(),
+            depth: job.target.depth(),
+            group: None,
+            time: None,
+            filter: VerifyFilter {
+                ignore_verified: job.ignore_verified,
+                outdated_after: job.outdated_after,
+            },
+            limits: VerifyLimits {
+                bytes_max: limit(job.bytes_max.get()),
+                chunks_max: limit(job.requests_max),
+            },
+            scope: Scope::All,
+        }
+    }
+
+    /// A new snapshot's.
+    fn of_snapshot(subject: &SessionSubject) -> Self {
+        Self {
+            namespace: subject.namespace.clone(),
+            depth: 0,
+            group: Some(subject.snapshot.group.clone()),
+            time: Some(subject.snapshot.time),
+            filter: VerifyFilter {
+                ignore_verified: false,
+                outdated_after: None,
+            },
+            limits: VerifyLimits::default(),
+            scope: Scope::All,
+        }
+    }
+
+    /// Worker type and id of a run that is no job's.
+    fn name(&self, store: &str) -> (&'static str, String) {
+        let place = if self.namespace.is_root() {
+            store.to_owned()
+        } else {
+            format!("{store}:{}", self.namespace)
+        };
+        match (&self.group, self.time) {
+            (Some(group), Some(time)) => {
+                let time = time.seconds();
+                (SNAPSHOT_KIND, format!("{place}:{group}/{time:08X}"))
+            }
+            (Some(group), None) => (GROUP_KIND, format!("{place}:{group}")),
+            (None, _) => (KIND, place),
+        }
     }
 }
 
@@ -39,56 +123,228 @@ pub(crate) fn verify_new(daemon: &Arc<Daemon>, subject: &SessionSubject) {
     if !wanted.is_some_and(|settings| settings.verify_new) {
         return;
     }
+    let started = daemon.stores.get_writable(name).and_then(|store| {
+        let start = TaskStart {
+            kind: KIND,
+            worker_id: &subject.worker_id(),
+            user: subject.author.clone(),
+            store: Some(name),
+        };
+        let request = VerifyRequest::of_snapshot(subject);
+        launch_run(daemon, &start, None, store, request)
+    });
     // A daemon that stops leaves the snapshot as it is: not verified.
-    let Some(work) = daemon.shutdown.begin_work() else {
-        return;
-    };
-    if let Err(error) = begin(daemon, subject, work) {
+    if let Err(error) = started
+        && !daemon.shutdown.is_requested()
+    {
         let snapshot = &subject.snapshot;
         tracing::error!(datastore = name, %snapshot, %error, "the new snapshot cannot be verified");
     }
 }
 
-fn begin(daemon: &Arc<Daemon>, subject: &SessionSubject, work: WorkGuard) -> Result<(), ApiError> {
-    let store = daemon.stores.get_writable(subject.store.as_str())?;
-    let id = SnapshotRef::new(subject.namespace.clone(), subject.snapshot.clone());
-    let task = daemon.tasks.start(&TaskStart {
-        kind: KIND,
-        worker_id: &subject.worker_id(),
-        user: subject.author.clone(),
-        store: Some(subject.store.as_str()),
-    })?;
-    let daemon = Arc::clone(daemon);
-    let env = daemon.env.clone();
-    drop(env.spawn(async move {
-        let _work = work;
-        let result = run(&daemon, &task, store, &id).await;
-        task.finish(result).await;
-    }));
-    Ok(())
+/// Starts a run that somebody asked for.
+pub(crate) fn start(
+    daemon: &Arc<Daemon>,
+    store: Arc<Datastore>,
+    request: VerifyRequest,
+    user: AuthId,
+) -> Result<Upid, ApiError> {
+    let name = store.name().as_str().to_owned();
+    let (kind, worker_id) = request.name(&name);
+    let start = TaskStart {
+        kind,
+        worker_id: &worker_id,
+        user,
+        store: Some(&name),
+    };
+    launch_run(daemon, &start, None, store, request)
 }
 
-async fn run(
-    daemon: &Daemon,
-    task: &Task,
-    store: Arc<Datastore>,
-    id: &SnapshotRef,
-) -> Result<(), String> {
-    let turns = Arc::clone(&daemon.jobs.turns().0);
-    if turns.available_permits() == 0 {
-        task.log("waiting for other verifications");
-    }
-    let _turn = tokio::select! {
-        turn = turns.acquire() => turn,
-        () = stop_asked(task, &daemon.shutdown) => {
-            return Err("stopped before its turn came".to_owned());
-        }
+/// Starts a run of a configured job.
+pub(super) fn start_job(
+    daemon: &Arc<Daemon>,
+    key: &JobKey,
+    user: &AuthId,
+) -> Result<Upid, ApiError> {
+    let config = daemon.config.read();
+    let job = config.verify.get(&key.id);
+    let job = job.ok_or_else(|| ApiError::bad_request(format!("there is no {key}")))?;
+    let name = job.target.store.as_str();
+    let store = daemon.stores.get_writable(name)?;
+    let start = TaskStart {
+        kind: JOB_KIND,
+        worker_id: &format!("{name}:{}", key.id),
+        user: user.clone(),
+        store: Some(name),
     };
-    let upid = task.upid().to_string();
-    let work = |job| async move { Verifier::new(store).verify(id, &upid, &job).await };
-    match supervise(task, &daemon.shutdown, work).await {
-        Ok(VerifyOutcome::Ok) => Ok(()),
-        Ok(VerifyOutcome::Failed) => Err(format!("verification of snapshot {id} failed")),
-        Err(error) => Err(error.to_string()),
+    let request = VerifyRequest::of_job(job);
+    launch_run(daemon, &start, Some(key), store, request)
+}
+
+fn launch_run(
+    daemon: &Arc<Daemon>,
+    start: &TaskStart<'_>,
+    key: Option<&JobKey>,
+    store: Arc<Datastore>,
+    request: VerifyRequest,
+) -> Result<Upid, ApiError> {
+    let guard = key.map(|key| begin(daemon, key)).transpose()?;
+    let launched = launch(daemon, start, guard, move |daemon, task| {
+        Box::pin(async move {
+            let work = |job| async move {
+                let mut run = Run::new(daemon, task, store, &request, job);
+                run.verify(&request)
+                    .await
+                    .map_err(|error| error.to_string())?;
+                run.end()
+            };
+            supervise(task, &daemon.shutdown, work).await
+        })
+    })?;
+    Ok(launched.upid)
+}
+
+/// One run, and what came of it so far.
+struct Run<'a> {
+    daemon: &'a Daemon,
+    task: &'a Task,
+    logger: TaskLogger,
+    store: Arc<Datastore>,
+    verifier: Verifier,
+    job: JobContext,
+    good: u64,
+    /// Removed meanwhile, or being removed.
+    gone: u64,
+    failed: Vec<SnapshotRef>,
+}
+
+impl<'a> Run<'a> {
+    fn new(
+        daemon: &'a Daemon,
+        task: &'a Task,
+        store: Arc<Datastore>,
+        request: &VerifyRequest,
+        job: JobContext,
+    ) -> Self {
+        Self {
+            verifier: Verifier::new(Arc::clone(&store)).within(request.limits),
+            logger: task.logger(),
+            daemon,
+            task,
+            store,
+            job,
+            good: 0,
+            gone: 0,
+            failed: Vec::new(),
+        }
     }
+
+    async fn verify(&mut self, request: &VerifyRequest) -> pbs_datastore::Result<()> {
+        let all = self.snapshots(request).await?;
+        let count = all.len();
+        let selected = request
+            .filter
+            .select(all, self.daemon.clock.now(), verified_at);
+        let total = selected.len();
+        self.logger.log(format!(
+            "{total} of {count} snapshots are to be verified{}",
+            limits(request.limits)
+        ));
+        let upid = self.task.upid().to_string();
+        for (done, info) in selected.iter().enumerate() {
+            self.job.check()?;
+            let _turn = self.turn().await?;
+            let verified = self.verifier.verify(&info.id, &upid, &self.job).await;
+            match verified {
+                Ok(Verified::Done(VerifyOutcome::Ok)) => self.good += 1,
+                Ok(Verified::Done(VerifyOutcome::Failed)) => self.failed.push(info.id.clone()),
+                Ok(Verified::OutOfLimits) => {
+                    self.logger.log(format!(
+                        "the limits of this run are used up: {} snapshots are left for the next one",
+                        total - done
+                    ));
+                    return Ok(());
+                }
+                Err(error @ (Error::NotFound(_) | Error::Busy(_))) => {
+                    self.logger
+                        .log(format!("{} is passed over: {error}", info.id));
+                    self.gone += 1;
+                }
+                Err(error) => return Err(error),
+            }
+            self.logger
+                .log(format!("{} of {total} snapshots done", done + 1));
+        }
+        Ok(())
+    }
+
+    /// All snapshots that are meant.
+    async fn snapshots(&self, request: &VerifyRequest) -> pbs_datastore::Result<Vec<SnapshotInfo>> {
+        let snapshots = self.store.snapshots();
+        let groups: Vec<GroupRef> = if let Some(group) = &request.group {
+            // Whoever asks was looked at before.
+            vec![GroupRef::new(request.namespace.clone(), group.clone())]
+        } else {
+            let (authority, depth) = (&self.daemon.authority, request.depth);
+            let scope = &request.scope;
+            let groups = scope.groups(authority, &self.store, &request.namespace, depth);
+            groups.await?.into_iter().map(|group| group.id).collect()
+        };
+        let mut all = Vec::new();
+        for group in groups {
+            let infos = snapshots.group_snapshots(&group).await?;
+            let meant =
+                |info: &SnapshotInfo| request.time.is_none_or(|t| t == info.id.snapshot.time);
+            all.extend(infos.into_iter().filter(meant));
+        }
+        Ok(all)
+    }
+
+    /// Waits until few enough read.
+    async fn turn(&self) -> pbs_datastore::Result<SemaphorePermit<'a>> {
+        let turns = &self.daemon.jobs.turns().0;
+        if turns.available_permits() == 0 {
+            self.logger.log("waiting for other verifications");
+        }
+        tokio::select! {
+            turn = turns.acquire() => turn.map_err(|_| Error::Stopped),
+            () = stop_asked(self.task, &self.daemon.shutdown) => Err(Error::Stopped),
+        }
+    }
+
+    fn end(self) -> Result<(), String> {
+        let counts = self.verifier.counts();
+        self.logger.log(format!(
+            "good: {}, failed: {}, passed over: {}; read: {} chunks, {} bytes",
+            self.good,
+            self.failed.len(),
+            self.gone,
+            counts.chunks,
+            counts.bytes
+        ));
+        for id in &self.failed {
+            self.logger.log(format!("failed: {id}"));
+        }
+        match self.failed.as_slice() {
+            [] => Ok(()),
+            [id] => Err(format!("verification of snapshot {id} failed")),
+            all => Err(format!(
+                "verification of {} snapshots failed; see the task's log",
+                all.len()
+            )),
+        }
+    }
+}
+
+fn limits(limits: VerifyLimits) -> String {
+    let said = [(limits.bytes_max, "bytes"), (limits.chunks_max, "chunks")];
+    let said = said.into_iter();
+    said.filter_map(|(max, what)| Some(format!(", at most {} {what}", max?)))
+        .collect()
+}
+
+/// When a result is from: its task's name says it.
+fn verified_at(upid: &str) -> Option<Timestamp> {
+    let upid: Upid = upid.parse().ok()?;
+    Timestamp::from_second(upid.start_time()).ok()
 }

@@ -57,6 +57,11 @@ impl Task {
         AbortSignal(self.active.abort.subscribe())
     }
 
+    /// How the task will end with `result`, if nothing more is logged.
+    pub(crate) fn outcome(&self, result: &Result<(), String>) -> Outcome {
+        self.active.log.outcome(result)
+    }
+
     /// Ends the task: `OK`, `WARNINGS: n` if there were any, or the error. Returns when log and index are written.
     pub(crate) async fn finish(mut self, result: Result<(), String>) -> Outcome {
         self.ended = true;

@@ -24,6 +24,16 @@ struct State {
     end: Option<End>,
 }
 
+impl State {
+    fn outcome(&self, result: &Result<(), String>) -> Outcome {
+        match result {
+            Ok(()) if self.warnings > 0 => Outcome::Warnings(self.warnings),
+            Ok(()) => Outcome::Ok,
+            Err(text) => Outcome::error(text),
+        }
+    }
+}
+
 /// How and when a task ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct End {
@@ -78,6 +88,11 @@ impl TaskLog {
         }
     }
 
+    /// How the task would end now with `result`.
+    pub(super) fn outcome(&self, result: &Result<(), String>) -> Outcome {
+        self.lock().outcome(result)
+    }
+
     /// Ends the log with the line that says how: in one step for whoever reads. Later calls change nothing.
     pub(super) fn end(&self, now: Timestamp, result: Result<(), String>) -> End {
         let mut state = self.lock();
@@ -88,11 +103,7 @@ impl TaskLog {
             let note = format!("{} lines were dropped, the log is full", state.dropped);
             self.append_always(&mut state, now, &note);
         }
-        let outcome = match result {
-            Ok(()) if state.warnings > 0 => Outcome::Warnings(state.warnings),
-            Ok(()) => Outcome::Ok,
-            Err(text) => Outcome::error(&text),
-        };
+        let outcome = state.outcome(&result);
         self.append_always(&mut state, now, &outcome.log_line());
         let end = End {
             time: now.as_second(),

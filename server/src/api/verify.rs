@@ -1,0 +1,86 @@
+//! `POST /admin/datastore/{store}/verify`: reads snapshots back.
+
+use std::sync::Arc;
+
+use pbs_datastore::{BackupGroup, VerifyFilter, VerifyLimits};
+use pbs_datastore::{BackupId, BackupTime, BackupType, GroupRef, NAMESPACE_DEPTH_MAX};
+
+use super::call::{Call, CallResult, data};
+use super::error::ApiError;
+use super::rule::VERIFY;
+use super::target::{open, take_depth, take_namespace};
+use crate::config::ByteCount;
+use crate::daemon::Daemon;
+use crate::jobs::Scope;
+use crate::jobs::verify::{VerifyRequest, start};
+
+/// Most days until a result counts no more.
+const OUTDATED_AFTER_MAX: i64 = 36_500;
+
+/// `POST …/verify`: one snapshot, one group, or all groups of a namespace and those below it, as far as the caller reaches.
+/// Answers the task's id.
+pub(crate) async fn verify(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let params = &mut call.params;
+    let namespace = take_namespace(params)?;
+    let kind: Option<BackupType> = params.optional("backup-type")?;
+    let id: Option<BackupId> = params.optional("backup-id")?;
+    let seconds = params.integer("backup-time", 1..=i64::MAX)?;
+    let filter = VerifyFilter {
+        ignore_verified: params.flag("ignore-verified")?.unwrap_or(true),
+        outdated_after: params
+            .integer("outdated-after", 0..=OUTDATED_AFTER_MAX)?
+            .map(|days| days as u64),
+    };
+    let bytes_max: Option<ByteCount> = params.optional("bytes-max")?;
+    let requests_max = params.integer("requests-max", 0..=i64::MAX)?;
+    let depth = take_depth(params)?.unwrap_or(NAMESPACE_DEPTH_MAX);
+    // How many threads read and compute is this daemon's own matter.
+    params.ignore(&["read-threads", "verify-threads"]);
+    let opened = open(&daemon, &mut call, VERIFY, &namespace)?;
+    let who = call.who()?.clone();
+    call.params.finish()?;
+    let group = match (kind, id) {
+        (Some(kind), Some(id)) => Some(BackupGroup::new(kind, id)),
+        (None, None) if seconds.is_none() => None,
+        _ => {
+            return Err(ApiError::bad_request(
+                "parameter verification failed: a group is named by 'backup-type' and 'backup-id', a snapshot by 'backup-time' too",
+            ));
+        }
+    };
+    let time = seconds.map(BackupTime::new).transpose();
+    let time = time.map_err(|error| {
+        ApiError::bad_request(format!(
+            "parameter verification failed: 'backup-time': {error}"
+        ))
+    })?;
+    if let Some(group) = &group {
+        let group = GroupRef::new(namespace.clone(), group.clone());
+        opened.demand_group(&group).await?;
+        let snapshots = opened.store.snapshots();
+        match time {
+            Some(time) => drop(snapshots.snapshot(&group.at(time)).await?),
+            None if snapshots.group_info(group.clone()).await?.is_none() => {
+                return Err(ApiError::bad_request(format!(
+                    "group {group} does not exist"
+                )));
+            }
+            None => {}
+        }
+    }
+    let store = daemon.stores.get_writable(opened.store.name().as_str())?;
+    let limit = |max: u64| (max > 0).then_some(max);
+    let request = VerifyRequest {
+        namespace,
+        depth,
+        group,
+        time,
+        filter,
+        limits: VerifyLimits {
+            bytes_max: bytes_max.and_then(|max| limit(max.get())),
+            chunks_max: requests_max.and_then(|max| limit(max as u64)),
+        },
+        scope: Scope::Of(who.clone(), VERIFY),
+    };
+    data(&start(&daemon, store, request, who.id().clone())?)
+}

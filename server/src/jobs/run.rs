@@ -1,0 +1,108 @@
+//! What all runs have in common.
+//!
+//! 1. The job is registered as running: there is one run of it at a time, whoever starts it.
+//! 2. A task is started, and the record says so.
+//! 3. The work.
+//! 4. The record gets the end.
+//! 5. The job counts as ended, and then the task: whoever sees its end may start the next.
+//!
+//! A crash before 2 leaves nothing; from 2 to 4 a run without an end ([`super::record`]).
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use tokio::task::JoinHandle;
+
+use super::{JobGuard, JobKey, JobKind, gc, prune, verify};
+use crate::api::ApiError;
+use crate::auth::AuthId;
+use crate::daemon::Daemon;
+use crate::tasks::{Task, TaskStart, Upid};
+
+/// A task that runs.
+#[derive(Debug)]
+pub(crate) struct Launched<T> {
+    /// Its name.
+    pub(crate) upid: Upid,
+    running: JoinHandle<Result<T, String>>,
+}
+
+impl<T> Launched<T> {
+    /// Waits for the end of the task; the error is the one it ended with.
+    pub(crate) async fn result(self) -> Result<T, ApiError> {
+        match self.running.await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(fault)) => Err(ApiError::bad_request(fault)),
+            Err(_) => Err(ApiError::bad_request("the task was cut off")),
+        }
+    }
+}
+
+/// Starts a task that does `work`. With `job` it is a run of that job, and recorded as such.
+pub(crate) fn launch<T: Send + 'static>(
+    daemon: &Arc<Daemon>,
+    start: &TaskStart<'_>,
+    job: Option<JobGuard>,
+    work: impl for<'a> FnOnce(&'a Arc<Daemon>, &'a Task) -> BoxFuture<'a, Result<T, String>>
+    + Send
+    + 'static,
+) -> Result<Launched<T>, ApiError> {
+    let working = daemon.shutdown.begin_work();
+    let working = working.ok_or_else(|| ApiError::unavailable("the daemon is stopping"))?;
+    let task = daemon.tasks.start(start)?;
+    let upid = task.upid().clone();
+    let daemon = Arc::clone(daemon);
+    let env = daemon.env.clone();
+    let running = env.spawn(async move {
+        let _working = working;
+        if let Some(job) = &job {
+            let (jobs, key, upid) = (daemon.jobs.clone(), job.key().clone(), task.upid().clone());
+            let now = daemon.clock.now();
+            let note = daemon
+                .env
+                .io(move |_| jobs.0.records.begin(&key, &upid, now));
+            note.await;
+        }
+        let result = work(&daemon, &task).await;
+        let (value, result) = match result {
+            Ok(value) => (Ok(value), Ok(())),
+            Err(fault) => (Err(fault.clone()), Err(fault)),
+        };
+        if let Some(job) = job {
+            let outcome = task.outcome(&result);
+            let (jobs, key, upid) = (daemon.jobs.clone(), job.key().clone(), task.upid().clone());
+            let now = daemon.clock.now();
+            let note = daemon
+                .env
+                .io(move |_| jobs.0.records.end(&key, &upid, now, &outcome));
+            note.await;
+            drop(job);
+        }
+        task.finish(result).await;
+        value
+    });
+    Ok(Launched { upid, running })
+}
+
+/// Registers a run of a job.
+pub(super) fn begin(daemon: &Daemon, key: &JobKey) -> Result<JobGuard, ApiError> {
+    let guard = daemon.jobs.begin(key);
+    guard.ok_or_else(|| match key.kind {
+        JobKind::Gc => ApiError::bad_request(format!(
+            "garbage collection of datastore '{}' is running already",
+            key.id
+        )),
+        JobKind::Prune | JobKind::Verify => {
+            ApiError::bad_request(format!("{key} is running already"))
+        }
+    })
+}
+
+/// Starts a run of a configured job, as the schedule does.
+pub(crate) fn start(daemon: &Arc<Daemon>, key: &JobKey, user: &AuthId) -> Result<Upid, ApiError> {
+    match key.kind {
+        JobKind::Gc => gc::start(daemon, &key.id, user, false),
+        JobKind::Prune => prune::start_job(daemon, key, user),
+        JobKind::Verify => verify::start_job(daemon, key, user),
+    }
+}
