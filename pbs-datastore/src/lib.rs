@@ -65,7 +65,7 @@ pub use datastore::{BucketAccess, Datastore, DatastoreSpace, OpenOptions};
 pub use digest::{Digest, DigestError};
 pub use env::Env;
 pub use error::{Error, Result};
-pub use gc::{GcOptions, GcStatus};
+pub use gc::{GcOptions, GcStatus, TouchCounts};
 pub use index::{DynamicIndex, FixedIndex, Index, IndexChecksum, IndexChunk, IndexError};
 pub use job::JobContext;
 pub use json::json_values_at_most;

@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use async_trait::async_trait;
 
 use super::Collector;
+use super::status::TouchCounts;
 use crate::error::About as _;
 use crate::files::Files;
 use crate::roots::{MarkSink, MarkStats, Needer};
@@ -45,6 +46,7 @@ struct Toucher<'a> {
     collector: &'a Collector,
     job: &'a JobContext,
     touched: Touched,
+    cache: TouchCounts,
     batch: Vec<Digest>,
 }
 
@@ -97,7 +99,10 @@ impl MarkSink for Toucher<'_> {
     async fn mark(&mut self, _needer: &Needer, digests: &[Digest]) -> Result<()> {
         for digest in digests {
             if self.touched.insert(*digest) {
+                self.cache.misses += 1;
                 self.batch.push(*digest);
+            } else {
+                self.cache.hits += 1;
             }
             if self.batch.len() >= BATCH {
                 self.flush().await?;
@@ -112,6 +117,8 @@ impl MarkSink for Toucher<'_> {
 pub(super) struct Marked {
     /// Counts of all roots.
     pub(super) stats: MarkStats,
+    /// How often a digest was known to be touched already.
+    pub(super) cache: TouchCounts,
 }
 
 impl Collector {
@@ -125,6 +132,7 @@ impl Collector {
             collector: self,
             job,
             touched,
+            cache: TouchCounts::default(),
             batch: Vec::with_capacity(BATCH),
         };
         let mut stats = MarkStats::default();
@@ -135,7 +143,8 @@ impl Collector {
             stats.index_bytes += marked.index_bytes;
         }
         toucher.flush().await?;
-        Ok(Marked { stats })
+        let cache = toucher.cache;
+        Ok(Marked { stats, cache })
     }
 }
 

@@ -43,7 +43,7 @@ pub(crate) use self::condemn::Recovery;
 use self::cutoff::{Cutoff, prove_atimes};
 use self::journal::Journal;
 use self::mark::Marked;
-pub use self::status::GcStatus;
+pub use self::status::{GcStatus, TouchCounts};
 use self::sweep::{Counts, FOLDERS, Sweep};
 use crate::chunk_store::guard::ChunkTable;
 use crate::chunk_store::marker::Markers;
@@ -228,6 +228,7 @@ impl Collector {
         ));
         let mut status = GcStatus {
             index_file_count: marked.stats.index_files,
+            cache_stats: Some(marked.cache),
             index_data_bytes: marked.stats.index_bytes,
             held_back_by: cutoff.held_back_by.clone(),
             ..GcStatus::default()

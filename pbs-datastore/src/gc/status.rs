@@ -4,6 +4,15 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+/// References of indexes to chunks, as the mark phase met them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TouchCounts {
+    /// To chunks that this run was known to have touched.
+    pub hits: u64,
+    /// To chunks that were touched for it.
+    pub misses: u64,
+}
+
 /// The result of a collection; interface 7.3. Sizes are bytes of stored objects unless said otherwise.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
@@ -39,6 +48,9 @@ pub struct GcStatus {
     pub unknown_chunks: u64,
     /// Candidates that turned out to be in use when they were checked again.
     pub rescued_chunks: u64,
+    /// References to chunks: known to be touched by this run already, and touched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache_stats: Option<TouchCounts>,
     /// Who held the cutoff back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_back_by: Option<String>,

@@ -141,6 +141,45 @@ pub(crate) async fn status(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     data(&body)
 }
 
+/// `GET /status/datastore-usage`: how full the datastores are that the caller sees. One that cannot be looked at says why.
+pub(crate) async fn usage(daemon: Arc<Daemon>, call: Call) -> CallResult {
+    let who = call.who()?.clone();
+    call.params.finish()?;
+    let config = daemon.config.read();
+    let mut list = Vec::new();
+    for (name, settings) in &config.datastores {
+        if !sees(&daemon, &who, name) {
+            continue;
+        }
+        let mut entry = json!({
+            "store": name,
+            "mount-status": "nonremovable",
+            "backend-type": settings.backend.name(),
+        });
+        let path = AclPath::datastore(name);
+        if daemon
+            .authority
+            .privileges(&who, &path)
+            .intersects(SEE_SPACE)
+            && let Err(fault) = describe_usage(&daemon, name, &mut entry).await
+        {
+            entry["error"] = json!(fault.to_string());
+        }
+        list.push(entry);
+    }
+    data(&list)
+}
+
+async fn describe_usage(daemon: &Daemon, name: &str, entry: &mut Value) -> Result<(), ApiError> {
+    let store = daemon.stores.get(name)?;
+    let space = store.space().await?;
+    entry["total"] = json!(space.total.max(1));
+    entry["used"] = json!(space.used);
+    entry["avail"] = json!(space.avail);
+    entry["gc-status"] = gc::to_json(&store.gc_status().unwrap_or_default())?;
+    Ok(())
+}
+
 /// Groups and snapshots by type, over all namespaces; `null` for a type without any.
 async fn counts(store: &Arc<Datastore>) -> Result<Value, ApiError> {
     let mut sums: BTreeMap<BackupType, (u64, u64)> = BTreeMap::new();

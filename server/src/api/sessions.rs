@@ -11,7 +11,7 @@ use super::error::ApiError;
 use super::rule::{AUDIT, MODIFY};
 use super::target::{Opened, open};
 use crate::daemon::Daemon;
-use crate::protocol::SessionReport;
+use crate::protocol::{SessionKind, SessionReport};
 
 fn entry(report: &SessionReport) -> Value {
     let subject = &report.subject;
@@ -32,6 +32,18 @@ fn entry(report: &SessionReport) -> Value {
         "bytes-sent": report.bytes_sent,
         "idle-seconds": report.idle.as_secs(),
     })
+}
+
+/// `GET …/active-operations`: how many write, and how many only read.
+pub(crate) async fn active_operations(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let Opened { store, .. } = open(&daemon, &mut call, AUDIT, &Namespace::root())?;
+    call.params.finish()?;
+    let sessions = daemon.sessions.list();
+    let here = sessions.iter().map(|session| &session.subject);
+    let here = here.filter(|subject| subject.store == *store.name());
+    let (readers, writers): (Vec<_>, Vec<_>) =
+        here.partition(|subject| subject.kind == SessionKind::Reader);
+    data(&json!({ "read": readers.len(), "write": writers.len() }))
 }
 
 /// `GET …/sessions`

@@ -17,17 +17,20 @@ pub(crate) mod key;
 mod namespace;
 pub(crate) mod output;
 pub(crate) mod progress;
+mod prune;
 pub(crate) mod repository;
 pub(crate) mod restore;
 pub(crate) mod session;
 pub(crate) mod snapshot;
 pub(crate) mod source;
+mod status;
 pub(crate) mod tar;
 pub(crate) mod task;
 #[cfg(test)]
 mod tests;
 mod trust;
 mod upload;
+mod verify;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -52,9 +55,19 @@ pub(crate) enum ClientCommand {
     /// List, inspect, protect and forget snapshots.
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
-    /// List backup groups.
+    /// List and forget backup groups, and show or change their notes.
     #[command(subcommand)]
     Group(group::GroupCommand),
+    /// Remove the snapshots of a group that no rule keeps, or show which.
+    Prune(prune::PruneArgs),
+    /// Have the server read snapshots back.
+    Verify(verify::VerifyArgs),
+    /// Show how full the datastore is.
+    Status(status::StatusArgs),
+    /// Show the server's version.
+    Version(status::StatusArgs),
+    /// Give a backup group another owner.
+    ChangeOwner(group::ChangeOwnerArgs),
     /// List, create and delete namespaces.
     #[command(subcommand)]
     Namespace(namespace::NamespaceCommand),
@@ -152,6 +165,11 @@ async fn dispatch(command: ClientCommand, progress: &Arc<Progress>) -> anyhow::R
         ClientCommand::Restore(args) => args.run(progress).await,
         ClientCommand::Snapshot(command) => command.run().await,
         ClientCommand::Group(command) => command.run().await,
+        ClientCommand::Prune(args) => args.run().await,
+        ClientCommand::Verify(args) => args.run(progress).await,
+        ClientCommand::Status(args) => args.status().await,
+        ClientCommand::Version(args) => args.version().await,
+        ClientCommand::ChangeOwner(args) => args.run().await,
         ClientCommand::Namespace(command) => command.run().await,
         ClientCommand::Gc(command) => command.run(progress).await,
         ClientCommand::Task(command) => command.run(progress).await,

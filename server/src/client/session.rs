@@ -20,6 +20,20 @@ pub(crate) struct Session {
     credentials: Credentials,
 }
 
+/// The body of a request.
+#[derive(Debug, Clone)]
+enum Content {
+    None,
+    Json(Bytes),
+    Bytes(Bytes),
+}
+
+impl Content {
+    fn json(value: &Value) -> Self {
+        Self::Json(Bytes::from(value.to_string()))
+    }
+}
+
 enum Credentials {
     Token(HeaderValue),
     Ticket {
@@ -71,7 +85,7 @@ impl Session {
             "username": self.access.repository.auth_id.to_string(),
             "password": self.access.secret,
         });
-        let request = self.request(Method::POST, "/access/ticket", Some(&body), false)?;
+        let request = self.request(Method::POST, "/access/ticket", Content::json(&body), false)?;
         let answer = self.connection.send(request).await?;
         let body = self.connection.body(answer, ANSWER_BYTES_MAX).await?;
         let envelope = parse(&self.server(), &body)?;
@@ -113,12 +127,13 @@ impl Session {
         path: &str,
         parameters: &[(&str, String)],
     ) -> Result<Value, RequestError> {
-        self.exchange(Method::GET, path, parameters, None).await
+        self.exchange(Method::GET, path, parameters, Content::None)
+            .await
     }
 
     /// PUT of a JSON object, as a query would be too short for notes; `data` of the answer.
     pub(crate) async fn put(&mut self, path: &str, body: &Value) -> Result<Value, RequestError> {
-        self.exchange(Method::PUT, path, &[], Some(body))
+        self.exchange(Method::PUT, path, &[], Content::json(body))
             .await
             .map(data)
     }
@@ -129,14 +144,27 @@ impl Session {
         path: &str,
         parameters: &[(&str, String)],
     ) -> Result<Value, RequestError> {
-        self.exchange(Method::DELETE, path, parameters, None)
+        self.exchange(Method::DELETE, path, parameters, Content::None)
+            .await
+            .map(data)
+    }
+
+    /// POST of bytes, with parameters beside them; `data` of the answer.
+    pub(crate) async fn upload(
+        &mut self,
+        path: &str,
+        parameters: &[(&str, String)],
+        bytes: Bytes,
+    ) -> Result<Value, RequestError> {
+        let content = Content::Bytes(bytes);
+        self.exchange(Method::POST, path, parameters, content)
             .await
             .map(data)
     }
 
     /// POST of a JSON object; `data` of the answer.
     pub(crate) async fn post(&mut self, path: &str, body: &Value) -> Result<Value, RequestError> {
-        self.exchange(Method::POST, path, &[], Some(body))
+        self.exchange(Method::POST, path, &[], Content::json(body))
             .await
             .map(data)
     }
@@ -146,7 +174,7 @@ impl Session {
         method: Method,
         path: &str,
         parameters: &[(&str, String)],
-        body: Option<&Value>,
+        content: Content,
     ) -> Result<Value, RequestError> {
         let target = match query(parameters) {
             query if query.is_empty() => path.to_owned(),
@@ -157,7 +185,7 @@ impl Session {
             if self.connection.is_closed() {
                 self.connection = Http1::connect(&self.access).await?;
             }
-            let request = self.request(method.clone(), &target, body, true)?;
+            let request = self.request(method.clone(), &target, content.clone(), true)?;
             let answer = self.connection.send(request).await?;
             let expired = answer.status() == StatusCode::UNAUTHORIZED
                 && matches!(self.credentials, Credentials::Ticket { .. })
@@ -200,7 +228,7 @@ impl Session {
         let mut request = self.request(
             Method::GET,
             &format!("{path}?{}", query(&parameters)),
-            None,
+            Content::None,
             true,
         )?;
         request
@@ -223,14 +251,14 @@ impl Session {
         &self,
         method: Method,
         target: &str,
-        body: Option<&Value>,
+        content: Content,
         authenticated: bool,
     ) -> Result<Request<Full<Bytes>>, RequestError> {
         let server = self.server();
-        let content_type = if body.is_some() {
-            "application/json"
-        } else {
-            "application/x-www-form-urlencoded"
+        let (content_type, body) = match content {
+            Content::None => ("application/x-www-form-urlencoded", Bytes::new()),
+            Content::Json(body) => ("application/json", body),
+            Content::Bytes(body) => ("application/octet-stream", body),
         };
         let mut request = Request::builder()
             .uri(format!("/api2/json{target}"))
@@ -248,9 +276,6 @@ impl Session {
                     .header("CSRFPreventionToken", csrf),
             };
         }
-        let body = body
-            .map(|body| Bytes::from(body.to_string()))
-            .unwrap_or_default();
         request
             .method(method)
             .body(Full::new(body))

@@ -1,12 +1,14 @@
-//! `holdfast snapshot`: list, files, forget, notes, protected.
+//! `holdfast snapshot`: list, files, forget, upload-log, notes, protected.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context as _, bail};
-use pbs_datastore::{BackupGroup, BackupTime, Namespace, Snapshot};
+use pbs_datastore::{BackupGroup, BackupTime, DataBlob, Namespace, Snapshot};
 use serde_json::{Value, json};
 
 use super::RepositoryArgs;
+use super::key;
 use super::output::{self, Column};
 use super::session::{Session, group_parameters, namespace_parameters, snapshot_parameters};
 
@@ -31,6 +33,18 @@ pub(crate) enum SnapshotCommand {
     Forget {
         /// TYPE/ID/TIME
         snapshot: Snapshot,
+        #[command(flatten)]
+        repository: RepositoryArgs,
+    },
+    /// Add the log of a backup to its snapshot, encrypted if a key is given.
+    UploadLog {
+        /// TYPE/ID/TIME
+        snapshot: Snapshot,
+        /// The log.
+        file: PathBuf,
+        /// Encrypt it with the key in this file.
+        #[arg(long, value_name = "FILE")]
+        keyfile: Option<PathBuf>,
         #[command(flatten)]
         repository: RepositoryArgs,
     },
@@ -111,7 +125,12 @@ fn is_finished(row: &Value) -> bool {
 
 /// The rows of a list.
 pub(super) fn rows(envelope: &mut Value) -> anyhow::Result<Vec<Value>> {
-    match envelope["data"].take() {
+    rows_of(envelope["data"].take())
+}
+
+/// The same of the data itself.
+pub(super) fn rows_of(data: Value) -> anyhow::Result<Vec<Value>> {
+    match data {
         Value::Array(rows) => Ok(rows),
         _ => bail!("the server's answer is not understood: it is no list"),
     }
@@ -140,7 +159,8 @@ const FILE_COLUMNS: &[Column] = &[
     ("encryption", |row| output::plain(&row["crypt-mode"])),
 ];
 
-fn name_of(row: &Value) -> String {
+/// A snapshot as a person names it.
+pub(super) fn name_of(row: &Value) -> String {
     let time = output::time_of(&row["backup-time"]);
     format!(
         "{}/{}/{time}",
@@ -208,6 +228,25 @@ impl SnapshotCommand {
                 repository
                     .output()
                     .value(&Value::Null, &format!("{snapshot} is removed"))
+            }
+            Self::UploadLog {
+                snapshot,
+                file,
+                keyfile,
+                repository,
+            } => {
+                let log = std::fs::read(&file)
+                    .with_context(|| format!("'{}' cannot be read", file.display()))?;
+                let key = keyfile.as_deref().map(key::load).transpose()?;
+                let iv = crate::entropy::random_bytes();
+                let blob = DataBlob::encode(log.into(), true, key.as_ref(), iv)?;
+                let mut session = repository.session().await?;
+                let path = session.datastore("upload-backup-log");
+                let parameters = snapshot_parameters(&repository.ns, &snapshot);
+                let done = session.upload(&path, &parameters, blob.encoded()).await?;
+                repository
+                    .output()
+                    .value(&done, &format!("the log was added to {snapshot}"))
             }
             Self::Notes {
                 snapshot,

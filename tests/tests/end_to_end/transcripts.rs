@@ -15,7 +15,7 @@ use serde_json::Value;
 /// How long all recordings may take on one kind of datastore.
 const TIME_MAX: Duration = Duration::from_mins(8);
 /// Those that must be the same on this server.
-const SCENARIOS: [&str; 17] = [
+const SCENARIOS: [&str; 23] = [
     "login-version-status",
     "backup-legacy",
     "backup-now",
@@ -33,14 +33,25 @@ const SCENARIOS: [&str; 17] = [
     "benchmark",
     "client-3-2",
     "h2-raw",
+    "snapshot-ops",
+    "prune",
+    "change-owner",
+    "gc-tasks",
+    "sync-pull",
+    "sync-push",
 ];
 
 /// Adds an empty datastore for each recording, called `PREFIX-SCENARIO`, to a daemon that does not run yet.
 fn add_stores(daemon: &Daemon, prefix: &str, settings: &dyn Fn(&str) -> String) -> Result<()> {
     daemon.edit_config(|mut text| {
         for scenario in SCENARIOS {
-            let name = format!("{prefix}-{scenario}");
-            let _ = write!(text, "\n[datastore.{name}]\n{}\n", settings(&name));
+            // A few recordings have a second one.
+            for name in [
+                format!("{prefix}-{scenario}"),
+                format!("{prefix}2-{scenario}"),
+            ] {
+                let _ = write!(text, "\n[datastore.{name}]\n{}\n", settings(&name));
+            }
         }
         text
     })
@@ -75,7 +86,8 @@ fn replay(daemon: &Daemon, secret: &str, kind: &str, prefix: &str) -> Result<Vec
     python
         .args(["--fingerprint", daemon.fingerprint()])
         .arg(format!("--token-secret={secret}"))
-        .args(["--store", &format!("{prefix}-{{scenario}}"), "--report"])
+        .args(["--store", &format!("{prefix}-{{scenario}}")])
+        .args(["--store2", &format!("{prefix}2-{{scenario}}"), "--report"])
         .arg(&report)
         .arg("--dir")
         .arg(&recordings)

@@ -1,0 +1,45 @@
+//! `holdfast status` and `holdfast version`: how full a datastore is, and what answers there.
+
+use super::ServerArgs;
+use super::output::{bytes_of, plain};
+
+/// `holdfast status`, `holdfast version`
+#[derive(Debug, clap::Args)]
+pub(crate) struct StatusArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+impl StatusArgs {
+    /// Shows how full the datastore is.
+    pub(super) async fn status(self) -> anyhow::Result<()> {
+        let mut session = self.server.session().await?;
+        let path = session.datastore("status");
+        let parameters = [("verbose", "true".to_owned())];
+        let status = session.get(&path, &parameters).await?["data"].take();
+        let bytes = |name: &str| bytes_of(&status[name]);
+        let mut lines = vec![
+            format!("total: {}", bytes("total")),
+            format!("used: {}", bytes("used")),
+            format!("available: {}", bytes("avail")),
+        ];
+        for (kind, counts) in status["counts"].as_object().into_iter().flatten() {
+            if let (Some(groups), Some(snapshots)) =
+                (counts["groups"].as_u64(), counts["snapshots"].as_u64())
+            {
+                lines.push(format!("{kind}: {groups} groups, {snapshots} snapshots"));
+            }
+        }
+        self.server.output().value(&status, &lines.join("\n"))
+    }
+
+    /// Shows the version of the server.
+    pub(super) async fn version(self) -> anyhow::Result<()> {
+        let mut session = self.server.session().await?;
+        let version = session.get("/version", &[]).await?["data"].take();
+        let (major, patch) = (plain(&version["version"]), plain(&version["release"]));
+        self.server
+            .output()
+            .value(&version, &format!("server: {major}.{patch}"))
+    }
+}

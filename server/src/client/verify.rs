@@ -1,0 +1,95 @@
+//! `holdfast verify`: has the server read back a snapshot, a group, or everything below a namespace.
+
+use anyhow::Context as _;
+use pbs_datastore::{BackupGroup, Snapshot};
+use serde_json::json;
+
+use super::RepositoryArgs;
+use super::progress::Progress;
+use super::session::{group_parameters, namespace_parameters, snapshot_parameters};
+use super::task::follow;
+
+/// `holdfast verify`
+#[derive(Debug, clap::Args)]
+pub(crate) struct VerifyArgs {
+    /// TYPE/ID or TYPE/ID/TIME; everything in the namespace and below if not given.
+    what: Option<Subject>,
+    /// How many levels of namespaces below are verified too; all if not given.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(0..=7))]
+    max_depth: Option<u8>,
+    /// Also what was verified already.
+    #[arg(long)]
+    all: bool,
+    /// Also what was verified more than so many days ago.
+    #[arg(long, value_name = "DAYS", conflicts_with = "all")]
+    outdated_after: Option<u64>,
+    /// How much of chunks is read at most, such as "50 GiB".
+    #[arg(long, value_name = "SIZE")]
+    bytes_max: Option<String>,
+    /// How many chunks are read at most.
+    #[arg(long, value_name = "N")]
+    requests_max: Option<u64>,
+    /// Print the task's id and leave it to run.
+    #[arg(long)]
+    detach: bool,
+    #[command(flatten)]
+    repository: RepositoryArgs,
+}
+
+/// What is to be verified.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Subject {
+    /// All snapshots of a group.
+    Group(BackupGroup),
+    /// One.
+    Snapshot(Snapshot),
+}
+
+impl std::str::FromStr for Subject {
+    type Err = pbs_datastore::NameError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.matches('/').count() == 1 {
+            text.parse().map(Self::Group)
+        } else {
+            text.parse().map(Self::Snapshot)
+        }
+    }
+}
+
+impl VerifyArgs {
+    pub(super) async fn run(self, progress: &Progress) -> anyhow::Result<()> {
+        let namespace = &self.repository.ns;
+        let named = match &self.what {
+            None => namespace_parameters(namespace),
+            Some(Subject::Group(group)) => group_parameters(namespace, group),
+            Some(Subject::Snapshot(snapshot)) => snapshot_parameters(namespace, snapshot),
+        };
+        // One that is named is meant.
+        let exact = matches!(self.what, Some(Subject::Snapshot(_)));
+        let mut body = json!({ "ignore-verified": !(self.all || exact) });
+        for (name, value) in named {
+            body[name] = value.into();
+        }
+        let more = [
+            ("max-depth", json!(self.max_depth)),
+            ("outdated-after", json!(self.outdated_after)),
+            ("bytes-max", json!(self.bytes_max)),
+            ("requests-max", json!(self.requests_max)),
+        ];
+        for (name, value) in more.into_iter().filter(|(_, value)| !value.is_null()) {
+            body[name] = value;
+        }
+        let output = self.repository.output();
+        let mut session = self.repository.session().await?;
+        let path = session.datastore("verify");
+        let started = session.post(&path, &body).await?;
+        let upid = started
+            .as_str()
+            .context("the server's answer is not understood: it is no task id")?;
+        if self.detach {
+            return output.value(&started, upid);
+        }
+        follow(&mut session, upid, output, progress).await
+    }
+}
