@@ -36,6 +36,7 @@ use crate::layout::{Folder, LocalLayout, Place};
 use crate::metrics::CacheMetrics;
 use crate::owner::{Capabilities, Owner, StartReport};
 use crate::roots::{SessionRoots, SnapshotRoots};
+use crate::verify::VerifiedChunks;
 use crate::{
     AuthId, Backend, BucketLayout, BucketPrefix, CacheCounts, ChunkReader, DatastoreConfig,
     DatastoreName, Digest, Env, Error, GcOptions, GcStatus, JobContext, MemoryBudget, Namespace,
@@ -112,6 +113,7 @@ pub struct Datastore {
     collector: Arc<Collector>,
     gc_status: Mutex<Option<GcStatus>>,
     setting_aside: Arc<Semaphore>,
+    verified: VerifiedChunks,
 }
 
 impl Datastore {
@@ -225,6 +227,7 @@ impl Datastore {
                 conditional_overwrite: access.capabilities.conditional_overwrite,
                 cache,
             });
+        let verified = VerifiedChunks::new(env.clone(), markers.clone(), &root);
         let chunks = Arc::new(ChunkStore {
             env: env.clone(),
             config: Arc::clone(&config),
@@ -253,6 +256,7 @@ impl Datastore {
             metrics,
             collector,
             setting_aside: Arc::new(Semaphore::new(SETTING_ASIDE_MAX)),
+            verified,
         });
         this.clone().settle(recovery, waits);
         let weak = Arc::downgrade(&this);
@@ -340,6 +344,11 @@ impl Datastore {
     /// Chunks.
     pub fn reader(&self) -> &Arc<ChunkReader> {
         &self.reader
+    }
+
+    /// Which chunks were verified.
+    pub(crate) fn verified(&self) -> &VerifiedChunks {
+        &self.verified
     }
 
     pub(crate) fn chunks(&self) -> &Arc<ChunkStore> {

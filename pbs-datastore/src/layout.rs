@@ -90,6 +90,8 @@ pub enum HoldfastFile {
     AtimeProof,
     /// Tags and sizes of the objects whose copies are in the mirror.
     ContentsLog,
+    /// Which chunks were read back and found good.
+    Verified,
     /// The digest is being uploaded.
     UploadMarker(Digest),
     /// GC found the digest in an index and no marker for it.
@@ -105,6 +107,7 @@ impl HoldfastFile {
             Self::GcJournal => "gc-journal".to_owned(),
             Self::AtimeProof => "atime-proof".to_owned(),
             Self::ContentsLog => "contents.log".to_owned(),
+            Self::Verified => "verified".to_owned(),
             Self::UploadMarker(digest) => format!("{UPLOADS}{digest}"),
             Self::UsingMarker(digest) => format!("{USING}{digest}"),
         }
@@ -117,6 +120,7 @@ impl HoldfastFile {
             Self::GcJournal,
             Self::AtimeProof,
             Self::ContentsLog,
+            Self::Verified,
         ];
         if let Some(digest) = text.strip_prefix(UPLOADS) {
             digest.parse().ok().map(Self::UploadMarker)

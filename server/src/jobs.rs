@@ -100,7 +100,7 @@ impl Jobs {
     }
 
     /// Takes note of the jobs that the configuration names.
-    async fn reconcile(&self, daemon: &Daemon, jobs: &[PlannedJob]) {
+    pub(crate) async fn reconcile(&self, daemon: &Daemon, jobs: &[PlannedJob]) {
         let (shared, jobs, now) = (Arc::clone(&self.0), jobs.to_vec(), daemon.clock.now());
         let note = daemon.env.io(move |_| {
             let running = shared.running().clone();

@@ -212,6 +212,7 @@ fn any_place() -> impl Strategy<Value = Place> {
         Just(HoldfastFile::Format),
         Just(HoldfastFile::AtimeProof),
         Just(HoldfastFile::ContentsLog),
+        Just(HoldfastFile::Verified),
         Just(HoldfastFile::Owner),
         Just(HoldfastFile::GcJournal),
         any_digest().prop_map(HoldfastFile::UploadMarker),

@@ -4,7 +4,8 @@
 //! 1. The manifest, fetched again from the bucket.
 //! 2. Each file, fetched again: of a blob size, checksum and CRC; of an index the size and the checksum of its entries.
 //! 3. Each chunk of each index, from the bucket and not from the cache: there at all, CRC, encrypted or not as the file,
-//!    and where that can be told digest and length. One digest is read once per [`Verifier`].
+//!    and where that can be told digest and length. One digest is read once per [`Verifier`], and not at all if it was
+//!    found good not long ago and has had its marker since ([`record`]).
 //! 4. The result becomes `verify_state` of the manifest. A *failed* snapshot is no base for the next backup of its group,
 //!    which therefore sends everything again and heals what it finds missing.
 //!
@@ -18,13 +19,20 @@
 //! the state it had, unless a fault was found already.
 
 mod progress;
+mod record;
 mod select;
 mod snapshot;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use tokio::time::Instant;
 
 use self::progress::Progress;
+use self::record::Loaded;
+pub(crate) use self::record::VerifiedChunks;
 pub use self::select::{VerifyFilter, is_benchmark};
 
 use crate::{Datastore, Digest, JobContext, Result, SnapshotRef, VerifyOutcome, VerifyState};
@@ -33,6 +41,8 @@ use crate::{Datastore, Digest, JobContext, Result, SnapshotRef, VerifyOutcome, V
 const READS_MAX: usize = 4;
 /// Digests that a run remembers, about 50 bytes each; a chunk beyond them is read once per snapshot that needs it.
 const REMEMBERED_MAX: usize = 4 << 20;
+/// How often a long run writes down which chunks it has found good.
+const SAVE_EVERY: Duration = Duration::from_mins(5);
 /// Faults of one snapshot that are logged.
 const FAULTS_LOGGED_MAX: u64 = 100;
 
@@ -59,6 +69,8 @@ pub struct VerifyCounts {
     pub chunks: u64,
     /// Their bytes, as they are stored.
     pub bytes: u64,
+    /// Chunks that were not read, because they were found good not long ago.
+    pub trusted: u64,
 }
 
 impl VerifyLimits {
@@ -83,6 +95,10 @@ pub struct Verifier {
     datastore: Arc<Datastore>,
     known: HashMap<Digest, Known>,
     limits: VerifyLimits,
+    /// How long ago a chunk may have been found good and need not be read again.
+    trust: Option<SignedDuration>,
+    record: Option<Arc<Loaded>>,
+    saved: Instant,
     progress: Progress,
 }
 
@@ -91,10 +107,21 @@ impl Verifier {
     pub fn new(datastore: Arc<Datastore>) -> Self {
         Self {
             progress: Progress::new(datastore.env()),
+            saved: datastore.env().instant(),
             datastore,
             known: HashMap::new(),
             limits: VerifyLimits::default(),
+            trust: None,
+            record: None,
         }
+    }
+
+    /// The same, which does not read chunks that were found good less than so many days ago and have been there since.
+    #[must_use]
+    pub fn trusting(mut self, days: Option<u64>) -> Self {
+        let hours = |days: u64| i64::try_from(days.saturating_mul(24)).unwrap_or(i64::MAX / 3600);
+        self.trust = days.map(|days| SignedDuration::from_hours(hours(days)));
+        self
     }
 
     /// The same within limits.
@@ -121,7 +148,15 @@ impl Verifier {
         let snapshots = Arc::clone(self.datastore.snapshots());
         let _held = snapshots.hold(id)?;
         job.log(format!("verify snapshot {id}"));
+        if self.record.is_none() {
+            self.record = Some(self.datastore.verified().open().await);
+        }
         let examined = self.examine(id, job).await?;
+        let now = self.datastore.env().instant();
+        if now.duration_since(self.saved) >= SAVE_EVERY {
+            self.end(job).await;
+            self.saved = now;
+        }
         let faults = examined.faults;
         let state = if faults == 0 && examined.complete {
             VerifyOutcome::Ok
@@ -137,6 +172,17 @@ impl Verifier {
         };
         snapshots.set_verify_state(id, Some(&noted)).await?;
         Ok(Verified::Done(state))
+    }
+
+    /// Writes down which chunks were found good. A run that is dropped without only has to read them again.
+    pub async fn end(&self, job: &JobContext) {
+        if let Some(record) = &self.record
+            && let Err(error) = self.datastore.verified().save(record).await
+        {
+            job.log(format!(
+                "what was verified cannot be written down, and will be read again: {error}"
+            ));
+        }
     }
 
     fn remember(&mut self, digest: Digest, known: Known) {

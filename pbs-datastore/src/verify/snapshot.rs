@@ -1,10 +1,11 @@
 //! The files of one snapshot, and their chunks.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use jiff::Timestamp;
 
 use super::{FAULTS_LOGGED_MAX, Known, READS_MAX, Verifier};
 use crate::{
@@ -110,6 +111,7 @@ impl Verifier {
             }
         }
         drop(asked);
+        self.trust_some(file, &mut reads, encrypted, faults).await?;
         if !reads.is_empty() && self.limits.is_used_up(self.progress.counts()) {
             return Ok(false);
         }
@@ -139,17 +141,69 @@ impl Verifier {
                 Ok(ChunkRead { encrypted, .. }) => Known::Good { encrypted },
                 Err(why) => {
                     faults.add(format_args!("{}: {why}", file.name));
+                    self.note(&digest, None);
                     self.remember(digest, Known::Bad);
                     continue;
                 }
             };
             judge(file, &digest, &known, encrypted, faults);
+            self.note(&digest, Some(&known));
             self.remember(digest, known);
             if self.limits.is_used_up(self.progress.counts()) {
                 break;
             }
         }
         Ok(done == total)
+    }
+}
+
+impl Verifier {
+    /// Takes out of `reads` what was found good not long ago, and judges that.
+    async fn trust_some(
+        &mut self,
+        file: &ManifestFile,
+        reads: &mut Vec<(IndexChunk, bool)>,
+        encrypted: bool,
+        faults: &mut Faults<'_>,
+    ) -> Result<()> {
+        let (Some(trust), Some(record)) = (self.trust, self.record.clone()) else {
+            return Ok(());
+        };
+        let since = self.datastore.env().now().checked_sub(trust);
+        let since = since.unwrap_or(Timestamp::MIN);
+        let mut good = BTreeMap::new();
+        for (chunk, _) in reads.iter() {
+            if let Some(found) = record.good(&chunk.digest, since) {
+                good.insert(chunk.digest, found);
+            }
+        }
+        let there = self.datastore.verified();
+        let there = there.with_marker(good.keys().copied().collect()).await?;
+        let there: BTreeSet<Digest> = there.into_iter().collect();
+        reads.retain(|(chunk, _)| !there.contains(&chunk.digest));
+        self.progress.trust(there.len());
+        for digest in there {
+            let encrypted_there = good.get(&digest).copied().unwrap_or(encrypted);
+            let known = Known::Good {
+                encrypted: encrypted_there,
+            };
+            judge(file, &digest, &known, encrypted, faults);
+            self.remember(digest, known);
+        }
+        Ok(())
+    }
+
+    /// Remembers beyond this run what a chunk was found to be.
+    fn note(&self, digest: &Digest, known: Option<&Known>) {
+        let Some(record) = &self.record else {
+            return;
+        };
+        match known {
+            Some(Known::Good { encrypted }) => {
+                record.note(digest, *encrypted, self.datastore.env().now());
+            }
+            Some(Known::Bad) | None => record.forget(digest),
+        }
     }
 }
 

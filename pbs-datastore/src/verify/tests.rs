@@ -214,6 +214,51 @@ async fn a_run_ends_at_its_limits_and_leaves_the_snapshot_as_it_was() {
     assert_eq!(world.state().await, Some(state(VerifyOutcome::Ok)));
 }
 
+#[tokio::test(start_paused = true)]
+async fn runs_go_on_where_the_one_before_stopped() {
+    let world = World::new(true, None).await;
+    let run = async |trust, chunks_max| {
+        let limits = VerifyLimits {
+            chunks_max,
+            bytes_max: None,
+        };
+        let verifier = Verifier::new(Arc::clone(&world.datastore));
+        let mut verifier = verifier.within(limits).trusting(trust);
+        let job = JobContext::detached();
+        let verified = verifier.verify(&id(), UPID, &job).await.unwrap();
+        verifier.end(&job).await;
+        (
+            verified,
+            verifier.counts().chunks,
+            verifier.counts().trusted,
+        )
+    };
+    let good = Verified::Done(VerifyOutcome::Ok);
+    assert_eq!(run(Some(30), Some(1)).await, (Verified::OutOfLimits, 1, 0));
+    assert_eq!(run(Some(30), Some(1)).await, (good, 1, 1), "the other one");
+    assert_eq!(run(Some(30), None).await, (good, 0, 2));
+    assert_eq!(run(Some(0), None).await, (good, 2, 0), "too long ago");
+    assert_eq!(run(None, None).await, (good, 2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chunk_that_lost_its_marker_is_read_again_whatever_is_remembered() {
+    let world = World::new(true, None).await;
+    assert_eq!(world.verify().await.unwrap(), VerifyOutcome::Ok);
+    let job = JobContext::detached();
+    let trusting = || Verifier::new(Arc::clone(&world.datastore)).trusting(Some(30));
+    let mut first = trusting();
+    first.verify(&id(), UPID, &job).await.unwrap();
+    first.end(&job).await;
+    assert!(world.model.remove_raw(&World::key(&World::chunk())));
+    let marker = LocalLayout::Cache.path(&World::chunk());
+    std::fs::remove_file(world.dir.path().join("place").join(marker)).unwrap();
+    let mut second = trusting();
+    let verified = second.verify(&id(), UPID, &job).await.unwrap();
+    assert_eq!(verified, Verified::Done(VerifyOutcome::Failed));
+    assert_eq!(second.counts().trusted, 1, "the other chunk");
+}
+
 /// What is done to the bucket behind the daemon's back.
 #[derive(Clone, Copy, Debug)]
 enum Harm {

@@ -72,6 +72,7 @@ static VERIFY: Section = Section {
         "max-depth",
         "jitter-seconds",
         "outdated-after",
+        "reread-after",
         "requests-max",
     ],
     sizes: &["bytes-max"],
@@ -140,6 +141,22 @@ impl Section {
         Ok(settings)
     }
 
+    /// The target of a job that the caller may change and run. To whoever does not even see it there is no such job.
+    fn demand_job<'a>(
+        &self,
+        daemon: &Daemon,
+        who: &Principal,
+        config: &'a Config,
+        id: &str,
+    ) -> Result<&'a JobTarget, ApiError> {
+        let target = target(config, self.kind, id).ok_or_else(|| self.none(id))?;
+        match self.demand(daemon, who, &target.store, &target.namespace) {
+            Ok(()) => Ok(target),
+            Err(refusal) if sees(daemon, who, &target.store) => Err(refusal),
+            Err(_) => Err(self.none(id)),
+        }
+    }
+
     /// Refuses whoever may not do by hand what a job with this target does.
     fn demand(
         &self,
@@ -205,6 +222,7 @@ fn entry(config: &Config, kind: JobKind, id: &str) -> Value {
     if let (JobKind::Verify, Some(job)) = (kind, config.verify.get(id)) {
         entry["ignore-verified"] = json!(job.ignore_verified);
         set(&mut entry, "outdated-after", job.outdated_after);
+        entry["reread-after"] = json!(job.reread_after);
         set(&mut entry, "bytes-max", nonzero(job.bytes_max.get()));
         set(&mut entry, "requests-max", nonzero(job.requests_max));
     }
@@ -367,9 +385,7 @@ async fn update(section: &'static Section, daemon: Arc<Daemon>, mut call: Call) 
     let who = call.who()?.clone();
     call.params.finish()?;
     let known = daemon.config.read();
-    let before = target(&known, section.kind, &id);
-    let before = before.ok_or_else(|| section.none(&id))?;
-    section.demand(&daemon, &who, &before.store, &before.namespace)?;
+    let before = section.demand_job(&daemon, &who, &known, &id)?;
     let root_again = unset.iter().any(|name| name == "ns");
     let namespace = if root_again {
         Namespace::root()
@@ -402,8 +418,7 @@ async fn remove(section: &'static Section, daemon: Arc<Daemon>, mut call: Call) 
     let who = call.who()?.clone();
     call.params.finish()?;
     let known = daemon.config.read();
-    let target = target(&known, section.kind, &id).ok_or_else(|| section.none(&id))?;
-    section.demand(&daemon, &who, &target.store, &target.namespace)?;
+    section.demand_job(&daemon, &who, &known, &id)?;
     let config = daemon.config.clone();
     blocking(move || {
         config.edit(digest.as_deref(), |document| {
@@ -422,7 +437,6 @@ fn run(section: &Section, daemon: &Arc<Daemon>, mut call: Call) -> CallResult {
     let who = call.who()?.clone();
     call.params.finish()?;
     let config = daemon.config.read();
-    let target = target(&config, section.kind, &id).ok_or_else(|| section.none(&id))?;
-    section.demand(daemon, &who, &target.store, &target.namespace)?;
+    section.demand_job(daemon, &who, &config, &id)?;
     data(&start(daemon, &JobKey::new(section.kind, &id), who.id())?)
 }

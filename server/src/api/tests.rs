@@ -1,5 +1,7 @@
 //! Tests of the calls, in process.
 
+mod jobs;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
@@ -214,7 +216,9 @@ async fn an_administrator_meets_clear_answers() {
     let token = fixture.token("admin@pbs").await;
     let call = async |method, path| fixture.with_token(&token, method, path).await;
     let (_, root) = call(Method::GET, "").await;
-    let names = ["access", "admin", "config", "nodes", "ping", "version"];
+    let names = [
+        "access", "admin", "config", "nodes", "ping", "status", "version",
+    ];
     let names: Vec<Value> = names.iter().map(|name| json!({ "subdir": name })).collect();
     assert_eq!(root["data"], json!(names));
     assert_eq!(call(Method::GET, "nosuchpath").await.0, 404);

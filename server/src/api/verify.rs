@@ -31,6 +31,7 @@ pub(crate) async fn verify(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
             .integer("outdated-after", 0..=OUTDATED_AFTER_MAX)?
             .map(|days| days as u64),
     };
+    let reread_after = params.integer("reread-after", 0..=OUTDATED_AFTER_MAX)?;
     let bytes_max: Option<ByteCount> = params.optional("bytes-max")?;
     let requests_max = params.integer("requests-max", 0..=i64::MAX)?;
     let depth = take_depth(params)?.unwrap_or(NAMESPACE_DEPTH_MAX);
@@ -80,6 +81,7 @@ pub(crate) async fn verify(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
             bytes_max: bytes_max.and_then(|max| limit(max.get())),
             chunks_max: requests_max.and_then(|max| limit(max as u64)),
         },
+        reread_after: reread_after.and_then(|days| limit(days as u64)),
         scope: Scope::Of(who.clone(), VERIFY),
     };
     data(&start(&daemon, store, request, who.id().clone())?)

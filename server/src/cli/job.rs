@@ -188,6 +188,9 @@ pub(crate) struct VerifySettings {
     /// After how many days a verification counts no more; never if not given.
     #[arg(long, value_name = "DAYS")]
     outdated_after: Option<u64>,
+    /// After how many days a chunk that was found good is read again, 0 for always; as outdated-after, or 30, if not given.
+    #[arg(long, value_name = "DAYS")]
+    reread_after: Option<u64>,
     /// How much of chunks one run reads at most, such as "50 GiB"; 0 for no limit.
     #[arg(long, value_name = "SIZE")]
     bytes_max: Option<String>,
@@ -208,6 +211,7 @@ impl JobSettings for VerifySettings {
         params.extend([
             ("ignore-verified", json!(self.ignore_verified)),
             ("outdated-after", json!(self.outdated_after)),
+            ("reread-after", json!(self.reread_after)),
             ("bytes-max", json!(self.bytes_max)),
             ("requests-max", json!(self.requests_max)),
         ]);
@@ -300,6 +304,7 @@ impl ManageArgs {
     ) -> anyhow::Result<()> {
         let mut link = self.link().await?;
         let result = async {
+            link.demand_running()?;
             let upid = link.call(Method::POST, path, params).await?;
             match upid.as_str() {
                 Some(text) if !detach => follow(&mut link, text, self.output(), progress).await,

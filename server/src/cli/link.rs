@@ -110,6 +110,14 @@ impl Link {
         envelope_of(&response)
     }
 
+    /// Refuses what only a daemon that runs can do.
+    pub(super) fn demand_running(&self) -> anyhow::Result<()> {
+        match &self.way {
+            Way::Running(_) => Ok(()),
+            Way::Down(_) => bail!("the daemon does not run; start it with: holdfast serve"),
+        }
+    }
+
     /// Ends what the command itself has started.
     pub(super) async fn close(self) {
         if let Way::Down(daemon) = &self.way {

@@ -23,6 +23,9 @@ pub(crate) struct VerifyArgs {
     /// Also what was verified more than so many days ago.
     #[arg(long, value_name = "DAYS", conflicts_with = "all")]
     outdated_after: Option<u64>,
+    /// Not the chunks that were found good less than so many days ago.
+    #[arg(long, value_name = "DAYS")]
+    reread_after: Option<u64>,
     /// How much of chunks is read at most, such as "50 GiB".
     #[arg(long, value_name = "SIZE")]
     bytes_max: Option<String>,
@@ -74,6 +77,7 @@ impl VerifyArgs {
         let more = [
             ("max-depth", json!(self.max_depth)),
             ("outdated-after", json!(self.outdated_after)),
+            ("reread-after", json!(self.reread_after)),
             ("bytes-max", json!(self.bytes_max)),
             ("requests-max", json!(self.requests_max)),
         ];

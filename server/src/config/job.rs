@@ -12,6 +12,8 @@ use crate::calendar::CalendarEvent;
 
 /// Longest jitter, in seconds: a day.
 pub(super) const JITTER_SECONDS_MAX: u64 = 86_400;
+/// How long a chunk that was found good is not read again, in days.
+const REREAD_AFTER: u64 = 30;
 /// Longest `outdated-after`, in days: a century.
 const OUTDATED_AFTER_MAX: u64 = 36_500;
 /// Most snapshots that a rule keeps.
@@ -67,6 +69,9 @@ pub(crate) struct VerifyJob {
     pub(crate) ignore_verified: bool,
     /// `outdated-after`: after how many days a verification counts no more, 1 to 36500. Default: never.
     pub(crate) outdated_after: Option<u64>,
+    /// `reread-after`: after how many days a chunk that was read and found good is read again, 0 to 36500; 0 is always.
+    /// Default: `outdated-after`, or 30.
+    pub(crate) reread_after: u64,
     /// `bytes-max`: how much of chunks one run reads at most, 0 for no limit. Default: 0.
     pub(crate) bytes_max: ByteCount,
     /// `requests-max`: how many chunks one run reads at most, 0 for no limit. Default: 0.
@@ -200,6 +205,7 @@ pub(super) fn read_prune(
 struct RawVerify {
     ignore_verified: Option<bool>,
     outdated_after: Option<u64>,
+    reread_after: Option<u64>,
     bytes_max: Option<ByteCount>,
     requests_max: u64,
 }
@@ -218,8 +224,13 @@ pub(super) fn read_verify(
     if let Some(days) = raw.outdated_after {
         section.bounded(faults, "outdated-after", &days, &(1..=OUTDATED_AFTER_MAX));
     }
+    if let Some(days) = raw.reread_after {
+        section.bounded(faults, "reread-after", &days, &(0..=OUTDATED_AFTER_MAX));
+    }
     if let Some(target) = target {
+        let reread_after = raw.reread_after.or(raw.outdated_after);
         let job = VerifyJob {
+            reread_after: reread_after.unwrap_or(REREAD_AFTER),
             target,
             ignore_verified: raw.ignore_verified.unwrap_or(true),
             outdated_after: raw.outdated_after,

@@ -56,6 +56,8 @@ pub(crate) struct VerifyRequest {
     pub(crate) filter: VerifyFilter,
     /// What it may cost.
     pub(crate) limits: VerifyLimits,
+    /// How many days a chunk that was found good is not read again; `None` reads every chunk once.
+    pub(crate) reread_after: Option<u64>,
     /// On behalf of whom.
     pub(crate) scope: Scope,
 }
@@ -77,6 +79,7 @@ impl VerifyRequest {
                 bytes_max: limit(job.bytes_max.get()),
                 chunks_max: limit(job.requests_max),
             },
+            reread_after: (job.reread_after > 0).then_some(job.reread_after),
             scope: Scope::All,
         }
     }
@@ -93,6 +96,7 @@ impl VerifyRequest {
                 outdated_after: None,
             },
             limits: VerifyLimits::default(),
+            reread_after: None,
             scope: Scope::All,
         }
     }
@@ -193,9 +197,9 @@ fn launch_run(
         Box::pin(async move {
             let work = |job| async move {
                 let mut run = Run::new(daemon, task, store, &request, job);
-                run.verify(&request)
-                    .await
-                    .map_err(|error| error.to_string())?;
+                let verified = run.verify(&request).await;
+                run.verifier.end(&run.job).await;
+                verified.map_err(|error| error.to_string())?;
                 run.end()
             };
             supervise(task, &daemon.shutdown, work).await
@@ -227,7 +231,9 @@ impl<'a> Run<'a> {
         job: JobContext,
     ) -> Self {
         Self {
-            verifier: Verifier::new(Arc::clone(&store)).within(request.limits),
+            verifier: Verifier::new(Arc::clone(&store))
+                .within(request.limits)
+                .trusting(request.reread_after),
             logger: task.logger(),
             daemon,
             task,
@@ -315,12 +321,13 @@ impl<'a> Run<'a> {
     fn end(self) -> Result<(), String> {
         let counts = self.verifier.counts();
         self.logger.log(format!(
-            "good: {}, failed: {}, passed over: {}; read: {} chunks, {} bytes",
+            "good: {}, failed: {}, passed over: {}; chunks read: {}, {} bytes; not read again: {}",
             self.good,
             self.failed.len(),
             self.gone,
             counts.chunks,
-            counts.bytes
+            counts.bytes,
+            counts.trusted
         ));
         for id in &self.failed {
             self.logger.log(format!("failed: {id}"));

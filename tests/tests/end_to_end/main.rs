@@ -5,5 +5,6 @@ mod budgets;
 mod commands;
 mod foreign_data;
 mod independent_client;
+mod jobs;
 mod quickstart;
 mod transcripts;
