@@ -8,6 +8,7 @@ mod calls;
 mod datastore;
 pub(crate) mod job;
 mod link;
+mod pages;
 mod password;
 mod s3;
 pub(crate) mod serve;
@@ -72,6 +73,10 @@ enum Command {
     Client(ClientCommand),
     /// See everything work on this machine: an S3 server, the daemon, backups, garbage collection, restores.
     Quickstart(QuickstartArgs),
+    /// Print what a shell needs to complete commands and options.
+    Completions(pages::CompletionsArgs),
+    /// Write man pages, one for each command.
+    Man(pages::ManArgs),
     /// Serve a directory as an S3 bucket.
     #[command(name = "s3-server", hide = true)]
     S3Server(S3ServerArgs),
@@ -166,6 +171,8 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
             Command::Acl(command) => command.run().await,
             Command::Quickstart(args) => args.run().await,
             Command::S3Server(args) => args.run().await,
+            Command::Completions(args) => args.run(),
+            Command::Man(args) => args.run(),
             Command::Calls => calls::print(),
         };
         match result {
