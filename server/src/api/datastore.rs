@@ -37,6 +37,9 @@ pub(crate) async fn list(daemon: Arc<Daemon>, call: Call) -> CallResult {
                 "mount-status": "nonremovable",
                 "backend-type": settings.backend.name(),
             });
+            if let Some(maintenance) = &settings.maintenance {
+                entry["maintenance"] = json!(maintenance.to_string());
+            }
             match daemon.stores.state(name) {
                 Some(StoreState::Lost { fault, .. }) => describe_loss(&mut entry, &fault),
                 state => {

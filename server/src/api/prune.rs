@@ -9,7 +9,7 @@ use super::call::{Call, CallResult, data};
 use super::error::ApiError;
 use super::params::Params;
 use super::rule::DELETE;
-use super::target::{Opened, open, take_depth, take_group, take_namespace};
+use super::target::{Opened, open, open_to_look, take_depth, take_group, take_namespace};
 use crate::config::KEEP_MAX;
 use crate::daemon::Daemon;
 use crate::jobs::Scope;
@@ -37,7 +37,8 @@ pub(crate) async fn prune(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let keep = take_keep(&mut call.params)?;
     let dry_run = call.params.flag("dry-run")?.unwrap_or(false);
     let use_task = call.params.flag("use-task")?.unwrap_or(false);
-    let opened = open(&daemon, &mut call, DELETE, &group.namespace)?;
+    let opening = if dry_run { open_to_look } else { open };
+    let opened = opening(&daemon, &mut call, DELETE, &group.namespace)?;
     let user = call.who()?.id().clone();
     call.params.finish()?;
     opened.demand_group(&group).await?;
@@ -66,7 +67,8 @@ pub(crate) async fn prune_datastore(daemon: Arc<Daemon>, mut call: Call) -> Call
     let depth = take_depth(&mut call.params)?.unwrap_or(NAMESPACE_DEPTH_MAX);
     let keep = take_keep(&mut call.params)?;
     let dry_run = call.params.flag("dry-run")?.unwrap_or(false);
-    let Opened { store, .. } = open(&daemon, &mut call, DELETE, &namespace)?;
+    let opening = if dry_run { open_to_look } else { open };
+    let Opened { store, .. } = opening(&daemon, &mut call, DELETE, &namespace)?;
     let who = call.who()?.clone();
     call.params.finish()?;
     if !dry_run {

@@ -85,6 +85,11 @@ pub(crate) const SEE_NAMESPACE: Privileges = Privileges::of(&[
 pub(crate) const SEE_SPACE: Privileges = Privileges::of(&[P::DatastoreAudit, P::DatastoreBackup]);
 
 impl Rule {
+    /// Whether it is about operations that change nothing.
+    pub(crate) fn only_reads(self) -> bool {
+        [LIST, LIST_FILES, AUDIT].contains(&self)
+    }
+
     /// How far `who` may go in a namespace (`a/b/c`, empty for the root) of a datastore; refused if nowhere.
     pub(crate) fn check(
         self,

@@ -50,6 +50,9 @@ fn entry(daemon: &Daemon, name: &str, settings: &Datastore) -> Value {
         },
         "verify-new": settings.verify_new,
     });
+    if let Some(maintenance) = &settings.maintenance {
+        entry["maintenance-mode"] = json!(maintenance.to_string());
+    }
     if let Some(schedule) = &settings.gc_schedule {
         entry["gc-schedule"] = json!(schedule.to_string());
     }
@@ -159,7 +162,13 @@ pub(crate) async fn create(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
 }
 
 /// What can be changed while a datastore is open, and what only when it is opened.
-const LIVE: [&str; 4] = ["comment", "gc-schedule", "gc-jitter-seconds", "verify-new"];
+const LIVE: [&str; 5] = [
+    "comment",
+    "gc-schedule",
+    "gc-jitter-seconds",
+    "maintenance-mode",
+    "verify-new",
+];
 const AT_OPENING: [&str; 4] = [
     "cache-bytes-max",
     "gc-atime-cutoff-minutes",
@@ -174,7 +183,10 @@ pub(crate) async fn update(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let name: DatastoreName = params.required("name")?;
     let digest: Option<String> = params.optional("digest")?;
     let mut settings = Settings::default();
-    settings.take_texts(params, &["comment", "gc-schedule", "sync-level"])?;
+    settings.take_texts(
+        params,
+        &["comment", "gc-schedule", "maintenance-mode", "sync-level"],
+    )?;
     settings.take_sizes(params, &["cache-bytes-max"])?;
     settings.take_numbers(params, &NUMBERS)?;
     settings.take_flag(params, "verify-new")?;
@@ -212,7 +224,7 @@ pub(crate) async fn update(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     .await?;
     daemon.jobs.look_again();
     // One that is not open takes the settings when it is.
-    if unused.is_some() && daemon.stores.get(&name).is_ok() {
+    if unused.is_some() && daemon.stores.opened(&name).is_ok() {
         daemon.stores.open_now(&name, TakeOver::No).await?;
     }
     done()
@@ -249,7 +261,7 @@ fn refuse_in_use(daemon: &Daemon, name: &str) -> Result<JobGuard, ApiError> {
     let refuse = |what: &str| ApiError::bad_request(format!("{what}; wait for the end, or end it"));
     let writers = daemon
         .stores
-        .get(name)
+        .opened(name)
         .is_ok_and(|store| !store.sessions().list().is_empty());
     let sessions = daemon.sessions.list();
     let here = || {

@@ -36,8 +36,23 @@ impl Opened {
 }
 
 /// Takes the datastore's name, and opens it for an operation in `namespace` that `rule` allows. Rights come first, so
-/// that strangers do not learn which datastores there are.
+/// that strangers do not learn which datastores there are; then whether the datastore can be written to, if the operation
+/// writes.
 pub(crate) fn open(
+    daemon: &Daemon,
+    call: &mut Call,
+    rule: Rule,
+    namespace: &Namespace,
+) -> Result<Opened, ApiError> {
+    let opened = open_to_look(daemon, call, rule, namespace)?;
+    if !rule.only_reads() {
+        daemon.stores.get_writable(opened.store.name().as_str())?;
+    }
+    Ok(opened)
+}
+
+/// The same for a look at what an operation would do.
+pub(crate) fn open_to_look(
     daemon: &Daemon,
     call: &mut Call,
     rule: Rule,

@@ -116,6 +116,9 @@ pub(crate) struct UpdateArgs {
     /// Whether each snapshot is verified right after its backup.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     verify_new: Option<bool>,
+    /// What is refused while somebody works on it: read-only or offline, or type=offline,message=TEXT.
+    #[arg(long, value_name = "MODE")]
+    maintenance_mode: Option<String>,
     /// Bound of the cache, such as "100 GiB"; at least 256 MiB. Opens the datastore anew.
     #[arg(long, value_name = "SIZE")]
     cache_bytes_max: Option<String>,
@@ -142,6 +145,7 @@ impl UpdateArgs {
             ("comment", json!(self.comment)),
             ("gc-schedule", json!(self.gc_schedule)),
             ("gc-jitter-seconds", json!(self.gc_jitter_seconds)),
+            ("maintenance-mode", json!(self.maintenance_mode)),
             ("verify-new", json!(self.verify_new)),
             ("cache-bytes-max", json!(self.cache_bytes_max)),
             (

@@ -6,6 +6,7 @@
 mod edit;
 mod fault;
 mod job;
+mod maintenance;
 mod model;
 mod parse;
 mod secrets;
@@ -19,6 +20,7 @@ pub(crate) use self::{
     edit::{add_acl, has_section, remove, remove_acl, remove_acl_of, section, set},
     fault::Fault,
     job::{JobTarget, KEEP_MAX, PruneJob, VerifyJob},
+    maintenance::{Maintenance, MaintenanceMode},
     model::{
         Account, Backend, Config, CredentialsKind, Datastore, Expiry, LogFormat, LogLevel,
         S3Backend, S3Endpoint, Server, SyncLevel,

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer};
 
 use super::job::{PruneJob, VerifyJob};
+use super::maintenance::Maintenance;
 use super::size::ByteCount;
 use crate::auth::{Acl, AclEntry, TokenId, UserId};
 use crate::calendar::CalendarEvent;
@@ -149,6 +150,8 @@ pub(crate) struct Datastore {
     pub(crate) gc_schedule: Option<CalendarEvent>,
     /// `gc-jitter-seconds`: how much later at most, 0 to 86400 s. Default: 0.
     pub(crate) gc_jitter_seconds: u64,
+    /// `maintenance-mode`: `read-only` or `offline`, with or without a message. Default: none.
+    pub(crate) maintenance: Option<Maintenance>,
 }
 
 /// Where a datastore's chunks are.

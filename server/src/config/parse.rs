@@ -8,6 +8,7 @@ use toml_edit::{Document, Item};
 
 use super::fault::{Fault, Faults, Section, place};
 use super::job::{JITTER_SECONDS_MAX, read_prune, read_verify};
+use super::maintenance::Maintenance;
 use super::model::{
     Account, Backend, Config, CredentialsKind, Datastore, S3Backend, S3Endpoint, Server, SyncLevel,
 };
@@ -164,6 +165,7 @@ struct RawDatastore {
     verify_new: bool,
     gc_schedule: Option<CalendarEvent>,
     gc_jitter_seconds: u64,
+    maintenance_mode: Option<Maintenance>,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -205,6 +207,7 @@ fn read_datastore(
         &(0..=JITTER_SECONDS_MAX),
     );
     let (comment, sync_level, verify_new) = (raw.comment.clone(), raw.sync_level, raw.verify_new);
+    let maintenance = raw.maintenance_mode.clone();
     let (gc_schedule, gc_jitter_seconds) = (raw.gc_schedule.clone(), raw.gc_jitter_seconds);
     if let Some(backend) = read_backend(faults, &name, section, raw) {
         let datastore = Datastore {
@@ -216,6 +219,7 @@ fn read_datastore(
             verify_new,
             gc_schedule,
             gc_jitter_seconds,
+            maintenance,
         };
         config.datastores.insert(name, datastore);
     }

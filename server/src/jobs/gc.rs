@@ -22,7 +22,7 @@ pub(crate) fn start(
     user: &AuthId,
     dry_run: bool,
 ) -> Result<Upid, ApiError> {
-    let store = daemon.stores.get(name)?;
+    let store = daemon.stores.get_writable(name)?;
     let guard = begin(daemon, &JobKey::new(JobKind::Gc, name))?;
     let start = TaskStart {
         kind: KIND,

@@ -26,7 +26,7 @@ pub(crate) use self::open::TakeOver;
 use self::open::{OpenFault, Opening};
 use self::record::{CheckRecord, Records};
 use crate::api::ApiError;
-use crate::config::{Backend, ConfigStore, SecretsStore};
+use crate::config::{Backend, ConfigStore, MaintenanceMode, SecretsStore};
 
 /// Waits between attempts to open a datastore: the first, and the longest; each is twice the one before.
 const RETRY_FIRST: Duration = Duration::from_secs(2);
@@ -146,7 +146,8 @@ impl Stores {
 
     /// The datastore `name`, ready to be written to.
     pub(crate) fn get_writable(&self, name: &str) -> Result<Arc<Datastore>, ApiError> {
-        let datastore = self.get(name)?;
+        self.admit(name, &[MaintenanceMode::ReadOnly, MaintenanceMode::Offline])?;
+        let datastore = self.opened(name)?;
         match datastore.writable() {
             Ok(()) => Ok(datastore),
             Err(error) => Err(ApiError::bad_request(format!(
@@ -157,6 +158,25 @@ impl Stores {
 
     /// The datastore `name`, ready to be read.
     pub(crate) fn get(&self, name: &str) -> Result<Arc<Datastore>, ApiError> {
+        self.admit(name, &[MaintenanceMode::Offline])?;
+        self.opened(name)
+    }
+
+    /// Refuses what is not done in these modes.
+    fn admit(&self, name: &str, modes: &[MaintenanceMode]) -> Result<(), ApiError> {
+        let config = self.0.config.read();
+        let maintenance = config
+            .datastores
+            .get(name)
+            .and_then(|d| d.maintenance.as_ref());
+        match maintenance.filter(|maintenance| modes.contains(&maintenance.mode)) {
+            None => Ok(()),
+            Some(maintenance) => Err(ApiError::bad_request(maintenance.refusal(name))),
+        }
+    }
+
+    /// The datastore `name`, whether somebody works on it or not.
+    pub(crate) fn opened(&self, name: &str) -> Result<Arc<Datastore>, ApiError> {
         match self.state(name) {
             Some(StoreState::Open(datastore) | StoreState::Lost { datastore, .. }) => Ok(datastore),
             Some(StoreState::Opening) => Err(ApiError::unavailable(format!(

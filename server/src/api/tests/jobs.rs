@@ -320,6 +320,54 @@ async fn the_settings_of_a_datastore_are_changed() {
 }
 
 #[tokio::test]
+async fn maintenance_refuses_what_it_says() {
+    let fixture = Fixture::new().await;
+    fixture.add_snapshot(1_700_000_000);
+    let path = "config/datastore/one";
+    let wrong = json!({"maintenance-mode": "closed"});
+    fixture
+        .refused(Method::PUT, path, wrong, "read-only or offline")
+        .await;
+    let read_only = json!({"maintenance-mode": "type=read-only,message=new disk"});
+    fixture.done(Method::PUT, path, read_only).await;
+    let snapshot = json!({"backup-type": "host", "backup-id": "a", "backup-time": 1_700_000_000});
+    let gc = "admin/datastore/one/gc";
+    let why = "read-only for maintenance: new disk";
+    fixture.refused(Method::POST, gc, json!({}), why).await;
+    let snapshots = "admin/datastore/one/snapshots";
+    fixture
+        .refused(Method::DELETE, snapshots, snapshot, why)
+        .await;
+    let group = json!({"backup-type": "host", "backup-id": "a", "keep-last": 1});
+    let prune = "admin/datastore/one/prune";
+    fixture
+        .refused(Method::POST, prune, group.clone(), why)
+        .await;
+    let mut look = group;
+    look["dry-run"] = json!(true);
+    fixture.done(Method::POST, prune, look).await;
+    assert_eq!(fixture.times().await, [1_700_000_000]);
+    let listed = fixture
+        .done(Method::GET, "admin/datastore", json!({}))
+        .await;
+    assert_eq!(
+        listed["data"][0]["maintenance"],
+        "type=read-only,message=new disk"
+    );
+
+    fixture
+        .done(Method::PUT, path, json!({"maintenance-mode": "offline"}))
+        .await;
+    fixture
+        .refused(Method::GET, snapshots, json!({}), "offline for maintenance")
+        .await;
+    fixture
+        .done(Method::PUT, path, json!({"delete": ["maintenance-mode"]}))
+        .await;
+    assert_eq!(fixture.times().await, [1_700_000_000]);
+}
+
+#[tokio::test]
 async fn jobs_go_with_their_datastore() {
     let fixture = Fixture::new().await;
     let job = |id: &str, store: &str| json!({"id": id, "store": store, "keep-last": 1});
