@@ -87,6 +87,13 @@ impl Call {
 pub(crate) enum Answer {
     /// JSON with `data`.
     Data(Reply),
+    /// A text of this type.
+    Plain {
+        /// As the header has it.
+        content_type: &'static str,
+        /// The text.
+        text: String,
+    },
     /// A text to be saved as a file.
     Text {
         /// The file's name.
@@ -101,6 +108,12 @@ impl Answer {
     pub(crate) fn into_response(self) -> Response<Bytes> {
         match self {
             Self::Data(reply) => reply.into_response(),
+            Self::Plain { content_type, text } => {
+                let mut response = Response::new(Bytes::from(text));
+                let value = HeaderValue::from_static(content_type);
+                response.headers_mut().insert(CONTENT_TYPE, value);
+                response
+            }
             Self::Text { name, text } => {
                 let mut response = Response::new(Bytes::from(text));
                 let headers = response.headers_mut();

@@ -10,6 +10,7 @@ mod error;
 mod gc;
 mod groups;
 mod jobs;
+mod metrics;
 mod namespaces;
 mod nodes;
 mod params;

@@ -5,6 +5,8 @@ use percent_encoding::percent_decode_str;
 
 use super::error::ApiError;
 
+/// The one call that is answered without the prefix too.
+const METRICS: &str = "metrics";
 /// Longest path plus query, in bytes.
 pub(crate) const TARGET_BYTES_MAX: usize = 3072;
 
@@ -21,6 +23,8 @@ impl ApiPath {
             Some(([api2, json], rest)) if api2 == "api2" && json == "json" => {
                 Ok(Self(rest.to_vec()))
             }
+            // Where Prometheus looks.
+            _ if segments == [METRICS] => Ok(Self(segments)),
             _ => Err(not_found(uri)),
         }
     }

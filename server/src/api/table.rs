@@ -6,8 +6,8 @@ use http::Method;
 use super::call::{Access, Endpoint, RouteEntry};
 use super::router::Router;
 use super::{
-    access, acl, datastore, gc, groups, jobs, namespaces, nodes, prune, s3, sessions, snapshots,
-    stores, tasks, users, verify,
+    access, acl, datastore, gc, groups, jobs, metrics, namespaces, nodes, prune, s3, sessions,
+    snapshots, stores, tasks, users, verify,
 };
 
 /// A row whose caller must be known.
@@ -89,6 +89,7 @@ fn machine() -> Vec<RouteEntry> {
     vec![
         anyone!(GET "ping" => nodes::ping),
         known!(GET "version" => nodes::version),
+        known!(GET "metrics" => metrics::metrics),
         known!(GET "nodes" => nodes::list),
         known!(GET "nodes/{node}/identity" => nodes::identity),
         known!(GET "nodes/{node}/tasks" => tasks::list),

@@ -284,7 +284,6 @@ impl TaskRegistry {
     }
 
     /// How many tasks run.
-    #[cfg(test)]
     pub(crate) fn active_count(&self) -> usize {
         self.lock().active.len()
     }

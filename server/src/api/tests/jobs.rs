@@ -392,3 +392,35 @@ async fn jobs_go_with_their_datastore() {
         "its datastore is not available"
     );
 }
+
+#[tokio::test]
+async fn figures_are_told_to_whoever_may_audit() {
+    let fixture = Fixture::new().await;
+    fixture.look().await;
+    let ask = async |caller, token: Option<&str>| {
+        let request = Request::get("/metrics").header("authorization", token.unwrap_or("none"));
+        let request = request.body(Full::<Bytes>::default()).expect("a request");
+        let response = fixture.send(request, caller).await;
+        let kind = response.headers()["content-type"]
+            .to_str()
+            .expect("text")
+            .to_owned();
+        let text = String::from_utf8_lossy(response.body()).into_owned();
+        (response.status(), kind, text)
+    };
+    let (status, kind, text) = ask(Caller::Owner, None).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    for line in [
+        "holdfast_datastore_up{datastore=\"one\"} 1.0",
+        "holdfast_datastore_up{datastore=\"two\"} 0.0",
+        "holdfast_job_running{kind=\"gc\",job=\"one\"} 0.0",
+    ] {
+        assert!(text.lines().any(|known| known == line), "{line} in {text}");
+    }
+    let token = fixture.token("backup@pbs").await;
+    let (status, _, text) = ask(PEER, Some(&token)).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!(!text.contains("one"), "{text}");
+}
