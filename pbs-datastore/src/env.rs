@@ -184,6 +184,21 @@ impl Env {
         Timestamp::from_microsecond(now).unwrap_or(Timestamp::MAX)
     }
 
+    /// The wall clock as it is now, for schedules: unlike [`now`](Self::now) it follows the machine's, also back, and over a
+    /// suspend. In a simulation the same as that.
+    #[expect(clippy::disallowed_methods, reason = "the one place where time enters")]
+    pub fn wall(&self) -> Timestamp {
+        match self.inner.blocking {
+            Blocking::Inline(_) => self.now(),
+            Blocking::Pool => {
+                let now = Timestamp::now();
+                #[cfg(feature = "sabotage")]
+                let (now, _) = trouble::applied(now, Arc::clone(&self.inner.files));
+                now
+            }
+        }
+    }
+
     /// Makes sure that the clock never shows a time before `seen` (the newest time found in the datastore). It goes on
     /// from there: a clock that stood still until real time has caught up would let nothing age.
     pub fn raise_clock(&self, seen: Timestamp) {

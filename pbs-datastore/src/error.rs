@@ -78,13 +78,9 @@ pub enum Error {
     /// The job was stopped by its user.
     #[error("stopped on request")]
     Stopped,
-}
-
-impl Error {
     /// The datastore takes nothing on any more.
-    pub(crate) fn closing() -> Self {
-        Self::Busy("the datastore is being closed; try again when it is open".to_owned())
-    }
+    #[error("the datastore is being closed; try again when it is open")]
+    Closing,
 }
 
 /// The result of everything here.

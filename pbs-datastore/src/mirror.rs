@@ -236,7 +236,7 @@ impl Mirror {
     async fn open_state(&self) -> Result<MutexGuard<'_, State>> {
         let state = self.state.lock().await;
         if state.closed {
-            return Err(Error::closing());
+            return Err(Error::Closing);
         }
         Ok(state)
     }

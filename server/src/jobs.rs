@@ -21,7 +21,7 @@ pub(crate) mod scope;
 mod tests;
 pub(crate) mod verify;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -45,12 +45,17 @@ use crate::tasks::Task;
 #[derive(Debug)]
 struct Shared {
     running: Mutex<BTreeSet<JobKey>>,
+    users: Mutex<BTreeMap<String, StoreUse>>,
     records: JobRecords,
     changed: Notify,
     turns: Turns,
 }
 
 impl Shared {
+    fn users(&self) -> MutexGuard<'_, BTreeMap<String, StoreUse>> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn running(&self) -> MutexGuard<'_, BTreeSet<JobKey>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -65,6 +70,7 @@ impl Jobs {
     pub(crate) fn open(dir: &Path) -> Self {
         Self(Arc::new(Shared {
             running: Mutex::default(),
+            users: Mutex::default(),
             records: JobRecords::open(dir),
             changed: Notify::new(),
             turns: Turns::default(),
@@ -76,12 +82,41 @@ impl Jobs {
         self.0.running().insert(key.clone()).then(|| JobGuard {
             jobs: self.clone(),
             key: key.clone(),
+            begun: false,
         })
     }
 
     /// Whether the job runs.
     pub(crate) fn is_running(&self, key: &JobKey) -> bool {
         self.0.running().contains(key)
+    }
+
+    /// Registers a task that works with a datastore; `None` while the datastore is kept free of them.
+    pub(crate) fn use_store(&self, store: &str) -> Option<StoreUser> {
+        let mut users = self.0.users();
+        match users.entry(store.to_owned()).or_default() {
+            StoreUse::KeptFree => return None,
+            StoreUse::Tasks(count) => *count += 1,
+        }
+        drop(users);
+        Some(StoreUser {
+            jobs: self.clone(),
+            store: store.to_owned(),
+        })
+    }
+
+    /// Keeps tasks away from a datastore that is to be closed; `None` if one works with it.
+    pub(crate) fn keep_free(&self, store: &str) -> Option<StoreUser> {
+        let mut users = self.0.users();
+        match users.entry(store.to_owned()).or_default() {
+            free @ StoreUse::Tasks(0) => *free = StoreUse::KeptFree,
+            StoreUse::Tasks(_) | StoreUse::KeptFree => return None,
+        }
+        drop(users);
+        Some(StoreUser {
+            jobs: self.clone(),
+            store: store.to_owned(),
+        })
     }
 
     /// What is known of the job's past.
@@ -101,10 +136,10 @@ impl Jobs {
 
     /// Takes note of the jobs that the configuration names.
     pub(crate) async fn reconcile(&self, daemon: &Daemon, jobs: &[PlannedJob]) {
-        let (shared, jobs, now) = (Arc::clone(&self.0), jobs.to_vec(), daemon.clock.now());
+        let (shared, jobs, now) = (Arc::clone(&self.0), jobs.to_vec(), daemon.env.wall());
         let note = daemon.env.io(move |_| {
-            let running = shared.running().clone();
-            shared.records.reconcile(&jobs, &running, now);
+            let running = || shared.running().clone();
+            shared.records.reconcile(&jobs, running, now);
         });
         note.await;
     }
@@ -115,11 +150,50 @@ impl Jobs {
     }
 }
 
+/// Who works with a datastore.
+#[derive(Debug)]
+enum StoreUse {
+    /// So many tasks.
+    Tasks(usize),
+    /// Nobody may.
+    KeptFree,
+}
+
+impl Default for StoreUse {
+    fn default() -> Self {
+        Self::Tasks(0)
+    }
+}
+
+/// A task that works with a datastore, or whoever keeps them away; as long as this lives.
+#[derive(Debug)]
+pub(crate) struct StoreUser {
+    jobs: Jobs,
+    store: String,
+}
+
+impl Drop for StoreUser {
+    fn drop(&mut self) {
+        let mut users = self.jobs.0.users();
+        let left = match users.get(&self.store) {
+            Some(StoreUse::Tasks(count)) => count.saturating_sub(1),
+            Some(StoreUse::KeptFree) | None => 0,
+        };
+        if left == 0 {
+            users.remove(&self.store);
+        } else {
+            users.insert(self.store.clone(), StoreUse::Tasks(left));
+        }
+    }
+}
+
 /// A running job, as long as this lives.
 #[derive(Debug)]
 pub(crate) struct JobGuard {
     jobs: Jobs,
     key: JobKey,
+    /// Its task was started.
+    begun: bool,
 }
 
 impl JobGuard {
@@ -132,7 +206,10 @@ impl JobGuard {
 impl Drop for JobGuard {
     fn drop(&mut self) {
         self.jobs.0.running().remove(&self.key);
-        self.jobs.look_again();
+        // One that could not be started is tried again when its time has come.
+        if self.begun {
+            self.jobs.look_again();
+        }
     }
 }
 

@@ -114,6 +114,8 @@ impl Inner {
         self.check_names(&manifest).map_err(invalid)?;
         self.nothing_lost()?;
         manifest.set_chunk_upload_stats(&stats);
+        // Whoever writes a snapshot does not say that it was verified.
+        manifest.set_verify_state(None);
         let blob = manifest
             .to_blob()
             .map_err(|error| invalid(error.to_string()))?;

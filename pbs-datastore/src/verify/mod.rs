@@ -49,7 +49,11 @@ const FAULTS_LOGGED_MAX: u64 = 100;
 /// What is known of a chunk that this run has read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Known {
-    Good { encrypted: bool },
+    Good {
+        encrypted: bool,
+        /// Of its content; if that is encrypted, as the index that it was read for has it.
+        length: u64,
+    },
     Bad,
 }
 
@@ -83,7 +87,7 @@ impl VerifyLimits {
 /// What came of one snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verified {
-    /// All of it was looked at; its manifest says so.
+    /// All of it was looked at, or enough to know that it is not whole; its manifest says so.
     Done(VerifyOutcome),
     /// The run's limits are used up, and no fault was found so far.
     OutOfLimits,
@@ -119,8 +123,7 @@ impl Verifier {
     /// The same, which does not read chunks that were found good less than so many days ago and have been there since.
     #[must_use]
     pub fn trusting(mut self, days: Option<u64>) -> Self {
-        let hours = |days: u64| i64::try_from(days.saturating_mul(24)).unwrap_or(i64::MAX / 3600);
-        self.trust = days.map(|days| SignedDuration::from_hours(hours(days)));
+        self.trust = days.map(select::days);
         self
     }
 
@@ -152,11 +155,6 @@ impl Verifier {
             self.record = Some(self.datastore.verified().open().await);
         }
         let examined = self.examine(id, job).await?;
-        let now = self.datastore.env().instant();
-        if now.duration_since(self.saved) >= SAVE_EVERY {
-            self.end(job).await;
-            self.saved = now;
-        }
         let faults = examined.faults;
         let state = if faults == 0 && examined.complete {
             VerifyOutcome::Ok
@@ -170,8 +168,24 @@ impl Verifier {
             upid: upid.to_owned(),
             state,
         };
-        snapshots.set_verify_state(id, Some(&noted)).await?;
+        match snapshots.set_verify_state(id, Some(&noted)).await {
+            Ok(()) => {}
+            // What was found is not lost for that.
+            Err(error) if faults > 0 => job.log(format!(
+                "snapshot {id}: that it is not whole cannot be written down: {error}"
+            )),
+            Err(error) => return Err(error),
+        }
         Ok(Verified::Done(state))
+    }
+
+    /// Writes the record down if that was long ago.
+    async fn save_sometimes(&mut self, job: &JobContext) {
+        let now = self.datastore.env().instant();
+        if now.duration_since(self.saved) >= SAVE_EVERY {
+            self.saved = now;
+            self.end(job).await;
+        }
     }
 
     /// Writes down which chunks were found good. A run that is dropped without only has to read them again.

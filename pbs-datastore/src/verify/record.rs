@@ -3,17 +3,19 @@
 //!
 //! The record is in memory as long as a run is under way, and in `.holdfast/verified` otherwise, replaced as a whole at the
 //! end of a run and every few minutes of it. It is a hint that saves reads: a lost or damaged one costs nothing else, and
-//! what it says of a chunk is believed only while the chunk has its marker. Whoever finds a chunk missing or damaged takes
-//! the marker away.
+//! what it says of a chunk is believed only if the chunk has a marker that is older. Whoever finds a chunk missing or damaged
+//! takes the marker away, and one that is made from a mere listing is younger.
 //!
 //! A digest is remembered by 64 bits of its SHA-256 under a key of the record's own, so that nobody can make up a digest
 //! that passes for another.
 //!
-//! The file: [`MAGIC`], the key of 16 bytes, then for each chunk in ascending order 8 bytes of the hash and 4 bytes with the
-//! hour since 1970 times two, plus one if the chunk is encrypted; at the end the SHA-256 of all that. Little-endian.
+//! The file: [`MAGIC`], the key of 16 bytes, then for each chunk in ascending order 8 bytes of the hash, 4 bytes with the
+//! hour since 1970 times two, plus one if the chunk is encrypted, and 4 bytes with the length of its content; at the end the
+//! SHA-256 of all that. Little-endian.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bytes::Bytes;
@@ -29,27 +31,44 @@ use crate::{Digest, Env};
 /// Begins the file.
 const MAGIC: &[u8; 20] = b"holdfast verified 1\n";
 const KEY_BYTES: usize = 16;
-const ENTRY_BYTES: usize = 12;
+const ENTRY_BYTES: usize = 16;
 const SUM_BYTES: usize = 32;
 /// Chunks that are remembered, some 32 bytes of memory each; 16 TiB of chunks of 4 MiB. Beyond them the oldest entries go.
 const CHUNKS_MAX: usize = 4 << 20;
 
-/// When a chunk was read, and whether it is encrypted.
+/// When a chunk was read, whether it is encrypted, and how long its content is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Seen(u32);
+pub(super) struct Seen {
+    /// Hours since 1970, times two; plus one if it is encrypted.
+    hour_and_kind: u32,
+    /// Bytes of its content.
+    length: u32,
+}
+
+fn hour_of(time: Timestamp) -> u32 {
+    u32::try_from(time.as_second().max(0) / 3600).unwrap_or(u32::MAX >> 1)
+}
 
 impl Seen {
-    fn new(at: Timestamp, encrypted: bool) -> Self {
-        let hours = u32::try_from(at.as_second().max(0) / 3600).unwrap_or(u32::MAX >> 1);
-        Self(hours << 1 | u32::from(encrypted))
+    fn new(at: Timestamp, encrypted: bool, length: u64) -> Self {
+        Self {
+            hour_and_kind: hour_of(at) << 1 | u32::from(encrypted),
+            length: u32::try_from(length).unwrap_or(u32::MAX),
+        }
     }
 
     fn hour(self) -> u32 {
-        self.0 >> 1
+        self.hour_and_kind >> 1
     }
 
-    fn encrypted(self) -> bool {
-        self.0 & 1 == 1
+    /// Whether the chunk is encrypted.
+    pub(super) fn encrypted(self) -> bool {
+        self.hour_and_kind & 1 == 1
+    }
+
+    /// Bytes of its content.
+    pub(super) fn length(self) -> u64 {
+        self.length.into()
     }
 }
 
@@ -74,6 +93,7 @@ impl Table {
             .fold(0, |bits, byte| bits << 8 | u64::from(*byte))
     }
 
+    /// The file but for the sum at its end.
     fn write(&self) -> Vec<u8> {
         let length = MAGIC.len() + KEY_BYTES + self.seen.len() * ENTRY_BYTES + SUM_BYTES;
         let mut bytes = Vec::with_capacity(length);
@@ -81,10 +101,9 @@ impl Table {
         bytes.extend_from_slice(&self.key);
         for (hash, seen) in &self.seen {
             bytes.extend_from_slice(&hash.to_le_bytes());
-            bytes.extend_from_slice(&seen.0.to_le_bytes());
+            bytes.extend_from_slice(&seen.hour_and_kind.to_le_bytes());
+            bytes.extend_from_slice(&seen.length.to_le_bytes());
         }
-        let sum: [u8; SUM_BYTES] = Sha256::digest(&bytes).into();
-        bytes.extend_from_slice(&sum);
         bytes
     }
 
@@ -100,8 +119,12 @@ impl Table {
         };
         let seen = entries.iter().filter_map(|entry| {
             let (hash, seen) = entry.split_first_chunk::<8>()?;
-            let seen = seen.first_chunk::<4>()?;
-            Some((u64::from_le_bytes(*hash), Seen(u32::from_le_bytes(*seen))))
+            let (hour_and_kind, length) = seen.split_first_chunk::<4>()?;
+            let seen = Seen {
+                hour_and_kind: u32::from_le_bytes(*hour_and_kind),
+                length: u32::from_le_bytes(*length.first_chunk::<4>()?),
+            };
+            Some((u64::from_le_bytes(*hash), seen))
         });
         Some(Self {
             key: *key,
@@ -125,33 +148,58 @@ impl Table {
 
 /// The record in the hands of a run.
 #[derive(Debug)]
-pub(super) struct Loaded(Mutex<Table>);
+pub(super) struct Loaded {
+    table: Mutex<Table>,
+    changed: AtomicBool,
+}
 
 impl Loaded {
-    fn table(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn new(table: Table) -> Self {
+        Self {
+            table: Mutex::new(table),
+            changed: AtomicBool::new(false),
+        }
     }
 
-    /// Whether the chunk is encrypted, if it was found good at `since` or later.
-    pub(super) fn good(&self, digest: &Digest, since: Timestamp) -> Option<bool> {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Of `digests` those that were found good at `since` or later, and not after `now`.
+    fn good(
+        &self,
+        digests: Vec<Digest>,
+        since: Timestamp,
+        now: Timestamp,
+    ) -> BTreeMap<Digest, Seen> {
+        let (since, now) = (hour_of(since), hour_of(now));
+        let mut good = BTreeMap::new();
         let table = self.table();
-        let seen = table.seen.get(&table.hash(digest))?;
-        (seen.hour() > Seen::new(since, false).hour()).then(|| seen.encrypted())
+        for digest in digests {
+            let seen = table.seen.get(&table.hash(&digest)).copied();
+            let seen = seen.filter(|seen| seen.hour() > since && seen.hour() <= now);
+            good.extend(seen.map(|seen| (digest, seen)));
+        }
+        good
     }
 
     /// A chunk was read and is good.
-    pub(super) fn note(&self, digest: &Digest, encrypted: bool, now: Timestamp) {
+    pub(super) fn note(&self, digest: &Digest, encrypted: bool, length: u64, now: Timestamp) {
         let mut table = self.table();
         let hash = table.hash(digest);
-        table.seen.insert(hash, Seen::new(now, encrypted));
-        table.bound(CHUNKS_MAX);
+        if table.seen.len() < CHUNKS_MAX + CHUNKS_MAX / 8 {
+            table.seen.insert(hash, Seen::new(now, encrypted, length));
+            self.changed.store(true, Ordering::Relaxed);
+        }
     }
 
     /// A chunk was read and is not good.
     pub(super) fn forget(&self, digest: &Digest) {
         let mut table = self.table();
         let hash = table.hash(digest);
-        table.seen.remove(&hash);
+        if table.seen.remove(&hash).is_some() {
+            self.changed.store(true, Ordering::Relaxed);
+        }
     }
 }
 
@@ -191,17 +239,30 @@ impl VerifiedChunks {
             let table = bytes.ok().flatten().and_then(|bytes| Table::read(&bytes));
             table.unwrap_or_else(|| Table::new(key))
         };
-        let loaded = Arc::new(Loaded(Mutex::new(self.env.io(read).await)));
+        let loaded = Arc::new(Loaded::new(self.env.io(read).await));
         *shared = Arc::downgrade(&loaded);
         loaded
     }
 
-    /// Writes the record.
+    /// Writes the record, if there is something new in it.
     pub(super) async fn save(&self, loaded: &Arc<Loaded>) -> Result<()> {
         // One at a time, or an older one could be written over a newer.
         let _shared = self.loaded.lock().await;
-        let table = Arc::clone(loaded);
-        let bytes = self.env.compute(move || table.table().write()).await;
+        if !loaded.changed.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let shared = Arc::clone(loaded);
+        let encode = move || {
+            let mut bytes = {
+                let mut table = shared.table();
+                table.bound(CHUNKS_MAX);
+                table.write()
+            };
+            let sum: [u8; SUM_BYTES] = Sha256::digest(&bytes).into();
+            bytes.extend_from_slice(&sum);
+            bytes
+        };
+        let bytes = self.env.compute(encode).await;
         let (path, temporary) = (self.path.clone(), self.markers.temporary().to_owned());
         let unique = self.env.new_id();
         let write = move |files: &dyn Files| {
@@ -210,18 +271,27 @@ impl VerifiedChunks {
         self.env.io(write).await
     }
 
-    /// Those of `digests` that have a marker.
-    pub(super) async fn with_marker(&self, digests: Vec<Digest>) -> Result<Vec<Digest>> {
+    /// Of `digests` those that were found good at `since` or later and whose marker is older than that.
+    pub(super) async fn trusted(
+        &self,
+        loaded: &Arc<Loaded>,
+        digests: Vec<Digest>,
+        since: Timestamp,
+    ) -> Result<BTreeMap<Digest, Seen>> {
+        let (shared, now) = (Arc::clone(loaded), self.env.now());
+        let look = self.env.compute(move || shared.good(digests, since, now));
+        let good = look.await;
         let markers = self.markers.clone();
         let look = move |files: &dyn Files| {
-            let mut there = Vec::with_capacity(digests.len());
-            for digest in digests {
+            let mut trusted = BTreeMap::new();
+            for (digest, seen) in good {
                 let path = markers.path(&digest);
-                if optional(files.stat(&path)).about(&path)?.is_some() {
-                    there.push(digest);
+                let marker = optional(files.stat(&path)).about(&path)?;
+                if marker.is_some_and(|marker| hour_of(marker.mtime) <= seen.hour()) {
+                    trusted.insert(digest, seen);
                 }
             }
-            Ok(there)
+            Ok(trusted)
         };
         self.env.io(look).await
     }
@@ -239,20 +309,33 @@ mod tests {
         Timestamp::from_second(1_800_000_000 + hours * 3600).unwrap()
     }
 
+    fn file_of(loaded: &Loaded) -> Vec<u8> {
+        let mut bytes = loaded.table().write();
+        let sum: [u8; SUM_BYTES] = Sha256::digest(&bytes).into();
+        bytes.extend_from_slice(&sum);
+        bytes
+    }
+
     #[test]
     fn what_is_written_is_read_and_nothing_else() {
-        let loaded = Loaded(Mutex::new(Table::new([7; 16])));
+        let loaded = Loaded::new(Table::new([7; 16]));
         for i in 0..100 {
-            loaded.note(&digest(i), i % 3 == 0, hours(i.into()));
+            loaded.note(&digest(i), i % 3 == 0, i.into(), hours(i.into()));
         }
-        let bytes = loaded.table().write();
-        let read = Loaded(Mutex::new(Table::read(&bytes).expect("our own")));
+        let bytes = file_of(&loaded);
+        let read = Loaded::new(Table::read(&bytes).expect("our own"));
+        let good = |i: u32, since, now| {
+            let found = read.good(vec![digest(i)], hours(since), hours(now));
+            let seen = found.get(&digest(i)).copied();
+            seen.map(|seen| (seen.encrypted(), seen.length()))
+        };
         for i in 0..100 {
-            let (before, then) = (hours(i64::from(i) - 1), hours(i.into()));
-            assert_eq!(read.good(&digest(i), before), Some(i % 3 == 0));
-            assert_eq!(read.good(&digest(i), then), None, "not later than that");
+            let then = i64::from(i);
+            assert_eq!(good(i, then - 1, 200), Some((i % 3 == 0, i.into())));
+            assert_eq!(good(i, then, 200), None, "not later than that");
+            assert_eq!(good(i, -1, then - 1), None, "from a clock that was ahead");
         }
-        assert_eq!(read.good(&digest(100), hours(-1)), None);
+        assert_eq!(good(100, -1, 200), None);
         for i in (0..bytes.len()).step_by(7) {
             let mut broken = bytes.clone();
             broken[i] ^= 1;
@@ -265,7 +348,7 @@ mod tests {
     fn the_oldest_go_first() {
         let mut table = Table::new([7; 16]);
         for i in 0..80 {
-            let seen = Seen::new(hours(i.into()), false);
+            let seen = Seen::new(hours(i.into()), false, 1);
             table.seen.insert(table.hash(&digest(i)), seen);
         }
         table.bound(80);

@@ -55,11 +55,18 @@ impl VerifyFilter {
         let (true, Some(verified)) = (self.ignore_verified, verified) else {
             return true;
         };
-        self.outdated_after.is_some_and(|days| {
-            let hours = i64::try_from(days.saturating_mul(24)).unwrap_or(i64::MAX / 3600);
-            now.duration_since(verified) > SignedDuration::from_hours(hours)
-        })
+        // A result from the future is from a clock that was wrong, or made up.
+        verified > now
+            || self
+                .outdated_after
+                .is_some_and(|after| now.duration_since(verified) > days(after))
     }
+}
+
+/// So many days; at most a thousand centuries.
+pub(super) fn days(days: u64) -> SignedDuration {
+    let days = i64::try_from(days).unwrap_or(i64::MAX);
+    SignedDuration::from_hours(24 * days.min(36_500_000))
 }
 
 #[cfg(test)]
@@ -69,7 +76,7 @@ mod tests {
     #[test]
     fn a_result_is_looked_at_again_when_it_is_outdated() {
         let now: Timestamp = "2026-11-21T12:00:00Z".parse().unwrap();
-        let days_ago = |days: i64| Some(now - SignedDuration::from_hours(24 * days + 1));
+        let days_ago = |count: i64| Some(now - SignedDuration::from_hours(24 * count + 1));
         let filter = |ignore_verified, outdated_after| VerifyFilter {
             ignore_verified,
             outdated_after,
@@ -82,6 +89,7 @@ mod tests {
             (filter(true, Some(u64::MAX)), days_ago(30), false),
             (filter(true, Some(30)), Some(Timestamp::MIN), true),
             (filter(false, Some(30)), days_ago(0), true),
+            (filter(true, None), days_ago(-2), true),
         ];
         for (filter, verified, expected) in table {
             assert_eq!(

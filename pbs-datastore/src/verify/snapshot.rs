@@ -1,6 +1,6 @@
 //! The files of one snapshot, and their chunks.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,6 +12,9 @@ use crate::{
     ArchiveKind, BlobError, ChunkReader, CryptMode, DataBlob, Digest, Env, Error, Index,
     IndexChunk, JobContext, ManifestFile, Result, SnapshotRef,
 };
+
+/// Digests that are looked up at once.
+const BATCH: usize = 4096;
 
 /// What is wrong with one snapshot, told as it is found.
 struct Faults<'a> {
@@ -47,7 +50,17 @@ impl Verifier {
             return Err(Error::NotFound(format!("finished snapshot {id}")));
         }
         snapshots.changed(id);
-        let manifest = snapshots.sealed(id).await?;
+        let manifest = match snapshots.sealed(id).await {
+            Ok(manifest) => manifest,
+            Err(Error::Invalid(why)) => {
+                faults.add(why);
+                return Ok(Examined {
+                    faults: faults.count,
+                    complete: true,
+                });
+            }
+            Err(error) => return Err(error),
+        };
         for file in manifest.files() {
             job.check()?;
             let Some(bytes) = self.stored(&id.file(&file.name)).await? else {
@@ -96,7 +109,6 @@ impl Verifier {
         index: &Index,
         faults: &mut Faults<'_>,
     ) -> Result<bool> {
-        let encrypted = file.crypt_mode == CryptMode::Encrypt;
         let last = index.len().saturating_sub(1);
         let whole = |entry| matches!(index, Index::Dynamic(_)) || entry != last;
         let mut asked = HashSet::new();
@@ -106,12 +118,12 @@ impl Verifier {
                 continue;
             }
             match self.known.get(&chunk.digest) {
-                Some(known) => judge(file, &chunk.digest, known, encrypted, faults),
+                Some(known) => judge(file, &chunk, whole(entry), known, faults),
                 None => reads.push((chunk, whole(entry))),
             }
         }
         drop(asked);
-        self.trust_some(file, &mut reads, encrypted, faults).await?;
+        self.trust_some(file, &mut reads, faults).await?;
         if !reads.is_empty() && self.limits.is_used_up(self.progress.counts()) {
             return Ok(false);
         }
@@ -128,17 +140,21 @@ impl Verifier {
                 async move {
                     job.check()?;
                     let read = read(&reader, &env, chunk, whole).await;
-                    Ok::<_, Error>((chunk.digest, read?))
+                    Ok::<_, Error>((chunk, whole, read?))
                 }
             })
             .buffer_unordered(READS_MAX);
         while let Some(result) = results.next().await {
-            let (digest, read) = result?;
+            let (chunk, whole, read) = result?;
+            let digest = chunk.digest;
             done += 1;
             let bytes = read.as_ref().map_or(0, |read| read.bytes);
             self.progress.read(bytes, done, total, job);
             let known = match read {
-                Ok(ChunkRead { encrypted, .. }) => Known::Good { encrypted },
+                Ok(read) => Known::Good {
+                    encrypted: read.encrypted,
+                    length: read.length,
+                },
                 Err(why) => {
                     faults.add(format_args!("{}: {why}", file.name));
                     self.note(&digest, None);
@@ -146,9 +162,10 @@ impl Verifier {
                     continue;
                 }
             };
-            judge(file, &digest, &known, encrypted, faults);
+            judge(file, &chunk, whole, &known, faults);
             self.note(&digest, Some(&known));
             self.remember(digest, known);
+            self.save_sometimes(job).await;
             if self.limits.is_used_up(self.progress.counts()) {
                 break;
             }
@@ -163,33 +180,37 @@ impl Verifier {
         &mut self,
         file: &ManifestFile,
         reads: &mut Vec<(IndexChunk, bool)>,
-        encrypted: bool,
         faults: &mut Faults<'_>,
     ) -> Result<()> {
         let (Some(trust), Some(record)) = (self.trust, self.record.clone()) else {
             return Ok(());
         };
-        let since = self.datastore.env().now().checked_sub(trust);
+        let datastore = Arc::clone(&self.datastore);
+        let since = datastore.env().now().checked_sub(trust);
         let since = since.unwrap_or(Timestamp::MIN);
-        let mut good = BTreeMap::new();
-        for (chunk, _) in reads.iter() {
-            if let Some(found) = record.good(&chunk.digest, since) {
-                good.insert(chunk.digest, found);
+        let mut left = Vec::with_capacity(reads.len());
+        for batch in reads.chunks(BATCH) {
+            faults.job.check()?;
+            let digests = batch.iter().map(|(chunk, _)| chunk.digest).collect();
+            let trusted = datastore
+                .verified()
+                .trusted(&record, digests, since)
+                .await?;
+            self.progress.trust(trusted.len());
+            for (chunk, whole) in batch {
+                let Some(seen) = trusted.get(&chunk.digest) else {
+                    left.push((*chunk, *whole));
+                    continue;
+                };
+                let known = Known::Good {
+                    encrypted: seen.encrypted(),
+                    length: seen.length(),
+                };
+                judge(file, chunk, *whole, &known, faults);
+                self.remember(chunk.digest, known);
             }
         }
-        let there = self.datastore.verified();
-        let there = there.with_marker(good.keys().copied().collect()).await?;
-        let there: BTreeSet<Digest> = there.into_iter().collect();
-        reads.retain(|(chunk, _)| !there.contains(&chunk.digest));
-        self.progress.trust(there.len());
-        for digest in there {
-            let encrypted_there = good.get(&digest).copied().unwrap_or(encrypted);
-            let known = Known::Good {
-                encrypted: encrypted_there,
-            };
-            judge(file, &digest, &known, encrypted, faults);
-            self.remember(digest, known);
-        }
+        *reads = left;
         Ok(())
     }
 
@@ -199,8 +220,8 @@ impl Verifier {
             return;
         };
         match known {
-            Some(Known::Good { encrypted }) => {
-                record.note(digest, *encrypted, self.datastore.env().now());
+            Some(Known::Good { encrypted, length }) => {
+                record.note(digest, *encrypted, *length, self.datastore.env().now());
             }
             Some(Known::Bad) | None => record.forget(digest),
         }
@@ -210,14 +231,18 @@ impl Verifier {
 /// What a chunk that was read means for a file that needs it.
 fn judge(
     file: &ManifestFile,
-    digest: &Digest,
+    chunk: &IndexChunk,
+    whole: bool,
     known: &Known,
-    encrypted: bool,
     faults: &mut Faults<'_>,
 ) {
+    let digest = &chunk.digest;
+    let encrypted = file.crypt_mode == CryptMode::Encrypt;
     match known {
         Known::Bad => faults.add(format_args!("{}: chunk {digest} is known bad", file.name)),
-        Known::Good { encrypted: found } if *found != encrypted => {
+        Known::Good {
+            encrypted: found, ..
+        } if *found != encrypted => {
             let words = |encrypted| {
                 if encrypted {
                     "encrypted"
@@ -232,6 +257,17 @@ fn judge(
                 words(encrypted)
             ));
         }
+        // Of what is encrypted nobody here knows the length. The end of an image may be stored as a full chunk.
+        Known::Good {
+            encrypted: false,
+            length,
+        } if chunk.len() != *length && (whole || chunk.len() > *length) => {
+            faults.add(format_args!(
+                "{}: chunk {digest} has {length} bytes, the index says {}",
+                file.name,
+                chunk.len()
+            ));
+        }
         Known::Good { .. } => {}
     }
 }
@@ -239,6 +275,8 @@ fn judge(
 /// A chunk that was read and is whole.
 struct ChunkRead {
     encrypted: bool,
+    /// Of its content; if that is encrypted, as the index has it.
+    length: u64,
     /// As it is stored.
     bytes: u64,
 }
@@ -258,7 +296,8 @@ async fn read(
         }
         Err(error) => return Err(error),
     };
-    let read = ChunkRead {
+    let mut read = ChunkRead {
+        length: entry.len(),
         encrypted: chunk.is_encrypted(),
         bytes: chunk.encoded_len() as u64,
     };
@@ -267,6 +306,7 @@ async fn read(
         Ok(()) => Ok(read),
         // Some clients store a full chunk for the short end of an image.
         Err(BlobError::SizeMismatch { expected, actual }) if !whole && actual > expected => {
+            read.length = actual;
             Ok(read)
         }
         Err(error) => Err(format!("chunk {}: {error}", entry.digest)),

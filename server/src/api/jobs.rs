@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use http::Method;
 use jiff::tz::TimeZone;
-use pbs_datastore::{DatastoreName, Namespace};
+use pbs_datastore::{DatastoreName, NAMESPACE_DEPTH_MAX, Namespace};
 use serde_json::{Value, json};
 
 use super::call::{Access, Call, CallResult, Endpoint, RouteEntry, data, done};
@@ -16,9 +16,9 @@ use super::envelope::Reply;
 use super::error::ApiError;
 use super::respond::blocking;
 use super::rule::require;
-use super::settings::{Settings, take_name};
+use super::settings::{Settings, given_and_deleted, take_name};
 use crate::auth::{AclPath, Principal, Privilege};
-use crate::config::{self, Config, JobTarget};
+use crate::config::{self, Config, ConfigError, JobTarget};
 use crate::daemon::Daemon;
 use crate::jobs::{JobKey, JobKind, PlannedJob, next_run, start};
 
@@ -31,6 +31,8 @@ struct Section {
     numbers: &'static [&'static str],
     sizes: &'static [&'static str],
     flags: &'static [&'static str],
+    /// Known elsewhere, and the daemon's own matter here.
+    ignored: &'static [&'static str],
     /// What whoever changes or runs a job needs.
     privilege: Privilege,
 }
@@ -56,6 +58,7 @@ static PRUNE: Section = Section {
     ],
     sizes: &[],
     flags: &["disable"],
+    ignored: &[],
     privilege: Privilege::DatastoreModify,
 };
 
@@ -77,6 +80,7 @@ static VERIFY: Section = Section {
     ],
     sizes: &["bytes-max"],
     flags: &["disable", "ignore-verified"],
+    ignored: &["read-threads", "verify-threads"],
     privilege: Privilege::DatastoreVerify,
 };
 
@@ -132,6 +136,7 @@ impl Section {
 
     fn take(&self, call: &mut Call) -> Result<Settings, ApiError> {
         let mut settings = Settings::default();
+        call.params.ignore(self.ignored);
         settings.take_texts(&mut call.params, self.texts)?;
         settings.take_numbers(&mut call.params, self.numbers)?;
         settings.take_sizes(&mut call.params, self.sizes)?;
@@ -150,23 +155,38 @@ impl Section {
         id: &str,
     ) -> Result<&'a JobTarget, ApiError> {
         let target = target(config, self.kind, id).ok_or_else(|| self.none(id))?;
-        match self.demand(daemon, who, &target.store, &target.namespace) {
+        match self.demand(
+            daemon,
+            who,
+            &target.store,
+            &target.namespace,
+            target.depth(),
+        ) {
             Ok(()) => Ok(target),
             Err(refusal) if sees(daemon, who, &target.store) => Err(refusal),
             Err(_) => Err(self.none(id)),
         }
     }
 
-    /// Refuses whoever may not do by hand what a job with this target does.
+    /// Refuses whoever may not do by hand what a job does that works here, `depth` levels deep.
     fn demand(
         &self,
         daemon: &Daemon,
         who: &Principal,
         store: &str,
         namespace: &Namespace,
+        depth: usize,
     ) -> Result<(), ApiError> {
         let path = AclPath::namespace(store, &namespace.to_string());
-        require(&daemon.authority, who, &path, &[self.privilege])
+        let authority = &daemon.authority;
+        require(authority, who, &path, &[self.privilege])?;
+        if depth == 0 || authority.allowed_everywhere(who, &path, self.privilege) {
+            return Ok(());
+        }
+        Err(ApiError::forbidden(format!(
+            "permission check failed: {} is needed on all of {path}; or set max-depth to 0",
+            self.privilege.name()
+        )))
     }
 }
 
@@ -338,6 +358,20 @@ fn take_target(settings: &Settings) -> Result<(Option<String>, Option<Namespace>
     Ok((settings.text("store").map(str::to_owned), namespace))
 }
 
+/// How many levels below its namespace a job is set to work.
+fn depth_of(settings: &Settings) -> Option<usize> {
+    let depth = settings.number("max-depth")?;
+    Some(usize::try_from(depth).unwrap_or(NAMESPACE_DEPTH_MAX))
+}
+
+/// The content of the configuration by which rights were looked at, if it is what the caller has seen.
+fn seen_by(caller: Option<&str>, known: &Config) -> Result<String, ApiError> {
+    if caller.is_some_and(|seen| seen != known.digest) {
+        return Err(ConfigError::Changed.into());
+    }
+    Ok(known.digest.clone())
+}
+
 /// `POST /config/{kind}`
 async fn create(section: &'static Section, daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let id = take_name(&mut call.params, "id")?;
@@ -347,7 +381,9 @@ async fn create(section: &'static Section, daemon: Arc<Daemon>, mut call: Call) 
     let store = store.ok_or_else(|| {
         ApiError::bad_request("parameter verification failed: 'store' is missing")
     })?;
-    section.demand(&daemon, call.who()?, &store, &namespace.unwrap_or_default())?;
+    let (namespace, depth) = (namespace.unwrap_or_default(), depth_of(&settings));
+    let depth = depth.unwrap_or(NAMESPACE_DEPTH_MAX);
+    section.demand(&daemon, call.who()?, &store, &namespace, depth)?;
     call.params.finish()?;
     let config = daemon.config.clone();
     blocking(move || {
@@ -381,23 +417,34 @@ async fn update(section: &'static Section, daemon: Arc<Daemon>, mut call: Call) 
             )));
         }
     }
+    if let Some(twice) = settings
+        .names()
+        .find(|name| unset.iter().any(|gone| gone == name))
+    {
+        return Err(given_and_deleted(twice));
+    }
     let (store, namespace) = take_target(&settings)?;
     let who = call.who()?.clone();
     call.params.finish()?;
     let known = daemon.config.read();
     let before = section.demand_job(&daemon, &who, &known, &id)?;
-    let root_again = unset.iter().any(|name| name == "ns");
-    let namespace = if root_again {
+    let gone = |name: &str| unset.iter().any(|gone| gone == name);
+    let namespace = if gone("ns") {
         Namespace::root()
     } else {
         namespace.unwrap_or_else(|| before.namespace.clone())
     };
+    let depth = if gone("max-depth") {
+        NAMESPACE_DEPTH_MAX
+    } else {
+        depth_of(&settings).unwrap_or_else(|| before.depth())
+    };
     let store = store.unwrap_or_else(|| before.store.clone());
-    section.demand(&daemon, &who, &store, &namespace)?;
-    let (config, seen) = (daemon.config.clone(), known.digest.clone());
+    section.demand(&daemon, &who, &store, &namespace, depth)?;
+    let (config, seen) = (daemon.config.clone(), seen_by(digest.as_deref(), &known)?);
     blocking(move || {
         // Rights were looked at for the job as it was.
-        config.edit(Some(digest.as_deref().unwrap_or(&seen)), |document| {
+        config.edit(Some(&seen), |document| {
             let table = config::section(document, section.name(), &id)?;
             for name in &unset {
                 config::set(table, name, None::<toml_edit::Value>);
@@ -419,9 +466,9 @@ async fn remove(section: &'static Section, daemon: Arc<Daemon>, mut call: Call) 
     call.params.finish()?;
     let known = daemon.config.read();
     section.demand_job(&daemon, &who, &known, &id)?;
-    let config = daemon.config.clone();
+    let (config, seen) = (daemon.config.clone(), seen_by(digest.as_deref(), &known)?);
     blocking(move || {
-        config.edit(digest.as_deref(), |document| {
+        config.edit(Some(&seen), |document| {
             config::remove(document, section.name(), &id);
             Ok(())
         })
@@ -438,5 +485,5 @@ fn run(section: &Section, daemon: &Arc<Daemon>, mut call: Call) -> CallResult {
     call.params.finish()?;
     let config = daemon.config.read();
     section.demand_job(daemon, &who, &config, &id)?;
-    data(&start(daemon, &JobKey::new(section.kind, &id), who.id())?)
+    data(&start(daemon, &JobKey::new(section.kind, &id), Some(&who))?)
 }

@@ -18,7 +18,7 @@ mod path;
 mod prune;
 mod respond;
 mod router;
-mod rule;
+pub(crate) mod rule;
 mod s3;
 mod sessions;
 mod settings;

@@ -72,6 +72,12 @@ impl Settings {
         found.and_then(|(_, value)| value.as_str())
     }
 
+    /// The number that was taken under this name.
+    pub(crate) fn number(&self, name: &str) -> Option<i64> {
+        let found = self.0.iter().find(|(known, _)| *known == name);
+        found.and_then(|(_, value)| value.as_integer())
+    }
+
     /// The names of what was taken.
     pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
         self.0.iter().map(|(name, _)| *name)
@@ -83,6 +89,13 @@ impl Settings {
             config::set(table, name, Some(value));
         }
     }
+}
+
+/// The refusal of a setting that is given and taken away in one call.
+pub(crate) fn given_and_deleted(name: &str) -> ApiError {
+    ApiError::bad_request(format!(
+        "parameter verification failed: '{name}' is given, and named in 'delete'"
+    ))
 }
 
 /// Takes the name of a new section.

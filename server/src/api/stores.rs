@@ -12,11 +12,11 @@ use super::envelope::Reply;
 use super::error::ApiError;
 use super::respond::blocking;
 use super::rule::require;
-use super::settings::{Settings, take_name};
+use super::settings::{Settings, given_and_deleted, take_name};
 use crate::auth::{AclEntry, AclPath, Privilege};
 use crate::config::{self, Backend, ConfigError, ConfigStore, Datastore, SyncLevel};
 use crate::daemon::Daemon;
-use crate::jobs::{JobGuard, JobKey, JobKind, PlannedJob};
+use crate::jobs::{JobGuard, JobKey, JobKind, PlannedJob, StoreUser};
 use crate::protocol::SessionKind;
 use crate::stores::TakeOver;
 
@@ -207,6 +207,12 @@ pub(crate) async fn update(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     if !daemon.config.read().datastores.contains_key(&name) {
         return Err(none(&name));
     }
+    if let Some(twice) = settings
+        .names()
+        .find(|name| unset.iter().any(|gone| gone == name))
+    {
+        return Err(given_and_deleted(twice));
+    }
     let anew = |setting: &str| AT_OPENING.contains(&setting);
     let reopens = settings.names().any(anew) || unset.iter().any(|setting| anew(setting));
     let unused = reopens.then(|| refuse_in_use(&daemon, &name)).transpose()?;
@@ -242,7 +248,7 @@ pub(crate) async fn remove(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     if !daemon.config.read().datastores.contains_key(&name) {
         return Err(none(&name));
     }
-    let _no_collection = refuse_in_use(&daemon, &name)?;
+    let _unused = refuse_in_use(&daemon, &name)?;
     daemon.stores.close(&name).await?;
     let (store, id) = (daemon.config.clone(), name.clone());
     let removed =
@@ -256,8 +262,8 @@ pub(crate) async fn remove(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     done()
 }
 
-/// Refuses to close a datastore that somebody works with; keeps garbage collection from starting meanwhile.
-fn refuse_in_use(daemon: &Daemon, name: &str) -> Result<JobGuard, ApiError> {
+/// Refuses to close a datastore that somebody works with; keeps tasks from starting meanwhile.
+fn refuse_in_use(daemon: &Daemon, name: &str) -> Result<(JobGuard, StoreUser), ApiError> {
     let refuse = |what: &str| ApiError::bad_request(format!("{what}; wait for the end, or end it"));
     let writers = daemon
         .stores
@@ -278,11 +284,15 @@ fn refuse_in_use(daemon: &Daemon, name: &str) -> Result<JobGuard, ApiError> {
         return Err(refuse(&format!("a client reads from datastore '{name}'")));
     }
     let guard = daemon.jobs.begin(&JobKey::new(JobKind::Gc, name));
-    guard.ok_or_else(|| {
+    let guard = guard.ok_or_else(|| {
         refuse(&format!(
             "garbage collection of datastore '{name}' is running"
         ))
-    })
+    })?;
+    let kept_free = daemon.jobs.keep_free(name);
+    let kept_free =
+        kept_free.ok_or_else(|| refuse(&format!("a task works with datastore '{name}'")))?;
+    Ok((guard, kept_free))
 }
 
 /// Removes a datastore from the configuration, with its jobs and the rights at and below `rights`.

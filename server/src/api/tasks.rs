@@ -28,8 +28,10 @@ fn sees(daemon: &Daemon, who: &Principal, task: &TaskInfo) -> bool {
         return true;
     }
     let starter = match task.upid.kind() {
-        "garbage_collection" | "prune" => Privilege::DatastoreModify,
-        "verify" | "verify_group" | "verify_snapshot" => Privilege::DatastoreVerify,
+        "garbage_collection" | "prune" | "prunejob" => Privilege::DatastoreModify,
+        "verify" | "verify_group" | "verify_snapshot" | "verificationjob" => {
+            Privilege::DatastoreVerify
+        }
         _ => return false,
     };
     let store = task.store.as_deref();

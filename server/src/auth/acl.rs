@@ -27,6 +27,13 @@ pub(crate) struct AclPath(Vec<String>);
 pub(crate) struct AclPathError(String);
 
 impl AclPath {
+    /// A place below this one that no entry names: what may be done there may be done on whatever is not named.
+    pub(crate) fn below_any(&self) -> Self {
+        let mut segments = self.0.clone();
+        segments.push(String::new());
+        Self(segments)
+    }
+
     /// `/`
     pub(crate) const fn root() -> Self {
         Self(Vec::new())

@@ -245,6 +245,27 @@ impl Authority {
         union
     }
 
+    /// Whether `who` may do `what` on everything below `path`, whatever it is called.
+    pub(crate) fn allowed_everywhere(
+        &self,
+        who: &Principal,
+        path: &AclPath,
+        what: Privilege,
+    ) -> bool {
+        let (config, now) = (self.config.read(), self.now());
+        let user = AuthId::from(who.id.user().clone());
+        let mut places = vec![path.below_any()];
+        for id in [&who.id, &user] {
+            let named = config.acl.paths_of(id, path);
+            places.extend(named.iter().filter(|place| *place != path).cloned());
+            // What is said of a place only counts for it alone and not for what is below.
+            places.extend(named.iter().map(AclPath::below_any));
+        }
+        places
+            .iter()
+            .all(|place| privileges(&config, who, place, now).contains(what))
+    }
+
     /// `/`, and the places where `who`, or the user of the token, has entries.
     pub(crate) fn known_paths(&self, who: &Principal) -> Vec<AclPath> {
         let config = self.config.read();

@@ -1,5 +1,6 @@
 //! Reading calendar events; the grammar is on the page of [`super`].
 
+use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::field::{DaysOfMonth, Field, Span};
@@ -106,7 +107,13 @@ pub(super) fn event(text: &str) -> Result<CalendarEvent, String> {
         time(word, &mut event).map_err(wrong)?;
     }
     match words.next() {
+        Some(word) if word.contains('/') && word.starts_with(|c: char| c.is_alphabetic()) => {
+            Err(wrong(format!("there is no time zone '{word}'")))
+        }
         Some(word) => Err(wrong(format!("'{word}' has no place in it"))),
+        None if event.next(Timestamp::UNIX_EPOCH, &TimeZone::UTC).is_none() => {
+            Err(wrong("there is no such day".to_owned()))
+        }
         None => Ok(event),
     }
 }

@@ -229,6 +229,14 @@ pub(super) fn read_verify(
     }
     if let Some(target) = target {
         let reread_after = raw.reread_after.or(raw.outdated_after);
+        let bounded = raw.requests_max > 0 || raw.bytes_max.is_some_and(|max| max.get() > 0);
+        if bounded && reread_after == Some(0) {
+            section.fault(
+                faults,
+                "reread-after",
+                "must not be 0 with limits: every run would read the same chunks and come no further",
+            );
+        }
         let job = VerifyJob {
             reread_after: reread_after.unwrap_or(REREAD_AFTER),
             target,

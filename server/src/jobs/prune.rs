@@ -11,9 +11,10 @@ use pbs_datastore::{
 
 use super::run::begin;
 use super::scope::Scope;
-use super::{JobKey, Launched, launch, supervise};
+use super::{JobGuard, JobKey, Launched, launch, supervise};
 use crate::api::ApiError;
-use crate::auth::AuthId;
+use crate::api::rule::DELETE;
+use crate::auth::{AuthId, Principal};
 use crate::daemon::Daemon;
 use crate::tasks::{TaskLogger, TaskStart, Upid};
 
@@ -107,43 +108,47 @@ pub(crate) fn start_tree(
         user,
         store: Some(&name),
     };
-    let launched = launch(daemon, &start, None, move |daemon, task| {
-        Box::pin(async move {
-            let logger = task.logger();
-            let work = |job| async move { tree(daemon, &store, &request, &logger, &job).await };
-            supervise(task, &daemon.shutdown, work).await
-        })
-    })?;
-    Ok(launched.upid)
+    launch_tree(daemon, &start, None, store, request)
 }
 
-/// Starts a run of a configured job.
+/// Starts a run of a configured job; `who` bounds it.
 pub(super) fn start_job(
     daemon: &Arc<Daemon>,
     key: &JobKey,
-    user: &AuthId,
+    user: AuthId,
+    who: Option<&Principal>,
 ) -> Result<Upid, ApiError> {
     let config = daemon.config.read();
     let job = config.prune.get(&key.id);
     let job = job.ok_or_else(|| ApiError::bad_request(format!("there is no {key}")))?;
-    let name = job.target.store.clone();
-    let store = daemon.stores.get_writable(&name)?;
+    let name = job.target.store.as_str();
+    let store = daemon.stores.get_writable(name)?;
     store.snapshots().collectable()?;
     let request = PruneRequest {
         namespace: job.target.namespace.clone(),
         depth: job.target.depth(),
         keep: job.keep,
-        scope: Scope::All,
+        scope: Scope::of(who, DELETE),
         dry_run: false,
     };
     let guard = begin(daemon, key)?;
     let start = TaskStart {
         kind: JOB_KIND,
         worker_id: &format!("{name}:{}", key.id),
-        user: user.clone(),
-        store: Some(&name),
+        user,
+        store: Some(name),
     };
-    let launched = launch(daemon, &start, Some(guard), move |daemon, task| {
+    launch_tree(daemon, &start, Some(guard), store, request)
+}
+
+fn launch_tree(
+    daemon: &Arc<Daemon>,
+    start: &TaskStart<'_>,
+    job: Option<JobGuard>,
+    store: Arc<Datastore>,
+    request: PruneRequest,
+) -> Result<Upid, ApiError> {
+    let launched = launch(daemon, start, job, move |daemon, task| {
         Box::pin(async move {
             let logger = task.logger();
             let work = |job| async move { tree(daemon, &store, &request, &logger, &job).await };
@@ -177,8 +182,13 @@ async fn tree(
             done + 1,
             groups.len()
         ));
-        let mut planned = plan(store, &group.id, &request.keep).await.map_err(told)?;
-        removal.group(&mut planned, job).await?;
+        match plan(store, &group.id, &request.keep).await {
+            Ok(mut planned) => removal.group(&mut planned, job).await?,
+            Err(error) => {
+                logger.warn(format!("group {} is left as it is: {error}", group.id));
+                removal.failed += 1;
+            }
+        }
     }
     removal.end()
 }
@@ -232,6 +242,13 @@ impl<'a> Removal<'a> {
                 self.removed += 1;
                 continue;
             }
+            if !info.state.is_root() && self.is_finished_by_now(info).await {
+                self.logger
+                    .log(format!("{} was finished meanwhile and is kept", info.id));
+                *mark = PruneMark::Keep("finished meanwhile");
+                self.kept += 1;
+                continue;
+            }
             match self.store.snapshots().delete(&info.id).await {
                 // Somebody else was faster.
                 Ok(()) | Err(Error::NotFound(_)) => self.removed += 1,
@@ -251,6 +268,12 @@ impl<'a> Removal<'a> {
         Ok(())
     }
 
+    /// Whether a snapshot that was being written when it was planned is finished now.
+    async fn is_finished_by_now(&self, info: &SnapshotInfo) -> bool {
+        let state = self.store.snapshots().state(&info.id).await;
+        state.is_ok_and(|state| state.is_root())
+    }
+
     fn end(self) -> Result<(), String> {
         let removed = if self.dry_run {
             "would be removed"
@@ -264,7 +287,7 @@ impl<'a> Removal<'a> {
         match self.failed {
             0 => Ok(()),
             count => Err(format!(
-                "{count} snapshots could not be removed; see the task's log"
+                "{count} snapshots or groups could not be dealt with; see the task's log"
             )),
         }
     }

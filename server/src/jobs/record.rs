@@ -1,9 +1,9 @@
 //! What is known of each job's past: `jobs/KIND-ID.json` in the state directory, replaced as a whole.
 //!
 //! Written when a schedule is first seen, before a run begins, and after it has ended. A crash between the last two leaves a
-//! run without an end: the next start makes it an unknown one, and the job's next time is the one after that run's start, so
-//! that a job that brings the daemon down does not do so in a loop. A record that is lost or damaged is a job that is seen for
-//! the first time.
+//! run without an end: the next start makes it an unknown one, and the schedule counts from then, so that a job that brings the
+//! daemon down does not do so in a loop. A record that is lost or damaged is a job that is seen for the first time. Times from
+//! the future, of a clock that was wrong, become those of the start.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -56,6 +56,21 @@ impl JobRecord {
     }
 }
 
+impl JobRecord {
+    /// Nothing of this job runs: a run without an end has an unknown one, and nothing has happened yet that is still to come.
+    fn settle(&mut self, now: Timestamp) {
+        if let Some(run) = &mut self.last_run {
+            if run.state.is_none() {
+                run.state = Some(Outcome::Unknown.to_string());
+                self.since = Some(now);
+            }
+            run.start = run.start.min(now);
+            run.end = run.end.min(Some(now));
+        }
+        self.since = self.since.min(Some(now));
+    }
+}
+
 /// The records of all jobs. All methods but [`get`](Self::get) block on the disk.
 #[derive(Debug)]
 pub(crate) struct JobRecords {
@@ -96,13 +111,16 @@ impl JobRecords {
 
     /// Takes note of the jobs that there are: a new schedule counts from `now`, and what is known of a job that is gone is
     /// forgotten. Runs that began before this process did and have no end get an unknown one.
+    ///
+    /// `running` is asked once the records stand still, for what runs is registered there before it is here.
     pub(crate) fn reconcile(
         &self,
         jobs: &[PlannedJob],
-        running: &BTreeSet<JobKey>,
+        running: impl FnOnce() -> BTreeSet<JobKey>,
         now: Timestamp,
     ) {
         let mut records = self.lock();
+        let running = running();
         let known: BTreeSet<&JobKey> = jobs.iter().map(|job| &job.key).collect();
         let gone: Vec<JobKey> = records
             .keys()
@@ -121,17 +139,14 @@ impl JobRecords {
         for job in jobs {
             let schedule = job.schedule.as_ref().map(ToString::to_string);
             let record = records.entry(job.key.clone()).or_default();
-            let mut changed = record.since.is_none() || record.schedule != schedule;
-            if changed {
+            let before = record.clone();
+            if record.since.is_none() || record.schedule != schedule {
                 (record.schedule, record.since) = (schedule, Some(now));
             }
-            if let Some(run) = &mut record.last_run
-                && run.state.is_none()
-                && !running.contains(&job.key)
-            {
-                run.state = Some(Outcome::Unknown.to_string());
-                changed = true;
+            if !running.contains(&job.key) {
+                record.settle(now);
             }
+            let changed = *record != before;
             if changed {
                 self.write(&job.key, record);
             }

@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::{JobGuard, JobKey, JobKind, gc, prune, verify};
 use crate::api::ApiError;
-use crate::auth::AuthId;
+use crate::auth::{AuthId, Principal};
 use crate::daemon::Daemon;
 use crate::tasks::{Task, TaskStart, Upid};
 
@@ -42,22 +42,34 @@ impl<T> Launched<T> {
 pub(crate) fn launch<T: Send + 'static>(
     daemon: &Arc<Daemon>,
     start: &TaskStart<'_>,
-    job: Option<JobGuard>,
+    mut job: Option<JobGuard>,
     work: impl for<'a> FnOnce(&'a Arc<Daemon>, &'a Task) -> BoxFuture<'a, Result<T, String>>
     + Send
     + 'static,
 ) -> Result<Launched<T>, ApiError> {
     let working = daemon.shutdown.begin_work();
     let working = working.ok_or_else(|| ApiError::unavailable("the daemon is stopping"))?;
+    let user = start.store.map(|store| {
+        let user = daemon.jobs.use_store(store);
+        user.ok_or_else(|| {
+            ApiError::unavailable(format!(
+                "datastore '{store}' is being closed; try again in a moment"
+            ))
+        })
+    });
+    let user = user.transpose()?;
     let task = daemon.tasks.start(start)?;
+    if let Some(job) = &mut job {
+        job.begun = true;
+    }
     let upid = task.upid().clone();
     let daemon = Arc::clone(daemon);
     let env = daemon.env.clone();
     let running = env.spawn(async move {
-        let _working = working;
+        let (_working, _user) = (working, user);
         if let Some(job) = &job {
             let (jobs, key, upid) = (daemon.jobs.clone(), job.key().clone(), task.upid().clone());
-            let now = daemon.clock.now();
+            let now = daemon.env.wall();
             let note = daemon
                 .env
                 .io(move |_| jobs.0.records.begin(&key, &upid, now));
@@ -71,7 +83,7 @@ pub(crate) fn launch<T: Send + 'static>(
         if let Some(job) = job {
             let outcome = task.outcome(&result);
             let (jobs, key, upid) = (daemon.jobs.clone(), job.key().clone(), task.upid().clone());
-            let now = daemon.clock.now();
+            let now = daemon.env.wall();
             let note = daemon
                 .env
                 .io(move |_| jobs.0.records.end(&key, &upid, now, &outcome));
@@ -98,11 +110,16 @@ pub(super) fn begin(daemon: &Daemon, key: &JobKey) -> Result<JobGuard, ApiError>
     })
 }
 
-/// Starts a run of a configured job, as the schedule does.
-pub(crate) fn start(daemon: &Arc<Daemon>, key: &JobKey, user: &AuthId) -> Result<Upid, ApiError> {
+/// Starts a run of a configured job: as the superuser when the schedule does, otherwise within the rights of whoever asks.
+pub(crate) fn start(
+    daemon: &Arc<Daemon>,
+    key: &JobKey,
+    who: Option<&Principal>,
+) -> Result<Upid, ApiError> {
+    let user = who.map_or_else(AuthId::root, |who| who.id().clone());
     match key.kind {
-        JobKind::Gc => gc::start(daemon, &key.id, user, false),
-        JobKind::Prune => prune::start_job(daemon, key, user),
-        JobKind::Verify => verify::start_job(daemon, key, user),
+        JobKind::Gc => gc::start(daemon, &key.id, &user, false),
+        JobKind::Prune => prune::start_job(daemon, key, user, who),
+        JobKind::Verify => verify::start_job(daemon, key, user, who),
     }
 }

@@ -16,7 +16,6 @@ use super::due::next_run;
 use super::key::{JobKey, PlannedJob};
 use super::run::start;
 use crate::api::ApiError;
-use crate::auth::AuthId;
 use crate::daemon::Daemon;
 
 /// The longest sleep.
@@ -27,9 +26,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Runs until the daemon is asked to stop.
 pub(crate) async fn run_scheduler(daemon: Arc<Daemon>) {
     let mut delayed = BTreeMap::new();
-    let zone = TimeZone::system();
     while !daemon.shutdown.is_requested() {
-        let pause = look(&daemon, &zone, &mut delayed).await;
+        let pause = look(&daemon, &TimeZone::system(), &mut delayed).await;
         tokio::select! {
             biased;
             () = daemon.shutdown.requested() => return,
@@ -50,9 +48,11 @@ async fn look(
     daemon.jobs.reconcile(daemon, &jobs).await;
     let mut pause = LOOK_EVERY;
     for job in jobs {
-        let now = daemon.clock.now();
+        let now = daemon.env.wall();
+        // Asked in this order: a run that ends in between has its end in the record.
+        let running = daemon.jobs.is_running(&job.key);
         let due = next_run(&job, &daemon.jobs.record(&job.key), zone);
-        let Some(due) = due.filter(|_| !daemon.jobs.is_running(&job.key)) else {
+        let Some(due) = due.filter(|_| !running) else {
             continue;
         };
         if let Ok(wait) = Duration::try_from(due.duration_since(now))
@@ -77,5 +77,5 @@ async fn look(
 }
 
 fn begin(daemon: &Arc<Daemon>, job: &PlannedJob) -> Result<(), ApiError> {
-    start(daemon, &job.key, &AuthId::root()).map(drop)
+    start(daemon, &job.key, None).map(drop)
 }

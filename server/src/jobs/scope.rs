@@ -15,6 +15,11 @@ pub(crate) enum Scope {
 }
 
 impl Scope {
+    /// Everything, or what `who` may do by `rule`.
+    pub(super) fn of(who: Option<&Principal>, rule: Rule) -> Self {
+        who.map_or(Self::All, |who| Self::Of(who.clone(), rule))
+    }
+
     /// How far the run may go in a namespace; `None` for not at all.
     fn reach(&self, authority: &Authority, store: &str, namespace: &Namespace) -> Option<Reach> {
         match self {
@@ -35,6 +40,10 @@ impl Scope {
         depth: usize,
     ) -> pbs_datastore::Result<Vec<GroupInfo>> {
         let snapshots = store.snapshots();
+        if !snapshots.has_namespace(namespace).await? {
+            let what = format!("namespace '{namespace}'");
+            return Err(pbs_datastore::Error::NotFound(what));
+        }
         let mut groups = Vec::new();
         for namespace in snapshots.namespaces(namespace, depth).await? {
             let Some(reach) = self.reach(authority, store.name().as_str(), &namespace) else {

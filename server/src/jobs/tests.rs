@@ -53,7 +53,7 @@ impl World {
 
     fn look(&mut self) {
         let jobs = std::slice::from_ref(&self.job);
-        self.records.reconcile(jobs, &BTreeSet::new(), self.now);
+        self.records.reconcile(jobs, BTreeSet::new, self.now);
     }
 
     /// The daemon ends and starts again.
@@ -159,13 +159,25 @@ fn a_run_that_was_cut_off_is_not_repeated_before_its_time() {
     world.now = time("2026-11-21T13:00:00Z");
     assert!(world.is_due());
     world.begin();
+    // It ran for longer than its interval, and took the daemon with it.
+    world.now = time("2026-11-21T14:30:00Z");
     world.restart();
     let last = world.records.get(&world.job.key).last_run.expect("a run");
     assert_eq!(last.state, Some(Outcome::Unknown.to_string()));
     assert_eq!(last.end, None);
     assert!(!world.is_due());
-    world.now = time("2026-11-21T14:00:00Z");
+    world.now = time("2026-11-21T15:00:00Z");
     assert!(world.is_due());
+}
+
+#[test]
+fn times_of_a_clock_that_was_ahead_keep_no_job_from_running() {
+    let mut world = World::new("hourly", 0, "2099-11-21T12:10:00Z");
+    world.now = time("2099-11-21T13:00:00Z");
+    assert!(world.run(60));
+    world.now = time("2026-11-21T12:10:00Z");
+    world.restart();
+    assert_eq!(world.next(), Some(time("2026-11-21T13:00:00Z")));
 }
 
 #[test]
@@ -211,9 +223,9 @@ fn what_is_gone_is_forgotten() {
         1
     );
     let running = BTreeSet::from([world.job.key.clone()]);
-    world.records.reconcile(&[], &running, world.now);
+    world.records.reconcile(&[], || running, world.now);
     assert!(world.records.get(&world.job.key).last_run.is_some());
-    world.records.reconcile(&[], &BTreeSet::new(), world.now);
+    world.records.reconcile(&[], BTreeSet::new, world.now);
     assert!(world.records.get(&world.job.key).last_run.is_none());
     assert_eq!(
         std::fs::read_dir(world.dir.path()).expect("there").count(),
@@ -242,6 +254,21 @@ fn a_job_runs_once_at_a_time() {
     assert!(jobs.begin(&key("b")).is_some());
     drop(first);
     assert!(jobs.begin(&key("a")).is_some());
+}
+
+#[test]
+fn a_datastore_is_closed_only_when_no_task_works_with_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let jobs = Jobs::open(dir.path());
+    let tasks = [jobs.use_store("a"), jobs.use_store("a")];
+    assert!(tasks.iter().all(Option::is_some));
+    assert!(jobs.keep_free("a").is_none());
+    let other = jobs.keep_free("b").expect("nobody works with it");
+    assert!(jobs.use_store("b").is_none());
+    assert!(jobs.keep_free("b").is_none());
+    drop((tasks, other));
+    assert!(jobs.use_store("b").is_some());
+    assert!(jobs.keep_free("a").is_some());
 }
 
 #[tokio::test]

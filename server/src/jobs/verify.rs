@@ -17,7 +17,8 @@ use super::run::begin;
 use super::scope::Scope;
 use super::{JobKey, launch, stop_asked, supervise};
 use crate::api::ApiError;
-use crate::auth::AuthId;
+use crate::api::rule::VERIFY;
+use crate::auth::{AuthId, Principal};
 use crate::config::VerifyJob;
 use crate::daemon::Daemon;
 use crate::protocol::SessionSubject;
@@ -28,6 +29,8 @@ const KIND: &str = "verify";
 const GROUP_KIND: &str = "verify_group";
 const SNAPSHOT_KIND: &str = "verify_snapshot";
 const JOB_KIND: &str = "verificationjob";
+/// Snapshots in a row that cannot be read for an error of S3 or of a disk before a run gives up.
+const ERRORS_IN_A_ROW_MAX: u32 = 3;
 /// Snapshots that are read at once: more would only slow down each other and the backups.
 pub(super) const TURNS: usize = 2;
 
@@ -63,8 +66,8 @@ pub(crate) struct VerifyRequest {
 }
 
 impl VerifyRequest {
-    /// A configured job's.
-    fn of_job(job: &VerifyJob) -> Self {
+    /// A configured job's; `who` bounds it.
+    fn of_job(job: &VerifyJob, who: Option<&Principal>) -> Self {
         let limit = |max: u64| (max > 0).then_some(max);
         Self {
             namespace: job.target.namespace.clone(),
@@ -80,7 +83,7 @@ impl VerifyRequest {
                 chunks_max: limit(job.requests_max),
             },
             reread_after: (job.reread_after > 0).then_some(job.reread_after),
-            scope: Scope::All,
+            scope: Scope::of(who, VERIFY),
         }
     }
 
@@ -168,7 +171,8 @@ pub(crate) fn start(
 pub(super) fn start_job(
     daemon: &Arc<Daemon>,
     key: &JobKey,
-    user: &AuthId,
+    user: AuthId,
+    who: Option<&Principal>,
 ) -> Result<Upid, ApiError> {
     let config = daemon.config.read();
     let job = config.verify.get(&key.id);
@@ -178,10 +182,10 @@ pub(super) fn start_job(
     let start = TaskStart {
         kind: JOB_KIND,
         worker_id: &format!("{name}:{}", key.id),
-        user: user.clone(),
+        user,
         store: Some(name),
     };
-    let request = VerifyRequest::of_job(job);
+    let request = VerifyRequest::of_job(job, who);
     launch_run(daemon, &start, Some(key), store, request)
 }
 
@@ -220,6 +224,9 @@ struct Run<'a> {
     /// Removed meanwhile, or being removed.
     gone: u64,
     failed: Vec<SnapshotRef>,
+    /// Left as they are, for an error on the way to them.
+    errors: u64,
+    errors_in_a_row: u32,
 }
 
 impl<'a> Run<'a> {
@@ -242,6 +249,8 @@ impl<'a> Run<'a> {
             good: 0,
             gone: 0,
             failed: Vec::new(),
+            errors: 0,
+            errors_in_a_row: 0,
         }
     }
 
@@ -262,7 +271,10 @@ impl<'a> Run<'a> {
             let _turn = self.turn().await?;
             let verified = self.verifier.verify(&info.id, &upid, &self.job).await;
             match verified {
-                Ok(Verified::Done(VerifyOutcome::Ok)) => self.good += 1,
+                Ok(Verified::Done(VerifyOutcome::Ok)) => {
+                    self.good += 1;
+                    self.errors_in_a_row = 0;
+                }
                 Ok(Verified::Done(VerifyOutcome::Failed)) => self.failed.push(info.id.clone()),
                 Ok(Verified::OutOfLimits) => {
                     self.logger.log(format!(
@@ -276,11 +288,27 @@ impl<'a> Run<'a> {
                         .log(format!("{} is passed over: {error}", info.id));
                     self.gone += 1;
                 }
-                Err(error) => return Err(error),
+                Err(error) => self.note_error(&info.id, error)?,
             }
             self.logger
                 .log(format!("{} of {total} snapshots done", done + 1));
         }
+        Ok(())
+    }
+
+    /// An error on the way to a snapshot says nothing about it; the others may be reached. Not after several in a row, nor
+    /// when the run is to end.
+    fn note_error(&mut self, id: &SnapshotRef, error: Error) -> pbs_datastore::Result<()> {
+        self.errors += 1;
+        self.errors_in_a_row += 1;
+        if matches!(error, Error::Stopped | Error::Closing)
+            || self.errors_in_a_row >= ERRORS_IN_A_ROW_MAX
+        {
+            return Err(error);
+        }
+        self.logger.warn(format!(
+            "{id} cannot be verified and is left as it is: {error}"
+        ));
         Ok(())
     }
 
@@ -333,6 +361,10 @@ impl<'a> Run<'a> {
             self.logger.log(format!("failed: {id}"));
         }
         match self.failed.as_slice() {
+            [] if self.errors > 0 => Err(format!(
+                "{} snapshots could not be verified; see the task's log",
+                self.errors
+            )),
             [] => Ok(()),
             [id] => Err(format!("verification of snapshot {id} failed")),
             all => Err(format!(

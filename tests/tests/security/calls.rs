@@ -2,6 +2,8 @@
 //! of it without rights and with all. The daemon tells which calls there are (`holdfast calls`); one without a row here
 //! fails the suite.
 
+mod jobs;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -9,75 +11,8 @@ use anyhow::{Result, ensure};
 use holdfast_tests::binary::holdfast;
 use holdfast_tests::process::run;
 
-/// What a caller is told who is known and has no rights.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// The same as everybody, known or not: this status.
-    Anyone(u16),
-    /// No, with this status; the same whether the thing exists or not.
-    Refused(u16),
-    /// A list without what the caller may not see.
-    Filtered,
-    /// What every known user may know.
-    Known,
-    /// Within a session only: without one there is no such call.
-    Session,
-}
-
-use Outcome::{Anyone, Filtered, Known, Refused, Session};
-
-/// A call.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Row {
-    /// `rest`, `upgrade`, `health`, or the protocol whose call it is.
-    pub(crate) kind: &'static str,
-    /// Method.
-    pub(crate) method: &'static str,
-    /// Path, with its variables.
-    pub(crate) path: &'static str,
-    /// Parameters of what exists; `$TIME` is the time of a snapshot, `$UPID` a task.
-    pub(crate) existing: &'static str,
-    /// Parameters of what does not exist.
-    pub(crate) missing: &'static str,
-    /// What a caller without rights is told.
-    pub(crate) powerless: Outcome,
-    /// The status for the administrator about what exists; 0 for calls that are tried elsewhere.
-    pub(crate) admin: u16,
-}
-
-const fn row(
-    kind: &'static str,
-    method: &'static str,
-    path: &'static str,
-    [existing, missing]: [&'static str; 2],
-    powerless: Outcome,
-    admin: u16,
-) -> Row {
-    Row {
-        kind,
-        method,
-        path,
-        existing,
-        missing,
-        powerless,
-        admin,
-    }
-}
-
-const fn rest(
-    method: &'static str,
-    path: &'static str,
-    parameters: [&'static str; 2],
-    powerless: Outcome,
-    admin: u16,
-) -> Row {
-    row("rest", method, path, parameters, powerless, admin)
-}
-
-/// A call of a protocol.
-const fn call(kind: &'static str, method: &'static str, path: &'static str) -> Row {
-    row(kind, method, path, NONE, Session, 0)
-}
+use crate::row::Outcome::{Anyone, Filtered, Known, Refused};
+use crate::row::{Row, call, rest, row};
 
 const NONE: [&str; 2] = ["", ""];
 const USER: [&str; 2] = ["userid=owner@pbs", "userid=missing@pbs"];
@@ -98,7 +33,12 @@ const TASK: [&str; 2] = ["node=localhost&upid=$UPID", "node=localhost&upid=$GONE
 const NODE: [&str; 2] = ["node=localhost", "node=missing"];
 
 /// All calls, in an order in which the administrator can make them one after the other.
-pub(crate) const ROWS: &[Row] = &[
+pub(crate) fn rows() -> Vec<&'static Row> {
+    [FIRST, jobs::ROWS, LAST].into_iter().flatten().collect()
+}
+
+/// Those before jobs.
+const FIRST: &[Row] = &[
     rest("POST", "/api2/json/access/ticket", NONE, Anyone(400), 400),
     rest("DELETE", "/api2/json/access/ticket", NONE, Anyone(200), 200),
     rest("GET", "/api2/json/access/domains", NONE, Anyone(200), 200),
@@ -338,122 +278,10 @@ pub(crate) const ROWS: &[Row] = &[
         Refused(401),
         200,
     ),
-    rest(
-        "POST",
-        "/api2/json/config/prune",
-        [
-            "id=nightly-prune&store=vault&keep-last=1000",
-            "id=absent-job&store=missing&keep-last=1000",
-        ],
-        Refused(403),
-        400,
-    ),
-    rest("GET", "/api2/json/config/prune", NONE, Filtered, 200),
-    rest("GET", "/api2/json/admin/prune", NONE, Filtered, 200),
-    rest(
-        "GET",
-        "/api2/json/config/prune/{id}",
-        ["id=nightly-prune", "id=absent-job"],
-        Refused(400),
-        200,
-    ),
-    rest(
-        "PUT",
-        "/api2/json/config/prune/{id}",
-        ["id=nightly-prune&comment=c", "id=absent-job&comment=c"],
-        Refused(400),
-        200,
-    ),
-    rest(
-        "POST",
-        "/api2/json/admin/prune/{id}/run",
-        ["id=nightly-prune", "id=absent-job"],
-        Refused(400),
-        200,
-    ),
-    rest(
-        "DELETE",
-        "/api2/json/config/prune/{id}",
-        ["id=nightly-prune", "id=absent-job"],
-        Refused(400),
-        200,
-    ),
-    rest(
-        "POST",
-        "/api2/json/config/verify",
-        [
-            "id=nightly-verify&store=vault",
-            "id=absent-job&store=missing",
-        ],
-        Refused(403),
-        400,
-    ),
-    rest("GET", "/api2/json/config/verify", NONE, Filtered, 200),
-    rest("GET", "/api2/json/admin/verify", NONE, Filtered, 200),
-    rest(
-        "GET",
-        "/api2/json/config/verify/{id}",
-        ["id=nightly-verify", "id=absent-job"],
-        Refused(400),
-        200,
-    ),
-    rest(
-        "PUT",
-        "/api2/json/config/verify/{id}",
-        ["id=nightly-verify&comment=c", "id=absent-job&comment=c"],
-        Refused(400),
-        200,
-    ),
-    rest(
-        "POST",
-        "/api2/json/admin/verify/{id}/run",
-        ["id=nightly-verify", "id=absent-job"],
-        Refused(400),
-        200,
-    ),
-    rest(
-        "DELETE",
-        "/api2/json/config/verify/{id}",
-        ["id=nightly-verify", "id=absent-job"],
-        Refused(400),
-        200,
-    ),
-    rest("GET", "/api2/json/admin/gc", NONE, Filtered, 200),
-    rest(
-        "GET",
-        "/api2/json/status/datastore-usage",
-        NONE,
-        Filtered,
-        200,
-    ),
-    rest(
-        "GET",
-        "/api2/json/admin/datastore/{store}/active-operations",
-        STORE,
-        Refused(403),
-        200,
-    ),
-    rest(
-        "POST",
-        "/api2/json/admin/datastore/{store}/verify",
-        STORE,
-        Refused(403),
-        200,
-    ),
-    rest(
-        "POST",
-        "/api2/json/admin/datastore/{store}/prune-datastore",
-        ["store=vault&keep-last=1000", "store=missing&keep-last=1000"],
-        Refused(403),
-        200,
-    ),
-    rest(
-        "PUT",
-        "/api2/json/config/datastore/{name}",
-        ["name=vault&comment=c", "name=missing&comment=c"],
-        Refused(403),
-        200,
-    ),
+];
+
+/// Those after jobs.
+const LAST: &[Row] = &[
     rest("GET", "/api2/json/version", NONE, Known, 200),
     rest("GET", "/api2/json/metrics", NONE, Filtered, 200),
     rest("GET", "/api2/json/nodes", NONE, Known, 200),
@@ -651,10 +479,10 @@ impl Row {
 /// The rows of calls that only tell something.
 pub(crate) fn that_tell() -> impl Iterator<Item = &'static Row> {
     let tells = |row: &&Row| row.kind == "rest" && row.method == "GET";
-    ROWS.iter().filter(tells)
+    rows().into_iter().filter(tells)
 }
 
-/// Fails unless [`ROWS`] are exactly the calls that the daemon answers.
+/// Fails unless [`rows`] are exactly the calls that the daemon answers.
 pub(crate) fn check_completeness() -> Result<()> {
     let mut command = holdfast()?.command();
     let told = run(command.arg("calls"), b"", Duration::from_secs(30))?
@@ -680,19 +508,21 @@ pub(crate) fn check_completeness() -> Result<()> {
             row.path.to_owned(),
         )
     };
-    let rows: BTreeSet<_> = ROWS.iter().map(name).collect();
-    ensure!(rows.len() == ROWS.len(), "a call has two rows");
-    let without: Vec<_> = known.difference(&rows).collect();
+    let ours: BTreeSet<_> = rows().into_iter().map(name).collect();
+    ensure!(ours.len() == rows().len(), "a call has two rows");
+    let without: Vec<_> = known.difference(&ours).collect();
     ensure!(
         without.is_empty(),
         "calls without a row in the suite: {without:?}"
     );
-    let gone: Vec<_> = rows.difference(&known).collect();
+    let gone: Vec<_> = ours.difference(&known).collect();
     ensure!(
         gone.is_empty(),
         "rows without a call of the daemon: {gone:?}"
     );
-    let open = ROWS.iter().filter(|row| matches!(row.powerless, Anyone(_)));
+    let open = rows()
+        .into_iter()
+        .filter(|row| matches!(row.powerless, Anyone(_)));
     ensure!(
         open.map(name).collect::<BTreeSet<_>>() == anyone,
         "the calls that are open to anyone are others than those of the suite: {anyone:?}"

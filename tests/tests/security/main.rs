@@ -14,6 +14,7 @@ mod floods;
 mod logins;
 mod matrix;
 mod names;
+mod row;
 mod secrets;
 mod sizes;
 mod tenants;

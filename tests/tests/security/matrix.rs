@@ -14,8 +14,9 @@ use sha2::{Digest as _, Sha256};
 use tokio::task::JoinSet;
 
 use super::accounts::{ADMIN, OWNER, STORE, secret_of, token_header};
-use super::calls::{Outcome, ROWS, Row, check_completeness};
+use super::calls::{check_completeness, rows};
 use super::credentials::{self, Credential, Standing};
+use super::row::{Outcome, Row};
 use super::world::World;
 
 /// Refusals are held back for three seconds, so that many connections wait at the same time.
@@ -104,13 +105,13 @@ fn upgrade_of(row: &'static Row) -> &'static Row {
         "reader" => "/api2/json/reader",
         _ => return row,
     };
-    let found = ROWS.iter().find(|upgrade| upgrade.path == path);
+    let found = rows().into_iter().find(|upgrade| upgrade.path == path);
     found.unwrap_or(row)
 }
 
 fn jobs(things: &Things, credentials: &[Credential]) -> Vec<Job> {
     let mut jobs = Vec::new();
-    for row in ROWS {
+    for row in rows() {
         for credential in credentials {
             for missing in [false, true] {
                 if missing && (row.existing == row.missing) {
@@ -318,7 +319,7 @@ fn fill(world: &World) -> Result<()> {
 async fn administrator(world: &World, things: &Things) -> Result<usize> {
     let (name, value) = token_header(ADMIN, &secret_of(ADMIN));
     let mut made = 0;
-    for row in ROWS.iter().filter(|row| row.admin != 0) {
+    for row in rows().into_iter().filter(|row| row.admin != 0) {
         let target = things.target(row, false);
         let mut request = Request::new(row.method, &target).with(&name, &value);
         if let Some(protocol) = protocol_of(row) {
@@ -368,7 +369,7 @@ fn every_call_with_every_credential() -> Result<()> {
         say(&format!(
             "security: {} calls x {} credentials: {} requests, all answered as expected; {compared} pairs of existing and \
              missing things told apart by nobody; {made} calls made by the administrator",
-            ROWS.len(),
+            rows().len(),
             credentials.len(),
             jobs.len(),
         ));

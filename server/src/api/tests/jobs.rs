@@ -232,6 +232,57 @@ async fn whoever_may_not_do_it_by_hand_has_no_job_for_it() {
 }
 
 #[tokio::test]
+async fn a_job_reaches_no_further_than_its_maker() {
+    let fixture = Fixture::new().await;
+    let token = fixture.token("admin@pbs").await;
+    let id = token["PBSAPIToken=".len()..]
+        .split_once(':')
+        .expect("a token")
+        .0;
+    let right = json!({"path": "/datastore/one/private", "auth-id": id, "role": "NoAccess"});
+    fixture.done(Method::PUT, "access/acl", right).await;
+    let new = "config/prune?id=nightly&store=one&keep-last=1";
+    let (status, text) = fixture.with_token(&token, Method::POST, new).await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "{text}");
+    let shallow = format!("{new}&max-depth=0");
+    let (status, text) = fixture.with_token(&token, Method::POST, &shallow).await;
+    assert_eq!(status, StatusCode::OK, "{text}");
+    let deeper = "config/prune/nightly?delete=max-depth";
+    let (status, text) = fixture.with_token(&token, Method::PUT, deeper).await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "{text}");
+    let both = "config/prune/nightly?ns=private&delete=ns";
+    let (status, text) = fixture.with_token(&token, Method::PUT, both).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST, "{text}");
+
+    // One that root has made is run within the rights of whoever runs it.
+    let wide = json!({"id": "wide", "store": "one", "keep-last": 1});
+    fixture.done(Method::POST, "config/prune", wide).await;
+    let run = "admin/prune/wide/run";
+    let (status, text) = fixture.with_token(&token, Method::POST, run).await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "{text}");
+}
+
+#[tokio::test]
+async fn a_datastore_that_a_task_works_with_is_not_closed() {
+    let fixture = Fixture::new().await;
+    let jobs = &fixture.daemon.jobs;
+    let task = jobs.use_store("one");
+    let change = json!({"sync-level": "file"});
+    let path = "config/datastore/one";
+    fixture
+        .refused(Method::PUT, path, change.clone(), "a task works")
+        .await;
+    fixture
+        .refused(Method::DELETE, path, json!({}), "a task works")
+        .await;
+    drop(task);
+    fixture.done(Method::PUT, path, change).await;
+    let verify = "admin/datastore/one/verify";
+    let run = fixture.done(Method::POST, verify, json!({})).await;
+    assert_eq!(fixture.outcome(&run).await, "OK");
+}
+
+#[tokio::test]
 async fn prune_of_a_tree_touches_what_the_caller_may_remove() {
     let fixture = Fixture::new().await;
     for seconds in [1_700_000_000, 1_700_040_000] {
