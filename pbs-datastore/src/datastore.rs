@@ -40,7 +40,7 @@ use crate::verify::VerifiedChunks;
 use crate::{
     AuthId, Backend, BucketLayout, BucketPrefix, CacheCounts, ChunkReader, DatastoreConfig,
     DatastoreName, Digest, Env, Error, GcOptions, GcStatus, JobContext, MemoryBudget, Namespace,
-    Result, Sessions, Snapshot, Snapshots,
+    RefreshStats, Result, Sessions, Snapshot, Snapshots,
 };
 
 /// How often a stop looks whether everything has ended.
@@ -424,6 +424,17 @@ impl Datastore {
                 .unwrap_or_else(PoisonError::into_inner) = Some(status.clone());
         }
         Ok(status)
+    }
+
+    /// Makes the local copies of indexes and manifests the same as the bucket, as every start and every collection does.
+    /// Refused where there is no bucket.
+    pub async fn refresh(&self) -> Result<RefreshStats> {
+        let contents = self.snapshots.contents();
+        if contents.bucket().is_none() {
+            let why = "the datastore is in a directory: there is no bucket to look at";
+            return Err(Error::Refused(why.to_owned()));
+        }
+        contents.refresh().await
     }
 
     /// What the last collection did.

@@ -31,6 +31,7 @@ mod metrics;
 mod mirror;
 mod namespace;
 mod owner;
+mod progress;
 mod prune;
 #[cfg(test)]
 mod races;

@@ -21,7 +21,7 @@ pub use self::{
     faults::take_faults,
     rest::rest,
     sessions::{backup, backup_finished, reader},
-    texts::{config, credentials, repository, secrets, task_index, ticket},
+    texts::{calendar, config, credentials, repository, secrets, task_index, ticket},
     wire::{http1, http2, upgrade},
     world::{KNOWN_DIGESTS, KNOWN_TIME, TOKENS},
 };

@@ -6,6 +6,7 @@
 //! | `due.rs`, `record.rs`, `scheduler.rs` | when each is due, what is known of its past, and who starts it |
 //! | `run.rs` | what all runs have in common: one at a time, a task with a log, an end that is recorded |
 //! | `gc.rs`, `prune.rs`, `verify.rs` | the kinds |
+//! | `refresh.rs` | a task that is no job |
 //!
 //! Decision 0012 says why.
 
@@ -14,6 +15,7 @@ pub(crate) mod gc;
 mod key;
 pub(crate) mod prune;
 mod record;
+pub(crate) mod refresh;
 mod run;
 mod scheduler;
 pub(crate) mod scope;

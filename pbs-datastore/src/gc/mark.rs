@@ -11,6 +11,7 @@ use super::Collector;
 use super::status::TouchCounts;
 use crate::error::About as _;
 use crate::files::Files;
+use crate::progress::Progress;
 use crate::roots::{MarkSink, MarkStats, Needer};
 #[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
@@ -46,6 +47,7 @@ struct Toucher<'a> {
     collector: &'a Collector,
     job: &'a JobContext,
     touched: Touched,
+    progress: Progress,
     cache: TouchCounts,
     batch: Vec<Digest>,
 }
@@ -97,6 +99,7 @@ impl Toucher<'_> {
 #[async_trait]
 impl MarkSink for Toucher<'_> {
     async fn mark(&mut self, _needer: &Needer, digests: &[Digest]) -> Result<()> {
+        self.progress.add(1, digests.len() as u64);
         for digest in digests {
             if self.touched.insert(*digest) {
                 self.cache.misses += 1;
@@ -132,6 +135,7 @@ impl Collector {
             collector: self,
             job,
             touched,
+            progress: Progress::new(&self.env, job, "marked", None),
             cache: TouchCounts::default(),
             batch: Vec::with_capacity(BATCH),
         };

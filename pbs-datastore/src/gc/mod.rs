@@ -51,6 +51,7 @@ use crate::error::About as _;
 use crate::files::Files;
 use crate::layout::{LocalLayout, Place};
 use crate::owner::Owner;
+use crate::progress::Progress;
 use crate::roots::RootProvider;
 #[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
@@ -267,6 +268,7 @@ impl Collector {
             cutoff: cutoff.clone(),
             present,
             job: job.clone(),
+            progress: Arc::new(Progress::new(&self.env, job, "swept", Some(FOLDERS.into()))),
             found: sender,
         };
         for range in 0..ranges {

@@ -23,6 +23,7 @@ use super::reconcile::Finding;
 use super::{Bucket, Collector};
 use crate::error::About as _;
 use crate::files::{Files, optional};
+use crate::progress::Progress;
 #[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
 use crate::step::Step;
@@ -67,6 +68,8 @@ pub(super) struct Sweep {
     /// Chunk folders that exist locally.
     pub(super) present: Arc<BTreeSet<u32>>,
     pub(super) job: JobContext,
+    /// In folders.
+    pub(super) progress: Arc<Progress>,
     pub(super) found: mpsc::Sender<Found>,
 }
 
@@ -221,6 +224,7 @@ impl Collector {
             self.bucket.is_some(),
         );
         let present = Arc::clone(&sweep.present);
+        let parts = u64::from(folders.end - folders.start);
         let work = move |files: &dyn Files| -> Result<(Counts, Vec<Found>)> {
             let (counts, found) = (Counts::default(), Vec::new());
             let mut comparison = Comparison {
@@ -248,6 +252,10 @@ impl Collector {
         counts.pending_bytes += more.pending_bytes;
         counts.pending_chunks += more.pending_chunks;
         counts.still_bad += more.still_bad;
+        sweep.progress.add(
+            parts,
+            more.used_chunks + more.pending_chunks + list.len() as u64,
+        );
         for item in list {
             // The receiver goes away only when the collection has failed; its error is the one that is reported.
             sweep.found.send(item).await.map_err(|_| Error::Stopped)?;

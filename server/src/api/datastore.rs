@@ -10,9 +10,11 @@ use serde_json::{Value, json};
 use super::call::{Call, CallResult, data, done};
 use super::error::ApiError;
 use super::gc;
-use super::rule::{SEE_SPACE, require};
+use super::rule::{MODIFY, SEE_SPACE, require};
+use super::target::{Opened, open};
 use crate::auth::{AclPath, Principal, Privilege, Privileges};
 use crate::daemon::Daemon;
+use crate::jobs::refresh;
 use crate::stores::{StoreState, TakeOver};
 
 /// Whether `who` sees the datastore in lists: with rights on it, or on any namespace in it.
@@ -181,6 +183,14 @@ async fn describe_usage(daemon: &Daemon, name: &str, entry: &mut Value) -> Resul
     entry["avail"] = json!(space.avail);
     entry["gc-status"] = gc::to_json(&store.gc_status().unwrap_or_default())?;
     Ok(())
+}
+
+/// `PUT …/s3-refresh`: answers the task's id.
+pub(crate) async fn refresh(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let Opened { store, .. } = open(&daemon, &mut call, MODIFY, &Namespace::root())?;
+    let user = call.who()?.id().clone();
+    call.params.finish()?;
+    data(&refresh::start(&daemon, store.name().as_str(), user)?)
 }
 
 /// Groups and snapshots by type, over all namespaces; `null` for a type without any.

@@ -80,6 +80,7 @@ fn contents() -> Vec<RouteEntry> {
         known!(GET "admin/datastore/{store}/active-operations" => sessions::active_operations),
         known!(GET "admin/datastore/{store}/sessions" => sessions::list),
         known!(DELETE "admin/datastore/{store}/sessions/{id}" => sessions::break_off),
+        known!(PUT "admin/datastore/{store}/s3-refresh" => datastore::refresh),
         known!(POST "admin/datastore/{store}/take-over" => datastore::take_over),
         known!(PUT "admin/datastore/{store}/s3-check" => stores::check),
     ]

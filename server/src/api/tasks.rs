@@ -28,7 +28,7 @@ fn sees(daemon: &Daemon, who: &Principal, task: &TaskInfo) -> bool {
         return true;
     }
     let starter = match task.upid.kind() {
-        "garbage_collection" | "prune" | "prunejob" => Privilege::DatastoreModify,
+        "garbage_collection" | "prune" | "prunejob" | "s3-refresh" => Privilege::DatastoreModify,
         "verify" | "verify_group" | "verify_snapshot" | "verificationjob" => {
             Privilege::DatastoreVerify
         }

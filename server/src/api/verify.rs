@@ -9,13 +9,10 @@ use super::call::{Call, CallResult, data};
 use super::error::ApiError;
 use super::rule::VERIFY;
 use super::target::{open, take_depth, take_namespace};
-use crate::config::ByteCount;
+use crate::config::{ByteCount, OUTDATED_AFTER_MAX};
 use crate::daemon::Daemon;
 use crate::jobs::Scope;
-use crate::jobs::verify::{VerifyRequest, start};
-
-/// Most days until a result counts no more.
-const OUTDATED_AFTER_MAX: i64 = 36_500;
+use crate::jobs::verify::{VerifyRequest, start, unless_zero};
 
 /// `POST …/verify`: one snapshot, one group, or all groups of a namespace and those below it, as far as the caller reaches.
 /// Answers the task's id.
@@ -28,10 +25,10 @@ pub(crate) async fn verify(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let filter = VerifyFilter {
         ignore_verified: params.flag("ignore-verified")?.unwrap_or(true),
         outdated_after: params
-            .integer("outdated-after", 0..=OUTDATED_AFTER_MAX)?
+            .integer("outdated-after", 0..=OUTDATED_AFTER_MAX as i64)?
             .map(|days| days as u64),
     };
-    let reread_after = params.integer("reread-after", 0..=OUTDATED_AFTER_MAX)?;
+    let reread_after = params.integer("reread-after", 0..=OUTDATED_AFTER_MAX as i64)?;
     let bytes_max: Option<ByteCount> = params.optional("bytes-max")?;
     let requests_max = params.integer("requests-max", 0..=i64::MAX)?;
     let depth = take_depth(params)?.unwrap_or(NAMESPACE_DEPTH_MAX);
@@ -70,7 +67,6 @@ pub(crate) async fn verify(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
         }
     }
     let store = daemon.stores.get_writable(opened.store.name().as_str())?;
-    let limit = |max: u64| (max > 0).then_some(max);
     let request = VerifyRequest {
         namespace,
         depth,
@@ -78,10 +74,10 @@ pub(crate) async fn verify(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
         time,
         filter,
         limits: VerifyLimits {
-            bytes_max: bytes_max.and_then(|max| limit(max.get())),
-            chunks_max: requests_max.and_then(|max| limit(max as u64)),
+            bytes_max: bytes_max.and_then(|max| unless_zero(max.get())),
+            chunks_max: requests_max.and_then(|max| unless_zero(max as u64)),
         },
-        reread_after: reread_after.and_then(|days| limit(days as u64)),
+        reread_after: reread_after.and_then(|days| unless_zero(days as u64)),
         scope: Scope::Of(who.clone(), VERIFY),
     };
     data(&start(&daemon, store, request, who.id().clone())?)

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::{ManageArgs, given, nothing, rows};
 use crate::client::output::{Column, bytes_of, plain};
+use crate::client::progress::Progress;
 
 /// `holdfast datastore …`
 #[derive(Debug, clap::Subcommand)]
@@ -32,6 +33,16 @@ pub(crate) enum DatastoreCommand {
     Remove {
         /// Its name.
         name: String,
+        #[command(flatten)]
+        manage: ManageArgs,
+    },
+    /// Fetch what changed in a datastore's bucket, if somebody else changes it. Every start and garbage collection do so too.
+    Refresh {
+        /// The datastore's name.
+        name: String,
+        /// Print the task's id and leave it to run.
+        #[arg(long)]
+        detach: bool,
         #[command(flatten)]
         manage: ManageArgs,
     },
@@ -230,8 +241,17 @@ impl CreateArgs {
 
 impl DatastoreCommand {
     /// Runs the command.
-    pub(super) async fn run(self) -> anyhow::Result<()> {
+    pub(super) async fn run(self, progress: &Progress) -> anyhow::Result<()> {
         match self {
+            Self::Refresh {
+                name,
+                detach,
+                manage,
+            } => {
+                let path = format!("admin/datastore/{name}/s3-refresh");
+                let run = manage.run_task(Method::PUT, &path, nothing(), detach, progress);
+                run.await
+            }
             Self::Create(args) => {
                 let done = format!("Datastore '{}' was added.", args.name);
                 let (manage, params) = (&args.manage, args.params()?);

@@ -287,7 +287,9 @@ impl<S: JobSettings> JobCommand<S> {
             }
             Self::Run { id, detach, manage } => {
                 let path = format!("admin/{kind}/{id}/run");
-                manage.run_task(&path, nothing(), detach, progress).await
+                manage
+                    .run_task(Method::POST, &path, nothing(), detach, progress)
+                    .await
             }
         }
     }
@@ -295,8 +297,9 @@ impl<S: JobSettings> JobCommand<S> {
 
 impl ManageArgs {
     /// Makes a call that starts a task, and prints the log of that to the end.
-    async fn run_task(
+    pub(super) async fn run_task(
         &self,
+        method: Method,
         path: &str,
         params: Value,
         detach: bool,
@@ -305,7 +308,7 @@ impl ManageArgs {
         let mut link = self.link().await?;
         let result = async {
             link.demand_running()?;
-            let upid = link.call(Method::POST, path, params).await?;
+            let upid = link.call(method, path, params).await?;
             match upid.as_str() {
                 Some(text) if !detach => follow(&mut link, text, self.output(), progress).await,
                 _ => self.output().value(&upid, &plain(&upid)),

@@ -162,7 +162,9 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
             Command::Client(command) => return crate::client::run(command).await,
             Command::Setup(args) => args.run(),
             Command::Serve(args) => args.run().await,
-            Command::Datastore(command) => command.run().await,
+            Command::Datastore(command) => {
+                return watched(async |p| command.run(p).await).await;
+            }
             Command::PruneJob(command) => return watched(async |p| command.run(p).await).await,
             Command::VerifyJob(command) => return watched(async |p| command.run(p).await).await,
             Command::S3(command) => command.run().await,

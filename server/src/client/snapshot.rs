@@ -1,6 +1,6 @@
 //! `holdfast snapshot`: list, files, forget, upload-log, notes, protected.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context as _, bail};
@@ -11,6 +11,7 @@ use super::RepositoryArgs;
 use super::key;
 use super::output::{self, Column};
 use super::session::{Session, group_parameters, namespace_parameters, snapshot_parameters};
+use crate::entropy::random_bytes;
 
 /// `holdfast snapshot …`
 #[derive(Debug, clap::Subcommand)]
@@ -234,20 +235,7 @@ impl SnapshotCommand {
                 file,
                 keyfile,
                 repository,
-            } => {
-                let log = std::fs::read(&file)
-                    .with_context(|| format!("'{}' cannot be read", file.display()))?;
-                let key = keyfile.as_deref().map(key::load).transpose()?;
-                let iv = crate::entropy::random_bytes();
-                let blob = DataBlob::encode(log.into(), true, key.as_ref(), iv)?;
-                let mut session = repository.session().await?;
-                let path = session.datastore("upload-backup-log");
-                let parameters = snapshot_parameters(&repository.ns, &snapshot);
-                let done = session.upload(&path, &parameters, blob.encoded()).await?;
-                repository
-                    .output()
-                    .value(&done, &format!("the log was added to {snapshot}"))
-            }
+            } => upload_log(&snapshot, &file, keyfile.as_deref(), &repository).await,
             Self::Notes {
                 snapshot,
                 text,
@@ -268,6 +256,25 @@ impl SnapshotCommand {
             }
         }
     }
+}
+
+/// Adds the log of a backup to its snapshot.
+async fn upload_log(
+    snapshot: &Snapshot,
+    file: &Path,
+    keyfile: Option<&Path>,
+    repository: &RepositoryArgs,
+) -> anyhow::Result<()> {
+    let log =
+        std::fs::read(file).with_context(|| format!("'{}' cannot be read", file.display()))?;
+    let key = keyfile.map(key::load).transpose()?;
+    let blob = DataBlob::encode(log.into(), true, key.as_ref(), random_bytes())?;
+    let mut session = repository.session().await?;
+    let path = session.datastore("upload-backup-log");
+    let parameters = snapshot_parameters(&repository.ns, snapshot);
+    let done = session.upload(&path, &parameters, blob.encoded()).await?;
+    let text = format!("the log was added to {snapshot}");
+    repository.output().value(&done, &text)
 }
 
 /// A session, and the parameters that name the chosen snapshot.

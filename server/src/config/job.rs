@@ -15,7 +15,7 @@ pub(super) const JITTER_SECONDS_MAX: u64 = 86_400;
 /// How long a chunk that was found good is not read again, in days.
 const REREAD_AFTER: u64 = 30;
 /// Longest `outdated-after`, in days: a century.
-const OUTDATED_AFTER_MAX: u64 = 36_500;
+pub(crate) const OUTDATED_AFTER_MAX: u64 = 36_500;
 /// Most snapshots that a rule keeps.
 pub(crate) const KEEP_MAX: u64 = 1 << 31;
 

@@ -19,7 +19,7 @@ mod tests;
 pub(crate) use self::{
     edit::{add_acl, has_section, remove, remove_acl, remove_acl_of, section, set},
     fault::Fault,
-    job::{JobTarget, KEEP_MAX, PruneJob, VerifyJob},
+    job::{JobTarget, KEEP_MAX, OUTDATED_AFTER_MAX, PruneJob, VerifyJob},
     maintenance::{Maintenance, MaintenanceMode},
     model::{
         Account, Backend, Config, CredentialsKind, Datastore, Expiry, LogFormat, LogLevel,

@@ -2,8 +2,11 @@
 
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
 use crate::auth::{Credentials, TicketKeys, UserId};
+use crate::calendar::CalendarEvent;
 use crate::client::repository::Repository;
 use crate::config::{Config, Secrets};
 use crate::tasks::read_index;
@@ -29,6 +32,26 @@ pub fn config(data: &[u8]) {
             "faults are longer than the file: {}",
             faults.len()
         );
+    }
+}
+
+/// A calendar event, and when it is due: each time after the one before, and at most a second's worth of looking.
+pub fn calendar(data: &[u8]) {
+    let Some(text) = text(data) else { return };
+    let Ok(event) = text.parse::<CalendarEvent>() else {
+        return;
+    };
+    let again: CalendarEvent = event.to_string().parse().expect("as it was written");
+    assert_eq!(again, event, "an event that is written is the same");
+    let zone = TimeZone::get("Australia/Lord_Howe").expect("a zone");
+    let mut after = Timestamp::from_second(NOW).expect("a time");
+    for _ in 0..8 {
+        let Some(next) = event.next(after, &zone) else {
+            return;
+        };
+        assert!(next > after, "due before it was asked for");
+        assert_eq!(next.subsec_nanosecond(), 0, "due within a second");
+        after = next;
     }
 }
 

@@ -76,6 +76,8 @@ impl JobRecord {
 pub(crate) struct JobRecords {
     dir: PathBuf,
     records: Mutex<BTreeMap<JobKey, JobRecord>>,
+    /// Held over the disk.
+    writing: Mutex<()>,
 }
 
 impl JobRecords {
@@ -101,6 +103,7 @@ impl JobRecords {
         Self {
             dir: dir.to_owned(),
             records: Mutex::new(records),
+            writing: Mutex::default(),
         }
     }
 
@@ -119,23 +122,17 @@ impl JobRecords {
         running: impl FnOnce() -> BTreeSet<JobKey>,
         now: Timestamp,
     ) {
+        let mut changed = Vec::new();
         let mut records = self.lock();
         let running = running();
         let known: BTreeSet<&JobKey> = jobs.iter().map(|job| &job.key).collect();
-        let gone: Vec<JobKey> = records
-            .keys()
-            .filter(|key| !known.contains(key) && !running.contains(key))
-            .cloned()
-            .collect();
-        for key in gone {
-            records.remove(&key);
-            let path = self.path(&key);
-            if let Err(error) = std::fs::remove_file(&path)
-                && error.kind() != io::ErrorKind::NotFound
-            {
-                tracing::warn!(path = %path.display(), %error, "the record of a removed job cannot be removed");
+        records.retain(|key, _| {
+            let stays = known.contains(key) || running.contains(key);
+            if !stays {
+                changed.push(key.clone());
             }
-        }
+            stays
+        });
         for job in jobs {
             let schedule = job.schedule.as_ref().map(ToString::to_string);
             let record = records.entry(job.key.clone()).or_default();
@@ -146,10 +143,13 @@ impl JobRecords {
             if !running.contains(&job.key) {
                 record.settle(now);
             }
-            let changed = *record != before;
-            if changed {
-                self.write(&job.key, record);
+            if *record != before {
+                changed.push(job.key.clone());
             }
+        }
+        drop(records);
+        for key in &changed {
+            self.save(key);
         }
     }
 
@@ -163,7 +163,8 @@ impl JobRecords {
             end: None,
             state: None,
         });
-        self.write(key, record);
+        drop(records);
+        self.save(key);
     }
 
     /// The run has ended.
@@ -175,8 +176,9 @@ impl JobRecords {
         {
             run.end = Some(end);
             run.state = Some(outcome.to_string());
-            self.write(key, record);
         }
+        drop(records);
+        self.save(key);
     }
 
     fn path(&self, key: &JobKey) -> PathBuf {
@@ -184,12 +186,20 @@ impl JobRecords {
             .join(format!("{}-{}.json", key.kind.name(), key.id))
     }
 
-    /// A record that cannot be written is known until the process ends.
-    fn write(&self, key: &JobKey, record: &JobRecord) {
-        let path = self.path(key);
-        let written = std::fs::create_dir_all(&self.dir)
-            .and_then(|()| serde_json::to_vec(record).map_err(io::Error::other))
-            .and_then(|content| atomic_file::replace(&path, &content, 0o640));
+    /// Brings the file of a job up to date. A record that cannot be written is known until the process ends.
+    fn save(&self, key: &JobKey) {
+        // What is known now is written, whoever comes first; nobody waits for the disk to learn what is known.
+        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (path, record) = (self.path(key), self.lock().get(key).cloned());
+        let written = match record {
+            None => match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            },
+            Some(record) => std::fs::create_dir_all(&self.dir)
+                .and_then(|()| serde_json::to_vec(&record).map_err(io::Error::other))
+                .and_then(|content| atomic_file::replace(&path, &content, 0o640)),
+        };
         if let Err(error) = written {
             tracing::error!(path = %path.display(), %error, "the record of a job cannot be written; after a restart its schedule counts from then");
         }

@@ -68,7 +68,6 @@ pub(crate) struct VerifyRequest {
 impl VerifyRequest {
     /// A configured job's; `who` bounds it.
     fn of_job(job: &VerifyJob, who: Option<&Principal>) -> Self {
-        let limit = |max: u64| (max > 0).then_some(max);
         Self {
             namespace: job.target.namespace.clone(),
             depth: job.target.depth(),
@@ -79,10 +78,10 @@ impl VerifyRequest {
                 outdated_after: job.outdated_after,
             },
             limits: VerifyLimits {
-                bytes_max: limit(job.bytes_max.get()),
-                chunks_max: limit(job.requests_max),
+                bytes_max: unless_zero(job.bytes_max.get()),
+                chunks_max: unless_zero(job.requests_max),
             },
-            reread_after: (job.reread_after > 0).then_some(job.reread_after),
+            reread_after: unless_zero(job.reread_after),
             scope: Scope::of(who, VERIFY),
         }
     }
@@ -120,6 +119,11 @@ impl VerifyRequest {
             (None, _) => (KIND, place),
         }
     }
+}
+
+/// A setting of which 0 is none.
+pub(crate) fn unless_zero(number: u64) -> Option<u64> {
+    (number > 0).then_some(number)
 }
 
 /// Begins to verify the snapshot of a session that has ended, if its datastore is set to `verify-new`.

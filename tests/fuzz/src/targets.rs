@@ -87,6 +87,26 @@ const NAMES: &[&[u8]] = &[
     b"index.json.blob",
     b"a:b",
 ];
+const CALENDAR: &[&[u8]] = &[
+    b"mon",
+    b"sunday",
+    b"..",
+    b",",
+    b"/",
+    b"*",
+    b"~",
+    b"-",
+    b":",
+    b" ",
+    b"daily",
+    b"UTC",
+    b"Europe/Berlin",
+    b"America/St_Johns",
+    b"1970",
+    b"2199",
+    b"02:30",
+    b"31",
+];
 const BINARY: &[&[u8]] = &[
     b"\x42\xab\x38\x07\xbe\x83\x70\xa1",
     b"\x31\xb9\x58\x42\x6f\xb6\xa3\x7f",
@@ -424,6 +444,13 @@ pub const ALL: &[Target] = &[
         1 << 14,
         holdfast::fuzz::config,
         CONFIG,
+    ),
+    target(
+        "calendar",
+        "a calendar event",
+        1 << 9,
+        holdfast::fuzz::calendar,
+        CALENDAR,
     ),
     target(
         "secrets",

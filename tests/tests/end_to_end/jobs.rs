@@ -189,7 +189,12 @@ fn jobs_run_by_themselves_on_a_directory() -> Result<()> {
     let daemon = Daemon::set_up(&[])?;
     daemon.add_directory_store("store", &[])?;
     daemon.start()?;
-    daemon.explain(|| everything(&daemon, "store"));
+    daemon.explain(|| {
+        everything(&daemon, "store")?;
+        let refused = daemon.manage(&["datastore", "refresh", "store"])?;
+        ensure!(refused.expect_code(1)?.to_string().contains("no bucket"));
+        Ok(())
+    });
     daemon.stop()
 }
 
@@ -202,7 +207,12 @@ fn jobs_run_by_themselves_on_a_bucket() -> Result<()> {
     let settings = ["--late-request-max-seconds", "0"];
     daemon.add_s3_store("embedded", "store", &settings)?;
     daemon.start()?;
-    daemon.explain(|| everything(&daemon, "store"));
+    daemon.explain(|| {
+        everything(&daemon, "store")?;
+        let text = manage(&daemon, &["datastore", "refresh", "store"])?;
+        ensure!(text.contains("objects in the bucket"), "{text}");
+        Ok(())
+    });
     daemon.stop()
 }
 

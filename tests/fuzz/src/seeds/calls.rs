@@ -51,6 +51,15 @@ fn rest() -> Seeds {
         "config/datastore/one",
         "config/s3",
         "config/s3/main",
+        "config/prune",
+        "config/prune/nightly",
+        "config/verify?store=one",
+        "config/verify/weekly",
+        "admin/prune",
+        "admin/verify?store=two",
+        "admin/gc",
+        "status/datastore-usage",
+        "metrics",
         "",
         "admin",
         "access",
@@ -63,6 +72,7 @@ fn rest() -> Seeds {
         "namespace?parent=a&max-depth=7",
         "gc",
         "sessions",
+        "active-operations",
         "snapshots?ns=&backup-type=host&backup-id=known",
         "groups?ns=a/b",
     ];
@@ -74,12 +84,14 @@ fn rest() -> Seeds {
         ));
     };
     for who in ["admin", "backup", "nobody", "none", "login", "owner"] {
-        group(
-            reads
-                .iter()
-                .map(|read| format!("{who} GET {read}"))
-                .collect(),
-        );
+        // An input has few calls.
+        for some in reads.chunks(16) {
+            group(
+                some.iter()
+                    .map(|read| format!("{who} GET {read}"))
+                    .collect(),
+            );
+        }
         let mut calls: Vec<String> = below
             .iter()
             .map(|name| format!("{who} GET {store}/{name}"))
@@ -125,6 +137,20 @@ fn rest() -> Seeds {
         "DELETE config/datastore/one?keep-data=1".to_owned(),
         "POST config/s3?id=main&endpoint=http://127.0.0.1:1&region=r&access-key=a&secret-key=s&path-style=1&requests-in-flight-max=1".to_owned(),
         "DELETE config/s3/main".to_owned(),
+        format!("PUT config/datastore/one {json}\n{{\"gc-schedule\":\"daily\",\"comment\":\"c\",\"delete\":[\"verify-new\"]}}"),
+        "PUT config/datastore/one?maintenance-mode=type%3Dread-only,message%3Dm".to_owned(),
+        "PUT config/datastore/one?gc-atime-cutoff-minutes=1&sync-level=file".to_owned(),
+        format!("POST config/prune {json}\n{{\"id\":\"nightly\",\"store\":\"one\",\"ns\":\"\",\"schedule\":\"mon..fri *:0/30\",\"keep-last\":1,\"max-depth\":0}}"),
+        "PUT config/prune/nightly?keep-daily=2&delete=schedule".to_owned(),
+        "POST admin/prune/nightly/run".to_owned(),
+        "DELETE config/prune/nightly".to_owned(),
+        format!("POST config/verify {json}\n{{\"id\":\"weekly\",\"store\":\"one\",\"bytes-max\":\"1 GiB\",\"outdated-after\":30}}"),
+        "PUT config/verify/weekly?requests-max=5&reread-after=3".to_owned(),
+        "POST admin/verify/weekly/run".to_owned(),
+        "DELETE config/verify/weekly".to_owned(),
+        format!("POST {store}/verify?{known}&ignore-verified=0"),
+        format!("POST {store}/prune-datastore?keep-last=1&max-depth=3&dry-run=1"),
+        format!("PUT {store}/s3-refresh"),
         "PUT admin/s3/main/check?bucket=b&store-prefix=p".to_owned(),
     ];
     for change in &changes {
@@ -178,6 +204,11 @@ fn rest() -> Seeds {
         "owner GET admin/datastore/one/files?backup-type=host&backup-id=known&backup-time=-62167219201",
         "owner POST admin/datastore/one/prune?backup-type=host&backup-id=known&keep-last=18446744073709551615",
         "owner GET admin/datastore/one/namespace?max-depth=-1",
+        "owner GET /metrics",
+        "owner POST config/prune?id=nightly&store=one&keep-last=1&schedule=*-*-31%2023:59:59%20Europe/Berlin&jitter-seconds=86400",
+        "owner POST config/verify?id=../..&store=one",
+        "owner POST config/verify?id=weekly&store=one&outdated-after=36500&reread-after=0&requests-max=9223372036854775807",
+        "owner POST admin/datastore/one/verify?outdated-after=36500&reread-after=36500&bytes-max=99999999999999999999",
     ] {
         all.push(line(odd));
     }

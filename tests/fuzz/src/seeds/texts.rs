@@ -118,6 +118,24 @@ prefix = "two"
 cache-dir = "/var/cache/two"
 cache-bytes-max = "10 GiB"
 verify-new = true
+gc-schedule = "sat 18:15"
+gc-jitter-seconds = 600
+maintenance-mode = "type=read-only,message=new disk"
+
+[prune.nightly]
+store = "one"
+ns = "a/b"
+max-depth = 2
+schedule = "mon..fri *:0/30 Europe/Berlin"
+keep-daily = 7
+keep-yearly = 1
+
+[verify.weekly]
+store = "two"
+schedule = "*-*~7/1 04:00"
+disable = true
+outdated-after = 30
+bytes-max = "20 GiB"
 
 [s3.main]
 endpoint = "https://{{bucket}}.s3.{{region}}.example.com"
@@ -257,6 +275,20 @@ pub(super) fn seeds() -> Vec<Seeds> {
             "host:store:extra:more",
         ]),
         config(),
+        Seeds::of("calendar").all([
+            "daily",
+            "sat 18:15",
+            "mon..fri,sun 02:00:30",
+            "*:0/30",
+            "0/30",
+            "*-*~7/1 04:00 Europe/Berlin",
+            "2027..2199/3-2-29 23:59:59",
+            "mon *-2-30",
+            "*-*-31 */7:*/11:*/13 UTC",
+            "fri 2020-02-29",
+            "mon..mon 0..23/5:59..0",
+            "",
+        ]),
         secrets(),
         tickets,
         headers,

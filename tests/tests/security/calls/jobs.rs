@@ -100,6 +100,14 @@ pub(super) const ROWS: &[Row] = &[
         Refused(403),
         200,
     ),
+    // It is in a directory.
+    rest(
+        "PUT",
+        "/api2/json/admin/datastore/{store}/s3-refresh",
+        STORE,
+        Refused(403),
+        200,
+    ),
     rest(
         "POST",
         "/api2/json/admin/datastore/{store}/verify",
