@@ -227,7 +227,7 @@ impl Datastore {
                 conditional_overwrite: access.capabilities.conditional_overwrite,
                 cache,
             });
-        let verified = VerifiedChunks::new(env.clone(), markers.clone(), &root);
+        let verified = VerifiedChunks::new(env.clone(), markers.clone(), &root, cache.is_none());
         let chunks = Arc::new(ChunkStore {
             env: env.clone(),
             config: Arc::clone(&config),
@@ -522,6 +522,7 @@ fn report_damage(datastore: &Weak<Datastore>, digest: Digest, damage: &Damage) {
     };
     tracing::error!(datastore = %datastore.name, %digest, ?damage, "a stored chunk cannot be read");
     datastore.sessions.announce_lost(&digest);
+    datastore.verified.distrust(digest);
     let Ok(permit) = Arc::clone(&datastore.setting_aside).try_acquire_owned() else {
         return;
     };

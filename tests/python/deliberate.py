@@ -53,6 +53,11 @@ def _names(files: Any) -> list[str]:
     return [file.get("filename", "") for file in files if isinstance(file, dict)] if isinstance(files, list) else []
 
 
+def _more_tasks(value: Any) -> bool:
+    """A count, or a list of tasks."""
+    return isinstance(value, int) or isinstance(value, list) and all("upid" in task for task in value)
+
+
 TABLE: tuple[Deliberate, ...] = (
     Deliberate(
         "*",
@@ -135,7 +140,7 @@ TABLE: tuple[Deliberate, ...] = (
         "GET",
         r"/api2/json/nodes/localhost/tasks",
         "*",
-        lambda _: True,
+        _more_tasks,
         "Several recordings are replayed on one server, which lists the tasks of all of them.",
     ),
     Deliberate(

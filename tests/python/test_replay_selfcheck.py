@@ -110,7 +110,8 @@ def test_deliberate_table_is_used_and_bounded() -> None:
     """Every entry names a request that exists, excuses it, and does not excuse what it does not accept."""
     everything = [(n, e) for n in NAMES for e in transcript.load(transcript.find(n)).exchanges]
     sealed = [{"filename": name} for name in ("a.didx", "d.img.fidx", "x.conf.blob", "index.json.blob")]
-    samples = ["s3", 200, "9", "9.9", {"get": 1}, sealed]
+    task = "UPID:a:garbage_collection:b"
+    samples = ["s3", 200, "9", "9.9", {"get": 1}, sealed, "keep-last", 0, task, [{"upid": task}]]
     for entry in TABLE:
         field = entry.field.replace("*", "")
         found = [

@@ -52,7 +52,7 @@ impl Nature {
         }
     }
 
-    fn mode(self) -> u32 {
+    pub(crate) fn mode(self) -> u32 {
         match self {
             Self::Plain => 0o644,
             Self::Encrypted => 0o640,

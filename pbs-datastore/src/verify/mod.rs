@@ -35,7 +35,9 @@ use self::record::Loaded;
 pub(crate) use self::record::VerifiedChunks;
 pub use self::select::{VerifyFilter, is_benchmark};
 
-use crate::{Datastore, Digest, JobContext, Result, SnapshotRef, VerifyOutcome, VerifyState};
+use crate::{
+    Datastore, Digest, Error, JobContext, Result, SnapshotRef, VerifyOutcome, VerifyState,
+};
 
 /// Chunks read at once.
 const READS_MAX: usize = 4;
@@ -154,7 +156,13 @@ impl Verifier {
         if self.record.is_none() {
             self.record = Some(self.datastore.verified().open().await);
         }
-        let examined = self.examine(id, job).await?;
+        let before = self.noted(id).await?;
+        let examined = match self.examine(id, job).await {
+            Ok(examined) => examined,
+            // No memory, say: other than a snapshot that is being removed this is an error.
+            Err(Error::Busy(why)) => return Err(Error::Refused(why)),
+            Err(error) => return Err(error),
+        };
         let faults = examined.faults;
         let state = if faults == 0 && examined.complete {
             VerifyOutcome::Ok
@@ -164,6 +172,14 @@ impl Verifier {
             job.log(format!("snapshot {id}: {faults} faults"));
             VerifyOutcome::Failed
         };
+        let now = self.noted(id).await?;
+        let failed_since = now != before && now.is_some_and(|s| s.state == VerifyOutcome::Failed);
+        if faults == 0 && failed_since {
+            job.log(format!(
+                "snapshot {id}: a chunk was found missing meanwhile"
+            ));
+            return Ok(Verified::Done(VerifyOutcome::Failed));
+        }
         let noted = VerifyState {
             upid: upid.to_owned(),
             state,
@@ -177,6 +193,14 @@ impl Verifier {
             Err(error) => return Err(error),
         }
         Ok(Verified::Done(state))
+    }
+
+    /// What the manifest says of the last verification.
+    async fn noted(&self, id: &SnapshotRef) -> Result<Option<VerifyState>> {
+        let state = self.datastore.snapshots().state(id).await?;
+        Ok(state
+            .manifest()
+            .and_then(|manifest| manifest.verify_state()))
     }
 
     /// Writes the record down if that was long ago.

@@ -4,7 +4,8 @@
 //! The record is in memory as long as a run is under way, and in `.holdfast/verified` otherwise, replaced as a whole at the
 //! end of a run and every few minutes of it. It is a hint that saves reads: a lost or damaged one costs nothing else, and
 //! what it says of a chunk is believed only if the chunk has a marker that is older. Whoever finds a chunk missing or damaged
-//! takes the marker away, and one that is made from a mere listing is younger.
+//! takes the marker away, and one that is made from a mere listing is younger. Of damage that cannot be set aside at once the
+//! record is told too ([`VerifiedChunks::distrust`]), for as long as the process runs or until it is written.
 //!
 //! A digest is remembered by 64 bits of its SHA-256 under a key of the record's own, so that nobody can make up a digest
 //! that passes for another.
@@ -13,7 +14,7 @@
 //! hour since 1970 times two, plus one if the chunk is encrypted, and 4 bytes with the length of its content; at the end the
 //! SHA-256 of all that. Little-endian.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -22,17 +23,19 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use sha2::{Digest as _, Sha256};
 
-use crate::chunk_store::marker::Markers;
+use crate::chunk_store::marker::{Markers, Nature};
 use crate::error::{About as _, Result};
-use crate::files::{self, Files, optional};
+use crate::files::{self, FileStat, Files, optional};
 use crate::layout::{HoldfastFile, LocalLayout, Place};
 use crate::{Digest, Env};
 
 /// Begins the file.
-const MAGIC: &[u8; 20] = b"holdfast verified 1\n";
+const MAGIC: &[u8; 20] = b"holdfast verified 2\n";
 const KEY_BYTES: usize = 16;
 const ENTRY_BYTES: usize = 16;
 const SUM_BYTES: usize = 32;
+/// Damaged chunks that are kept in mind.
+const DISTRUSTED_MAX: usize = 1 << 16;
 /// Chunks that are remembered, some 32 bytes of memory each; 16 TiB of chunks of 4 MiB. Beyond them the oldest entries go.
 const CHUNKS_MAX: usize = 4 << 20;
 
@@ -208,19 +211,39 @@ impl Loaded {
 pub(crate) struct VerifiedChunks {
     env: Env,
     markers: Markers,
+    /// Chunk files are their own markers: one without content is none.
+    directory: bool,
     path: PathBuf,
     loaded: tokio::sync::Mutex<Weak<Loaded>>,
+    distrusted: Mutex<BTreeSet<Digest>>,
 }
 
 impl VerifiedChunks {
     /// That of the datastore whose local directory is `root`.
-    pub(crate) fn new(env: Env, markers: Markers, root: &Path) -> Self {
+    pub(crate) fn new(env: Env, markers: Markers, root: &Path, directory: bool) -> Self {
         let place = Place::Holdfast(HoldfastFile::Verified);
         Self {
             path: root.join(LocalLayout::Cache.path(&place)),
             env,
             markers,
+            directory,
             loaded: tokio::sync::Mutex::default(),
+            distrusted: Mutex::default(),
+        }
+    }
+
+    fn distrusted(&self) -> MutexGuard<'_, BTreeSet<Digest>> {
+        self.distrusted
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A chunk was seen damaged.
+    pub(crate) fn distrust(&self, digest: Digest) {
+        let mut distrusted = self.distrusted();
+        // So many damaged chunks at once are a broken disk, which verification finds without this.
+        if distrusted.len() < DISTRUSTED_MAX {
+            distrusted.insert(digest);
         }
     }
 
@@ -248,6 +271,10 @@ impl VerifiedChunks {
     pub(super) async fn save(&self, loaded: &Arc<Loaded>) -> Result<()> {
         // One at a time, or an older one could be written over a newer.
         let _shared = self.loaded.lock().await;
+        let distrusted = std::mem::take(&mut *self.distrusted());
+        for digest in &distrusted {
+            loaded.forget(digest);
+        }
         if !loaded.changed.swap(false, Ordering::Relaxed) {
             return Ok(());
         }
@@ -268,7 +295,11 @@ impl VerifiedChunks {
         let write = move |files: &dyn Files| {
             files::replace(files, &temporary, &path, &[Bytes::from(bytes)], &unique).about(&path)
         };
-        self.env.io(write).await
+        let written = self.env.io(write).await;
+        if written.is_err() {
+            loaded.changed.store(true, Ordering::Relaxed);
+        }
+        written
     }
 
     /// Of `digests` those that were found good at `since` or later and whose marker is older than that.
@@ -280,14 +311,18 @@ impl VerifiedChunks {
     ) -> Result<BTreeMap<Digest, Seen>> {
         let (shared, now) = (Arc::clone(loaded), self.env.now());
         let look = self.env.compute(move || shared.good(digests, since, now));
-        let good = look.await;
-        let markers = self.markers.clone();
+        let mut good = look.await;
+        {
+            let distrusted = self.distrusted();
+            good.retain(|digest, _| !distrusted.contains(digest));
+        }
+        let (markers, directory) = (self.markers.clone(), self.directory);
         let look = move |files: &dyn Files| {
             let mut trusted = BTreeMap::new();
             for (digest, seen) in good {
                 let path = markers.path(&digest);
                 let marker = optional(files.stat(&path)).about(&path)?;
-                if marker.is_some_and(|marker| hour_of(marker.mtime) <= seen.hour()) {
+                if marker.is_some_and(|marker| is_older(&marker, seen, directory)) {
                     trusted.insert(digest, seen);
                 }
             }
@@ -295,6 +330,13 @@ impl VerifiedChunks {
         };
         self.env.io(look).await
     }
+}
+
+/// Whether a marker is older than the read of its chunk. In the same hour it is not if it is known from a listing only.
+fn is_older(marker: &FileStat, seen: Seen, directory: bool) -> bool {
+    let (born, read) = (hour_of(marker.mtime), seen.hour());
+    let listed = marker.mode & 0o777 == Nature::Unknown.mode();
+    (marker.size > 0 || !directory) && (born < read || born == read && !listed)
 }
 
 #[cfg(test)]
@@ -341,6 +383,28 @@ mod tests {
             broken[i] ^= 1;
             assert!(Table::read(&broken).is_none(), "byte {i}");
             assert!(Table::read(&bytes[..i]).is_none(), "{i} bytes");
+        }
+    }
+
+    #[test]
+    fn a_marker_vouches_for_what_was_read_after_it() {
+        let marker = |hour: i64, mode: u32, size| FileStat {
+            size,
+            atime: hours(0),
+            mtime: hours(hour),
+            mode,
+            is_dir: false,
+        };
+        let seen = Seen::new(hours(5), false, 1);
+        for (marker, directory, expected) in [
+            (marker(4, 0o600, 0), false, true),
+            (marker(5, 0o644, 0), false, true),
+            (marker(5, 0o600, 0), false, false),
+            (marker(6, 0o644, 0), false, false),
+            (marker(4, 0o644, 0), true, false),
+            (marker(4, 0o644, 9), true, true),
+        ] {
+            assert_eq!(is_older(&marker, seen, directory), expected, "{marker:?}");
         }
     }
 

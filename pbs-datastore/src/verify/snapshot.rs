@@ -139,7 +139,7 @@ impl Verifier {
                 let (reader, env) = (reader.clone(), env.clone());
                 async move {
                     job.check()?;
-                    let read = read(&reader, &env, chunk, whole).await;
+                    let read = read(&reader, &env, chunk).await;
                     Ok::<_, Error>((chunk, whole, read?))
                 }
             })
@@ -281,13 +281,11 @@ struct ChunkRead {
     bytes: u64,
 }
 
-/// Reads one chunk, or says what is wrong with it. The outer error is that of the way to it. `whole`
-/// says that the index knows the chunk's length exactly.
+/// Reads one chunk, or says what is wrong with it. The outer error is that of the way to it.
 async fn read(
     reader: &ChunkReader,
     env: &Env,
     entry: IndexChunk,
-    whole: bool,
 ) -> Result<std::result::Result<ChunkRead, String>> {
     let chunk = match reader.read_stored(&entry.digest, Some(entry.len())).await {
         Ok(chunk) => chunk,
@@ -304,8 +302,8 @@ async fn read(
     let check = move || chunk.verify_chunk(&entry.digest, Some(entry.len()));
     Ok(match env.compute(check).await {
         Ok(()) => Ok(read),
-        // Some clients store a full chunk for the short end of an image.
-        Err(BlobError::SizeMismatch { expected, actual }) if !whole && actual > expected => {
+        // The digest is right: it is the index that is wrong, or names a full chunk for the short end of an image.
+        Err(BlobError::SizeMismatch { actual, .. }) => {
             read.length = actual;
             Ok(read)
         }
@@ -335,5 +333,48 @@ fn check_index(file: &ManifestFile, index: &Index) -> std::result::Result<(), &'
     match file.csum {
         Some(csum) if csum != index.csum() => Err("its checksum is not the one in the manifest"),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_length_is_the_fault_of_the_index_that_has_it() {
+        let file = |crypt_mode| ManifestFile {
+            name: "a.fidx".parse().unwrap(),
+            crypt_mode,
+            size: 1,
+            csum: None,
+        };
+        let job = JobContext::detached();
+        let known = |encrypted| Known::Good {
+            encrypted,
+            length: 100,
+        };
+        let (plain, encrypted) = (CryptMode::None, CryptMode::Encrypt);
+        // Whether it is the short end of an image, what the index says, and the faults.
+        for (mode, whole, says, expected) in [
+            (plain, true, 100, 0),
+            (plain, true, 99, 1),
+            (plain, true, 101, 1),
+            (plain, false, 99, 0),
+            (plain, false, 101, 1),
+            (encrypted, true, 101, 0),
+        ] {
+            let chunk = IndexChunk {
+                digest: Digest::of(b"x"),
+                start: 7,
+                end: 7 + says,
+            };
+            let mut faults = Faults {
+                job: &job,
+                count: 0,
+            };
+            let known = known(mode == encrypted);
+            judge(&file(mode), &chunk, whole, &known, &mut faults);
+            assert_eq!(faults.count, expected, "{mode:?} {whole} {says}");
+        }
     }
 }

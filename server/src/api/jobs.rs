@@ -146,7 +146,8 @@ impl Section {
         Ok(settings)
     }
 
-    /// The target of a job that the caller may change and run. To whoever does not even see it there is no such job.
+    /// The target of a job that the caller may change and run: what is below its namespace does not count, for it may be made
+    /// smaller, and run as far as the own rights go. To whoever does not even see it there is no such job.
     fn demand_job<'a>(
         &self,
         daemon: &Daemon,
@@ -155,13 +156,7 @@ impl Section {
         id: &str,
     ) -> Result<&'a JobTarget, ApiError> {
         let target = target(config, self.kind, id).ok_or_else(|| self.none(id))?;
-        match self.demand(
-            daemon,
-            who,
-            &target.store,
-            &target.namespace,
-            target.depth(),
-        ) {
+        match self.demand(daemon, who, &target.store, &target.namespace, 0) {
             Ok(()) => Ok(target),
             Err(refusal) if sees(daemon, who, &target.store) => Err(refusal),
             Err(_) => Err(self.none(id)),

@@ -2,20 +2,23 @@
 //!
 //! Written when a schedule is first seen, before a run begins, and after it has ended. A crash between the last two leaves a
 //! run without an end: the next start makes it an unknown one, and the schedule counts from then, so that a job that brings the
-//! daemon down does not do so in a loop. A record that is lost or damaged is a job that is seen for the first time. Times from
-//! the future, of a clock that was wrong, become those of the start.
+//! daemon down does not do so in a loop. A record that is lost or damaged is a job that is seen for the first time. Times that
+//! are still to come, of a clock that was wrong, become now.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::key::{JobKey, JobKind, PlannedJob};
 use crate::atomic_file;
 use crate::tasks::{Outcome, Upid};
+
+/// How far ahead a time may be without being from a clock that was wrong.
+const CLOCK_STEP_MAX: SignedDuration = SignedDuration::from_mins(1);
 
 /// The last run of a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,10 +67,19 @@ impl JobRecord {
                 run.state = Some(Outcome::Unknown.to_string());
                 self.since = Some(now);
             }
-            run.start = run.start.min(now);
-            run.end = run.end.min(Some(now));
+            run.start = not_to_come(run.start, now);
+            run.end = run.end.map(|end| not_to_come(end, now));
         }
-        self.since = self.since.min(Some(now));
+        self.since = self.since.map(|since| not_to_come(since, now));
+    }
+}
+
+/// A time of a clock that was wrong is now; one that was set back a little is nothing to speak of.
+fn not_to_come(time: Timestamp, now: Timestamp) -> Timestamp {
+    if time.duration_since(now) > CLOCK_STEP_MAX {
+        now
+    } else {
+        time
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::launch;
+use super::{launch, stop_asked};
 use crate::api::ApiError;
 use crate::auth::AuthId;
 use crate::daemon::Daemon;
@@ -21,9 +21,14 @@ pub(crate) fn start(daemon: &Arc<Daemon>, name: &str, user: AuthId) -> Result<Up
         user,
         store: Some(name),
     };
-    let launched = launch(daemon, &start, None, move |_, task| {
+    let launched = launch(daemon, &start, None, move |daemon, task| {
         Box::pin(async move {
-            let stats = store.refresh().await.map_err(|error| error.to_string())?;
+            // Whoever stops the task ends the wait; what is being fetched is fetched.
+            let stats = tokio::select! {
+                biased;
+                stats = store.refresh() => stats.map_err(|error| error.to_string())?,
+                () = stop_asked(task, &daemon.shutdown) => return Err("stopped on request".to_owned()),
+            };
             task.log(format!(
                 "{} objects in the bucket; fetched: {} with {} bytes; dropped here: {}",
                 stats.objects, stats.fetched, stats.fetched_bytes, stats.dropped

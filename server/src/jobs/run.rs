@@ -66,7 +66,7 @@ pub(crate) fn launch<T: Send + 'static>(
     let daemon = Arc::clone(daemon);
     let env = daemon.env.clone();
     let running = env.spawn(async move {
-        let (_working, _user) = (working, user);
+        let _working = working;
         if let Some(job) = &job {
             let (jobs, key, upid) = (daemon.jobs.clone(), job.key().clone(), task.upid().clone());
             let now = daemon.env.wall();
@@ -90,6 +90,7 @@ pub(crate) fn launch<T: Send + 'static>(
             note.await;
             drop(job);
         }
+        drop(user);
         task.finish(result).await;
         value
     });

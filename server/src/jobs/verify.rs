@@ -207,8 +207,8 @@ fn launch_run(
                 let mut run = Run::new(daemon, task, store, &request, job);
                 let verified = run.verify(&request).await;
                 run.verifier.end(&run.job).await;
-                verified.map_err(|error| error.to_string())?;
-                run.end()
+                let told = run.end();
+                verified.map_err(|error| error.to_string()).and(told)
             };
             supervise(task, &daemon.shutdown, work).await
         })
@@ -274,11 +274,11 @@ impl<'a> Run<'a> {
             self.job.check()?;
             let _turn = self.turn().await?;
             let verified = self.verifier.verify(&info.id, &upid, &self.job).await;
+            if let Ok(Verified::Done(_)) = &verified {
+                self.errors_in_a_row = 0;
+            }
             match verified {
-                Ok(Verified::Done(VerifyOutcome::Ok)) => {
-                    self.good += 1;
-                    self.errors_in_a_row = 0;
-                }
+                Ok(Verified::Done(VerifyOutcome::Ok)) => self.good += 1,
                 Ok(Verified::Done(VerifyOutcome::Failed)) => self.failed.push(info.id.clone()),
                 Ok(Verified::OutOfLimits) => {
                     self.logger.log(format!(

@@ -262,8 +262,15 @@ fn fifty_snapshots_that_share_their_chunks_cost_one_read_of_each() -> Result<()>
         let third = requests(&server, "GetObject", run)?;
         ensure!(third == chunks, "{third} reads of {chunks} chunks");
         let limits = ["verify-job", "update", "all", "--requests-max", "10"];
-        manage(&daemon, &limits)?;
-        let bounded = requests(&server, "GetObject", run)?;
+        let refused = daemon.manage(&limits)?.expect_code(1)?;
+        ensure!(refused.to_string().contains("reread-after"), "{refused}");
+        let by_hand = || {
+            let verify = ["verify", "--all", "--requests-max", "10"];
+            let text = daemon.client("store", &verify)?.success()?.text();
+            ensure!(text.contains("limits of this run are used up"), "{text}");
+            Ok(())
+        };
+        let bounded = requests(&server, "GetObject", by_hand)?;
         ensure!(
             (10..=16).contains(&bounded),
             "{bounded} reads of at most 10"
