@@ -142,7 +142,7 @@ impl Verifier {
     }
 
     /// Verifies a finished snapshot and notes the result down under the task `upid`. Errors are those of the way to the
-    /// data, and [`Error::NotFound`](crate::Error::NotFound) or [`Error::Busy`](crate::Error::Busy) if the snapshot is
+    /// data, and [`Error::NotFound`] or [`Error::Busy`] if the snapshot is
     /// not there or is being removed.
     pub async fn verify(
         &mut self,
