@@ -10,22 +10,50 @@ use crate::{Env, JobContext};
 /// How often it is said.
 const EVERY: Duration = Duration::from_secs(10);
 
+/// When it is time to say how far one is.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    env: Env,
+    begun: Instant,
+    told: Instant,
+}
+
+impl Pace {
+    /// From now on.
+    pub(crate) fn new(env: &Env) -> Self {
+        let begun = env.instant();
+        Self {
+            env: env.clone(),
+            begun,
+            told: begun,
+        }
+    }
+
+    /// Whether it is time: how long it has taken since the beginning.
+    pub(crate) fn due(&mut self) -> Option<Duration> {
+        let now = self.env.instant();
+        if now.duration_since(self.told) < EVERY {
+            return None;
+        }
+        self.told = now;
+        Some(now.duration_since(self.begun))
+    }
+}
+
 /// Counts what several hands do, and logs how far they are.
 #[derive(Debug)]
 pub(crate) struct Progress {
-    env: Env,
     job: JobContext,
     /// Such as `swept`.
     what: &'static str,
     /// All parts of the work, where that is known.
     total: Option<u64>,
-    begun: Instant,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
-    told: Instant,
+    pace: Pace,
     parts: u64,
     chunks: u64,
 }
@@ -33,15 +61,12 @@ struct State {
 impl Progress {
     /// Nothing done yet of `total` parts.
     pub(crate) fn new(env: &Env, job: &JobContext, what: &'static str, total: Option<u64>) -> Self {
-        let begun = env.instant();
         Self {
-            env: env.clone(),
             job: job.clone(),
             what,
             total,
-            begun,
             state: Mutex::new(State {
-                told: begun,
+                pace: Pace::new(env),
                 parts: 0,
                 chunks: 0,
             }),
@@ -50,15 +75,13 @@ impl Progress {
 
     /// So many more parts are done, with so many chunks in them.
     pub(crate) fn add(&self, parts: u64, chunks: u64) {
-        let now = self.env.instant();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.parts += parts;
         state.chunks += chunks;
-        if now.duration_since(state.told) < EVERY {
+        let Some(taken) = state.pace.due() else {
             return;
-        }
-        state.told = now;
-        let line = self.line(&state, now.duration_since(self.begun));
+        };
+        let line = self.line(&state, taken);
         drop(state);
         self.job.log(line);
     }

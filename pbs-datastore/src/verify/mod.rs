@@ -142,8 +142,7 @@ impl Verifier {
     }
 
     /// Verifies a finished snapshot and notes the result down under the task `upid`. Errors are those of the way to the
-    /// data, and [`Error::NotFound`] or [`Error::Busy`] if the snapshot is
-    /// not there or is being removed.
+    /// data, and [`Error::NotFound`] or [`Error::Busy`] if the snapshot is not there or is being removed.
     pub async fn verify(
         &mut self,
         id: &SnapshotRef,

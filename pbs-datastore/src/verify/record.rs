@@ -1,11 +1,12 @@
 //! Which chunks were read and found good, and when, so that a chunk is not read again for every snapshot that shares it, and a
 //! run whose limits are smaller than a snapshot gets to the end of it sooner or later.
 //!
-//! The record is in memory as long as a run is under way, and in `.holdfast/verified` otherwise, replaced as a whole at the
-//! end of a run and every few minutes of it. It is a hint that saves reads: a lost or damaged one costs nothing else, and
-//! what it says of a chunk is believed only if the chunk has a marker that is older. Whoever finds a chunk missing or damaged
-//! takes the marker away, and one that is made from a mere listing is younger. Of damage that cannot be set aside at once the
-//! record is told too ([`VerifiedChunks::distrust`]), for as long as the process runs or until it is written.
+//! The record is in memory as long as a run is under way, shared by all that are, and in `.holdfast/verified` otherwise,
+//! replaced as a whole at the end of a run and every few minutes of it; a crash leaves the old one or the new one. It is a hint
+//! that saves reads: a lost or damaged one costs nothing else, and what it says of a chunk is believed only if the chunk has a
+//! marker that is older. Whoever finds a chunk missing or damaged takes the marker away, and one that is made from a mere
+//! listing is younger. As damage cannot always be set aside at once, the record is told of it too
+//! ([`VerifiedChunks::distrust`]), for as long as the process runs or until it is written.
 //!
 //! A digest is remembered by 64 bits of its SHA-256 under a key of the record's own, so that nobody can make up a digest
 //! that passes for another.
@@ -298,6 +299,7 @@ impl VerifiedChunks {
         let written = self.env.io(write).await;
         if written.is_err() {
             loaded.changed.store(true, Ordering::Relaxed);
+            self.distrusted().extend(distrusted);
         }
         written
     }

@@ -1,7 +1,9 @@
 //! Jobs: `/config/{prune,verify}`, which are configured; `/admin/{gc,prune,verify}`, how they stand; and their runs.
 //!
 //! One sees the jobs of datastores that one may audit, and changes and runs those whose work one could ask for by hand: with
-//! `Datastore.Modify`, for verification `Datastore.Verify`, on the namespace. All calls of one kind are made from one table.
+//! `Datastore.Modify`, for verification `Datastore.Verify`, on the namespace. What a job is set to do needs that on all of its
+//! tree, since the schedule runs it as the superuser; a run by hand goes as far as the caller's rights. All calls of one kind
+//! are made from one table.
 
 use std::future::ready;
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use super::settings::{Settings, given_and_deleted, take_name};
 use crate::auth::{AclPath, Principal, Privilege};
 use crate::config::{self, Config, ConfigError, JobTarget};
 use crate::daemon::Daemon;
+use crate::jobs::verify::unless_zero;
 use crate::jobs::{JobKey, JobKind, PlannedJob, next_run, start};
 
 /// A kind of jobs that are sections of the configuration.
@@ -209,7 +212,7 @@ fn entry(config: &Config, kind: JobKind, id: &str) -> Value {
                 set(
                     &mut entry,
                     "jitter-seconds",
-                    nonzero(datastore.gc_jitter_seconds),
+                    unless_zero(datastore.gc_jitter_seconds),
                 );
             }
         }
@@ -224,7 +227,11 @@ fn entry(config: &Config, kind: JobKind, id: &str) -> Value {
                 "schedule",
                 target.schedule.as_ref().map(ToString::to_string),
             );
-            set(&mut entry, "jitter-seconds", nonzero(target.jitter_seconds));
+            set(
+                &mut entry,
+                "jitter-seconds",
+                unless_zero(target.jitter_seconds),
+            );
             set(&mut entry, "disable", target.disable.then_some(true));
             set(&mut entry, "comment", target.comment.as_deref());
         }
@@ -238,14 +245,10 @@ fn entry(config: &Config, kind: JobKind, id: &str) -> Value {
         entry["ignore-verified"] = json!(job.ignore_verified);
         set(&mut entry, "outdated-after", job.outdated_after);
         entry["reread-after"] = json!(job.reread_after);
-        set(&mut entry, "bytes-max", nonzero(job.bytes_max.get()));
-        set(&mut entry, "requests-max", nonzero(job.requests_max));
+        set(&mut entry, "bytes-max", unless_zero(job.bytes_max.get()));
+        set(&mut entry, "requests-max", unless_zero(job.requests_max));
     }
     entry
-}
-
-fn nonzero(number: u64) -> Option<u64> {
-    (number > 0).then_some(number)
 }
 
 fn set<T: serde::Serialize>(entry: &mut Value, name: &str, value: Option<T>) {

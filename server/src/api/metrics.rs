@@ -47,20 +47,19 @@ impl Figures {
     }
 }
 
-fn set(family: &Gauges, labels: &[(&'static str, &str)], value: f64) {
-    let labels: Labels = labels
+fn owned(labels: &[(&'static str, &str)]) -> Labels {
+    let owned = labels
         .iter()
-        .map(|(name, text)| (*name, (*text).to_owned()))
-        .collect();
-    family.get_or_create(&labels).set(value);
+        .map(|(name, text)| (*name, (*text).to_owned()));
+    owned.collect()
+}
+
+fn set(family: &Gauges, labels: &[(&'static str, &str)], value: f64) {
+    family.get_or_create(&owned(labels)).set(value);
 }
 
 fn count(family: &Counters, labels: &[(&'static str, &str)], value: u64) {
-    let labels: Labels = labels
-        .iter()
-        .map(|(name, text)| (*name, (*text).to_owned()))
-        .collect();
-    family.get_or_create(&labels).inc_by(value);
+    family.get_or_create(&owned(labels)).inc_by(value);
 }
 
 /// `GET /metrics`
@@ -179,24 +178,22 @@ async fn requests(daemon: &Daemon, figures: &mut Figures, names: &[String]) {
             continue;
         };
         for (operation, counts) in &meters.0 {
-            let labels = |kind: &'static str, what: &'static str| {
-                [
-                    ("datastore", name.as_str()),
-                    ("operation", operation.as_str()),
-                    (kind, what),
-                ]
-            };
-            count(&made, &labels("", "")[..2], counts.requests);
+            let of = [
+                ("datastore", name.as_str()),
+                ("operation", operation.as_str()),
+            ];
+            let with = |kind, what| [of[0], of[1], (kind, what)];
+            count(&made, &of, counts.requests);
             for (trouble, number) in [
                 ("error", counts.errors),
                 ("throttle", counts.throttles),
                 ("lost", counts.lost),
                 ("retry", counts.retries),
             ] {
-                count(&troubles, &labels("trouble", trouble), number);
+                count(&troubles, &with("trouble", trouble), number);
             }
             for (direction, number) in [("in", counts.bytes_in), ("out", counts.bytes_out)] {
-                count(&moved, &labels("direction", direction), number);
+                count(&moved, &with("direction", direction), number);
             }
         }
     }

@@ -16,7 +16,7 @@ use super::settings::{Settings, given_and_deleted, take_name};
 use crate::auth::{AclEntry, AclPath, Privilege};
 use crate::config::{self, Backend, ConfigError, ConfigStore, Datastore, SyncLevel};
 use crate::daemon::Daemon;
-use crate::jobs::{JobGuard, JobKey, JobKind, PlannedJob, StoreUser};
+use crate::jobs::{JobKey, JobKind, PlannedJob, StoreUser};
 use crate::protocol::SessionKind;
 use crate::stores::TakeOver;
 
@@ -192,8 +192,8 @@ pub(crate) async fn update(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     settings.take_flag(params, "verify-new")?;
     let unset = params.list::<String>("delete", 16)?;
     for setting in &unset {
-        let known = LIVE.iter().chain(&AT_OPENING);
-        if !known.clone().any(|known| known == setting) || setting == "cache-bytes-max" {
+        let mut known = LIVE.iter().chain(&AT_OPENING);
+        if !known.any(|known| known == setting) || setting == "cache-bytes-max" {
             return Err(ApiError::bad_request(format!(
                 "parameter verification failed: 'delete': '{setting}' is no setting that can be taken away"
             )));
@@ -263,7 +263,7 @@ pub(crate) async fn remove(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
 }
 
 /// Refuses to close a datastore that somebody works with; keeps tasks from starting meanwhile.
-fn refuse_in_use(daemon: &Daemon, name: &str) -> Result<(JobGuard, StoreUser), ApiError> {
+fn refuse_in_use(daemon: &Daemon, name: &str) -> Result<StoreUser, ApiError> {
     let refuse = |what: &str| ApiError::bad_request(format!("{what}; wait for the end, or end it"));
     let writers = daemon
         .stores
@@ -283,16 +283,15 @@ fn refuse_in_use(daemon: &Daemon, name: &str) -> Result<(JobGuard, StoreUser), A
     if here().next().is_some() {
         return Err(refuse(&format!("a client reads from datastore '{name}'")));
     }
-    let guard = daemon.jobs.begin(&JobKey::new(JobKind::Gc, name));
-    let guard = guard.ok_or_else(|| {
-        refuse(&format!(
-            "garbage collection of datastore '{name}' is running"
-        ))
-    })?;
-    let kept_free = daemon.jobs.keep_free(name);
-    let kept_free =
-        kept_free.ok_or_else(|| refuse(&format!("a task works with datastore '{name}'")))?;
-    Ok((guard, kept_free))
+    daemon.jobs.keep_free(name).ok_or_else(|| {
+        if daemon.jobs.is_running(&JobKey::new(JobKind::Gc, name)) {
+            refuse(&format!(
+                "garbage collection of datastore '{name}' is running"
+            ))
+        } else {
+            refuse(&format!("a task works with datastore '{name}'"))
+        }
+    })
 }
 
 /// Removes a datastore from the configuration, with its jobs and the rights at and below `rights`.

@@ -448,7 +448,11 @@ async fn a_datastore_in_use_is_not_removed() {
         );
         assert!(fixture.daemon.stores.get("one").is_ok());
     };
-    let collection = fixture.daemon.jobs.begin(&JobKey::new(JobKind::Gc, "one"));
+    let jobs = &fixture.daemon.jobs;
+    let collection = (
+        jobs.begin(&JobKey::new(JobKind::Gc, "one")),
+        jobs.use_store("one"),
+    );
     refused("garbage collection").await;
     drop(collection);
     let reader = fixture.daemon.sessions.open(

@@ -66,7 +66,6 @@ pub(crate) async fn verify(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
             None => {}
         }
     }
-    let store = daemon.stores.get_writable(opened.store.name().as_str())?;
     let request = VerifyRequest {
         namespace,
         depth,
@@ -80,5 +79,5 @@ pub(crate) async fn verify(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
         reread_after: reread_after.and_then(|days| unless_zero(days as u64)),
         scope: Scope::Of(who.clone(), VERIFY),
     };
-    data(&start(&daemon, store, request, who.id().clone())?)
+    data(&start(&daemon, opened.store, request, who.id().clone())?)
 }

@@ -69,13 +69,13 @@ pub(crate) enum SnapshotCommand {
     },
 }
 
-/// A snapshot, or the newest of a group.
+/// A snapshot, or a group, which stands for its newest one where a single one is meant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum SnapshotChoice {
     /// This one.
     Exact(Snapshot),
-    /// The newest that is finished.
-    Newest(BackupGroup),
+    /// Those of this group.
+    Group(BackupGroup),
 }
 
 impl FromStr for SnapshotChoice {
@@ -83,7 +83,7 @@ impl FromStr for SnapshotChoice {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text.matches('/').count() == 1 {
-            text.parse().map(Self::Newest)
+            text.parse().map(Self::Group)
         } else {
             text.parse().map(Self::Exact)
         }
@@ -102,7 +102,7 @@ impl SnapshotChoice {
     ) -> anyhow::Result<Snapshot> {
         let group = match self {
             Self::Exact(snapshot) => return Ok(snapshot.clone()),
-            Self::Newest(group) => group,
+            Self::Group(group) => group,
         };
         let path = session.datastore("snapshots");
         let mut list = session
@@ -325,7 +325,7 @@ mod tests {
         );
         assert_eq!(
             "host/web".parse(),
-            Ok(SnapshotChoice::Newest("host/web".parse().unwrap()))
+            Ok(SnapshotChoice::Group("host/web".parse().unwrap()))
         );
         for wrong in ["host", "host/web/today", "disk/web", "host/../x"] {
             assert!(wrong.parse::<SnapshotChoice>().is_err(), "{wrong}");

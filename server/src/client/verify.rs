@@ -1,19 +1,19 @@
 //! `holdfast verify`: has the server read back a snapshot, a group, or everything below a namespace.
 
 use anyhow::Context as _;
-use pbs_datastore::{BackupGroup, Snapshot};
 use serde_json::json;
 
 use super::RepositoryArgs;
 use super::progress::Progress;
 use super::session::{group_parameters, namespace_parameters, snapshot_parameters};
+use super::snapshot::SnapshotChoice;
 use super::task::follow;
 
 /// `holdfast verify`
 #[derive(Debug, clap::Args)]
 pub(crate) struct VerifyArgs {
     /// TYPE/ID or TYPE/ID/TIME; everything in the namespace and below if not given.
-    what: Option<Subject>,
+    what: Option<SnapshotChoice>,
     /// How many levels of namespaces below are verified too; all if not given.
     #[arg(long, value_parser = clap::value_parser!(u8).range(0..=7))]
     max_depth: Option<u8>,
@@ -39,37 +39,16 @@ pub(crate) struct VerifyArgs {
     repository: RepositoryArgs,
 }
 
-/// What is to be verified.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Subject {
-    /// All snapshots of a group.
-    Group(BackupGroup),
-    /// One.
-    Snapshot(Snapshot),
-}
-
-impl std::str::FromStr for Subject {
-    type Err = pbs_datastore::NameError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        if text.matches('/').count() == 1 {
-            text.parse().map(Self::Group)
-        } else {
-            text.parse().map(Self::Snapshot)
-        }
-    }
-}
-
 impl VerifyArgs {
     pub(super) async fn run(self, progress: &Progress) -> anyhow::Result<()> {
         let namespace = &self.repository.ns;
         let named = match &self.what {
             None => namespace_parameters(namespace),
-            Some(Subject::Group(group)) => group_parameters(namespace, group),
-            Some(Subject::Snapshot(snapshot)) => snapshot_parameters(namespace, snapshot),
+            Some(SnapshotChoice::Group(group)) => group_parameters(namespace, group),
+            Some(SnapshotChoice::Exact(snapshot)) => snapshot_parameters(namespace, snapshot),
         };
         // One that is named is meant.
-        let exact = matches!(self.what, Some(Subject::Snapshot(_)));
+        let exact = matches!(self.what, Some(SnapshotChoice::Exact(_)));
         let mut body = json!({ "ignore-verified": !(self.all || exact) });
         for (name, value) in named {
             body[name] = value.into();

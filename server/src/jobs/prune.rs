@@ -10,7 +10,7 @@ use pbs_datastore::{
 };
 
 use super::run::begin;
-use super::scope::Scope;
+use super::scope::{Scope, place};
 use super::{JobGuard, JobKey, Launched, launch, supervise};
 use crate::api::ApiError;
 use crate::api::rule::DELETE;
@@ -97,14 +97,9 @@ pub(crate) fn start_tree(
     user: AuthId,
 ) -> Result<Upid, ApiError> {
     let name = store.name().as_str().to_owned();
-    let worker_id = if request.namespace.is_root() {
-        name.clone()
-    } else {
-        format!("{name}:{}", request.namespace)
-    };
     let start = TaskStart {
         kind: KIND,
-        worker_id: &worker_id,
+        worker_id: &place(&name, &request.namespace),
         user,
         store: Some(&name),
     };

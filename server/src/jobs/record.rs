@@ -57,9 +57,7 @@ impl JobRecord {
             .max(run.map(|run| run.start))
             .max(run.and_then(|run| run.end))
     }
-}
 
-impl JobRecord {
     /// Nothing of this job runs: a run without an end has an unknown one, and nothing has happened yet that is still to come.
     fn settle(&mut self, now: Timestamp) {
         if let Some(run) = &mut self.last_run {

@@ -5,6 +5,15 @@ use pbs_datastore::{Datastore, GroupInfo, Namespace};
 use crate::api::{Reach, Rule, owner_of};
 use crate::auth::{AclPath, Authority, Principal};
 
+/// The place of a run as its task's id has it.
+pub(super) fn place(store: &str, namespace: &Namespace) -> String {
+    if namespace.is_root() {
+        store.to_owned()
+    } else {
+        format!("{store}:{namespace}")
+    }
+}
+
 /// What a run may touch. Rights are looked at while it runs.
 #[derive(Debug, Clone)]
 pub(crate) enum Scope {

@@ -14,7 +14,7 @@ use pbs_datastore::{
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::run::begin;
-use super::scope::Scope;
+use super::scope::{Scope, place};
 use super::{JobKey, launch, stop_asked, supervise};
 use crate::api::ApiError;
 use crate::api::rule::VERIFY;
@@ -105,11 +105,7 @@ impl VerifyRequest {
 
     /// Worker type and id of a run that is no job's.
     fn name(&self, store: &str) -> (&'static str, String) {
-        let place = if self.namespace.is_root() {
-            store.to_owned()
-        } else {
-            format!("{store}:{}", self.namespace)
-        };
+        let place = place(store, &self.namespace);
         match (&self.group, self.time) {
             (Some(group), Some(time)) => {
                 let time = time.seconds();

@@ -366,7 +366,11 @@ async fn the_settings_of_a_datastore_are_changed() {
     fixture
         .refused(Method::PUT, path, place, "unknown parameter")
         .await;
-    let collection = fixture.daemon.jobs.begin(&JobKey::new(JobKind::Gc, "one"));
+    let jobs = &fixture.daemon.jobs;
+    let collection = (
+        jobs.begin(&JobKey::new(JobKind::Gc, "one")),
+        jobs.use_store("one"),
+    );
     let anew = json!({"gc-atime-cutoff-minutes": 20});
     fixture
         .refused(Method::PUT, path, anew, "garbage collection")
