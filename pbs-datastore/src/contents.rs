@@ -342,6 +342,14 @@ impl Contents {
         }
     }
 
+    /// A file as it is kept for good; `None` if it is not there, whatever the local copy says.
+    pub(crate) async fn stored(&self, place: &Place) -> Result<Option<Bytes>> {
+        if self.bucket().is_some() && !self.fetch_again(place).await? {
+            return Ok(None);
+        }
+        self.read(place).await
+    }
+
     /// Fetches a file again whose local copy looks wrong; `false` if there is nothing to fetch it from.
     pub(crate) async fn fetch_again(&self, place: &Place) -> Result<bool> {
         match &self.backing {

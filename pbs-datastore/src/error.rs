@@ -75,12 +75,31 @@ pub enum Error {
     /// Something that is not possible in the datastore's present state.
     #[error("{0}")]
     Refused(String),
+    /// Another server refused something, or could not be reached.
+    #[error("{why}")]
+    Remote {
+        /// What it said, or what became of the connection.
+        why: String,
+        /// It may be otherwise in a moment.
+        transient: bool,
+    },
     /// The job was stopped by its user.
     #[error("stopped on request")]
     Stopped,
     /// The datastore takes nothing on any more.
     #[error("the datastore is being closed; try again when it is open")]
     Closing,
+}
+
+impl Error {
+    /// Whether it was the way there, and the same may succeed in a moment.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Self::Remote { transient, .. } => *transient,
+            Self::Store(error) => error.kind.is_transient(),
+            _ => false,
+        }
+    }
 }
 
 /// The result of everything here.

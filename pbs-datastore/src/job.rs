@@ -39,6 +39,13 @@ impl JobContext {
         (self.log)(line.into());
     }
 
+    /// Returns once the job is to stop; waits for ever where nobody can ask for it.
+    pub(crate) async fn stopped(&self) {
+        if self.stop.clone().wait_for(|stop| *stop).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// An error once the job is to stop.
     pub fn check(&self) -> Result<()> {
         if *self.stop.borrow() {

@@ -44,6 +44,7 @@ mod session;
 mod snapshot;
 mod snapshots;
 mod step;
+mod sync;
 mod verify;
 mod zstd_frame;
 
@@ -101,4 +102,9 @@ pub use snapshots::{
 pub use step::Step;
 #[cfg(feature = "sabotage")]
 pub use step::watch as watch_steps;
+pub use sync::{
+    Copied, DatastoreSource, DatastoreTarget, GroupFilter, GroupFilterError, SnapshotSource,
+    SyncCounts, SyncFile, SyncGroup, SyncOptions, SyncSnapshot, SyncSource, SyncStep, SyncTarget,
+    sync,
+};
 pub use verify::{Verified, Verifier, VerifyCounts, VerifyFilter, VerifyLimits, is_benchmark};

@@ -8,6 +8,7 @@
 //! Signature: HMAC over the *canonical* text of all members but `signature` and `unprotected`: no white space, members
 //! sorted by the bytes of their names, arrays in order.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -15,7 +16,7 @@ use crate::blob::{BlobError, DataBlob};
 use crate::crypt::{CryptKey, CryptMode, Fingerprint};
 use crate::json::json_values_at_most;
 use crate::safe_id::NameError;
-use crate::{ArchiveKind, ArchiveName, BackupGroup, BackupTime, Digest, Snapshot};
+use crate::{ArchiveKind, ArchiveName, BackupGroup, BackupTime, Digest, Index, Snapshot};
 
 /// Longest manifest before encoding: 4 MiB, some ten thousand files.
 pub const MANIFEST_BYTES_MAX: usize = 4 << 20;
@@ -108,6 +109,35 @@ impl ManifestFile {
                 csum,
             }),
             _ => Err(ManifestError::File(name)),
+        }
+    }
+
+    /// Says what is wrong with the stored bytes of this blob: another size or checksum, or a wrong CRC.
+    pub(crate) fn check_blob(&self, stored: &Bytes) -> Result<(), String> {
+        let size = stored.len() as u64;
+        if size != self.size {
+            return Err(format!(
+                "it has {size} bytes, its manifest says {}",
+                self.size
+            ));
+        }
+        if self.csum.is_some_and(|csum| csum != Digest::of(stored)) {
+            return Err("its checksum is not the one in the manifest".to_owned());
+        }
+        let blob = DataBlob::parse(stored.clone()).map_err(|error| error.to_string())?;
+        blob.verify_crc().map_err(|error| error.to_string())
+    }
+
+    /// Says what is wrong with an index that is to be this one: another size or checksum.
+    pub(crate) fn check_index(&self, index: &Index) -> Result<(), String> {
+        if index.size() != self.size {
+            return Err("its size is not the one in the manifest".to_owned());
+        }
+        match self.csum {
+            Some(csum) if csum != index.csum() => {
+                Err("its checksum is not the one in the manifest".to_owned())
+            }
+            _ => Ok(()),
         }
     }
 
@@ -370,6 +400,26 @@ impl Manifest {
     /// Notes down, or forgets, the result of a verification.
     pub fn set_verify_state(&mut self, state: Option<&VerifyState>) {
         self.set("verify_state", &state);
+    }
+
+    /// Whether both say the same of what is in the snapshot: all but what is unprotected, and the signature.
+    pub(crate) fn is_same_backup(&self, other: &Self) -> bool {
+        self.signature() == other.signature() && self.canonical_json() == other.canonical_json()
+    }
+
+    /// Takes over what is unprotected from another manifest of the same backup, but for the result of a verification that it has
+    /// itself.
+    pub(crate) fn take_unprotected(&mut self, other: &Self) {
+        let verified = self.verify_state();
+        match other.members.get("unprotected") {
+            Some(theirs) => self
+                .members
+                .insert("unprotected".to_owned(), theirs.clone()),
+            None => self.members.remove("unprotected"),
+        };
+        if verified.is_some() {
+            self.set_verify_state(verified.as_ref());
+        }
     }
 
     fn unprotected(&self, name: &str) -> Option<&Value> {

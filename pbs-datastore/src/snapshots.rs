@@ -139,20 +139,24 @@ impl Snapshots {
             .map_or(Ok(()), |why| Err(Error::Refused(why)))
     }
 
+    /// Until when requests of the time before the start may still concern this snapshot; `None` if they cannot.
+    pub(crate) fn frozen_until(&self, id: &SnapshotRef) -> Option<Instant> {
+        let now = self.env().instant();
+        let until = self.frozen_until.filter(|until| *until > now);
+        until.filter(|_| id.snapshot.time.timestamp() <= self.started)
+    }
+
     /// Fails while requests of the time before the start may still concern this snapshot.
     pub(crate) fn thawed(&self, id: &SnapshotRef) -> Result<()> {
-        let now = self.env().instant();
-        let left = self
-            .frozen_until
-            .map(|until| until.saturating_duration_since(now));
-        match left.filter(|left| !left.is_zero()) {
-            Some(left) if id.snapshot.time.timestamp() <= self.started => {
-                Err(Error::Busy(format!(
-                    "the daemon was not stopped cleanly: snapshots that are not younger than its start can be created or removed in {} s",
-                    left.as_secs() + 1
-                )))
-            }
-            _ => Ok(()),
+        match self.frozen_until(id) {
+            Some(until) => Err(Error::Busy(format!(
+                "the daemon was not stopped cleanly: snapshots that are not younger than its start can be created or removed in {} s",
+                until
+                    .saturating_duration_since(self.env().instant())
+                    .as_secs()
+                    + 1
+            ))),
+            None => Ok(()),
         }
     }
 

@@ -43,12 +43,9 @@ use crate::sabotage::{self, Rule};
 use crate::session::SessionHandle;
 use crate::step::Step;
 use crate::{
-    BucketLayout, CHUNK_BYTES_MAX, DataBlob, DatastoreConfig, Digest, Env, Error, Result,
-    SyncLevel, WriterSession,
+    BlobError, BucketLayout, CHUNK_BYTES_MAX, DataBlob, DatastoreConfig, Digest, Env, Error,
+    IndexChunk, Result, SyncLevel, WriterSession,
 };
-
-/// Known chunks touched in one batch of file work.
-const ADOPT_BATCH: usize = 512;
 
 /// What an insert came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +108,39 @@ impl VerifiedChunk {
         })
     }
 
+    /// Checks a blob that was stored elsewhere, for the entry of an index that names it (I7): its CRC, whether it is
+    /// encrypted like the archive, and for unencrypted ones digest and length. `whole` is false for the last chunk of an image, which
+    /// may be longer than the image. As [`check`](Self::check), to be called off the runtime's threads.
+    pub(crate) fn check_copy(
+        blob: DataBlob,
+        entry: &IndexChunk,
+        whole: bool,
+        nature: Nature,
+    ) -> std::result::Result<Self, String> {
+        blob.verify_crc().map_err(|error| error.to_string())?;
+        match (blob.is_encrypted(), nature) {
+            (true, Nature::Plain) => return Err("it is encrypted, the archive is not".to_owned()),
+            (false, Nature::Encrypted) => {
+                return Err("it is not encrypted, the archive is".to_owned());
+            }
+            _ => {}
+        }
+        let size = match blob.verify_chunk(&entry.digest, Some(entry.len())) {
+            Ok(()) => entry.len(),
+            Err(BlobError::SizeMismatch { actual, .. }) if !whole && actual > entry.len() => {
+                blob.verify_chunk(&entry.digest, None)
+                    .map_err(|error| error.to_string())?;
+                actual
+            }
+            Err(error) => return Err(error.to_string()),
+        };
+        Ok(Self {
+            blob,
+            digest: entry.digest,
+            size: u32::try_from(size).unwrap_or(u32::MAX),
+        })
+    }
+
     /// Bytes as stored.
     pub fn encoded_len(&self) -> usize {
         self.blob.encoded_len()
@@ -161,7 +191,7 @@ pub(super) fn nature_conflict(digest: Digest, ours: Nature) -> Error {
 }
 
 impl ChunkStore {
-    async fn ready(&self) {
+    pub(super) async fn ready(&self) {
         #[cfg(feature = "sabotage")]
         if sabotage::is_off(Rule::UntrustedWaits) {
             return;
@@ -340,73 +370,6 @@ impl ChunkStore {
         session.tell(digest, size)?;
         drop(guard);
         Ok(inserted)
-    }
-
-    /// Registers chunks that the session did not upload (known from a previous snapshot): touches each under its guard,
-    /// after the session's start was recorded. One that is missing is an error, and its caller backs up in full. Costs
-    /// no S3 request.
-    pub(crate) async fn adopt(
-        &self,
-        session: &WriterSession,
-        chunks: &[(Digest, u32)],
-    ) -> Result<()> {
-        self.ready().await;
-        let handle = session.handle();
-        #[cfg(feature = "sabotage")]
-        if sabotage::is_off(Rule::KnownChunksTouched) {
-            return chunks
-                .iter()
-                .try_for_each(|(digest, size)| Ok(handle.tell(*digest, *size)?));
-        }
-        for batch in chunks.chunks(ADOPT_BATCH) {
-            let mut guards = Vec::with_capacity(batch.len());
-            let mut busy = Vec::new();
-            for (digest, size) in batch {
-                match self
-                    .table
-                    .try_guard(*digest)
-                    .filter(|guard| !guard.is_condemned())
-                {
-                    Some(guard) => guards.push((guard, *size)),
-                    None => busy.push((*digest, *size)),
-                }
-            }
-            self.adopt_guarded(&handle, guards).await?;
-            for (digest, size) in busy {
-                let guard = self.table.guard_for_use(digest).await?;
-                self.adopt_guarded(&handle, vec![(guard, size)]).await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn adopt_guarded(
-        &self,
-        session: &SessionHandle,
-        guards: Vec<(Guard, u32)>,
-    ) -> Result<()> {
-        let (markers, env, session) = (self.markers.clone(), self.env.clone(), session.clone());
-        let directory = self.bucket.is_none();
-        self.env
-            .io(move |files: &dyn Files| {
-                for (guard, size) in guards {
-                    let digest = guard.digest();
-                    let path = markers.path(&digest);
-                    // An empty chunk file of a directory holds nothing.
-                    let there = !directory
-                        || markers
-                            .get(files, &digest)
-                            .about(&path)?
-                            .is_some_and(|m| m.size > 0);
-                    if !there || !markers.touch(files, &digest, env.now()).about(&path)? {
-                        return Err(Error::ChunkMissing { digest });
-                    }
-                    session.tell(digest, size)?;
-                    Step::Adopted.passed();
-                }
-                Ok(())
-            })
-            .await
     }
 }
 

@@ -1,5 +1,6 @@
 //! Where chunks are: markers, guards, insert, reads.
 
+mod adopt;
 pub(crate) mod guard;
 pub(crate) mod insert;
 pub(crate) mod location;

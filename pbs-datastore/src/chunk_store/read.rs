@@ -44,7 +44,8 @@ pub struct Chunk {
 }
 
 impl Chunk {
-    pub(crate) fn new(blob: DataBlob, permit: Option<MemoryPermit>) -> Self {
+    /// A chunk with the memory that was taken for it.
+    pub fn new(blob: DataBlob, permit: Option<MemoryPermit>) -> Self {
         Self {
             blob,
             _permit: permit,
@@ -205,6 +206,19 @@ impl ChunkReader {
                 let digest = *digest;
                 Err(Error::ChunkCorrupt { digest, fault })
             }
+        }
+    }
+
+    /// Reads a chunk for a copy of it elsewhere: from the cache if it is there, and without entering it otherwise. Errors as of
+    /// [`read`](Self::read).
+    pub(crate) async fn read_for_copy(&self, digest: &Digest, bytes: u64) -> Result<Arc<Chunk>> {
+        match &self.source {
+            Source::Bucket { fills, .. } if !fills.cache().contains(digest) => {
+                fills
+                    .read_stored(*digest, Some(bytes + HEADER_BYTES_MAX))
+                    .await
+            }
+            _ => self.read(digest, Some(bytes)).await,
         }
     }
 

@@ -65,7 +65,7 @@ enum Attempt {
 
 impl Inner {
     /// Everything from `finish` on.
-    pub(super) async fn commit(&self, stats: ChunkUploadStats) -> Result<()> {
+    pub(super) async fn commit(&self, stats: Option<ChunkUploadStats>) -> Result<()> {
         let _quiet = self.arriving.write().await;
         // 3. A failure here leaves the session as it is; it can only be given up.
         let manifest = self.check(stats).await?;
@@ -88,8 +88,8 @@ impl Inner {
         result
     }
 
-    /// Step 3; answers the manifest to be sealed.
-    async fn check(&self, stats: ChunkUploadStats) -> Result<Bytes> {
+    /// Step 3; answers the manifest to be sealed, which without `stats` is the one that came.
+    async fn check(&self, stats: Option<ChunkUploadStats>) -> Result<Bytes> {
         let invalid = |why: String| Error::Invalid(format!("the backup cannot be finished: {why}"));
         let base = locked(&self.base).as_ref().map(|base| base.id.clone());
         if let Some(base) = base
@@ -106,13 +106,16 @@ impl Inner {
             .env()
             .io(move |files| files.read(&path).about(&path))
             .await?;
-        let mut manifest = match SnapshotState::of(&self.id.snapshot, Some(bytes)) {
+        let mut manifest = match SnapshotState::of(&self.id.snapshot, Some(bytes.clone())) {
             SnapshotState::Sealed(manifest) => (*manifest).clone(),
             SnapshotState::Unreadable(why) => return Err(invalid(why)),
             SnapshotState::Unsealed => return Err(invalid("it has no manifest".to_owned())),
         };
         self.check_names(&manifest).map_err(invalid)?;
         self.nothing_lost()?;
+        let Some(stats) = stats else {
+            return Ok(bytes);
+        };
         manifest.set_chunk_upload_stats(&stats);
         // Whoever writes a snapshot does not say that it was verified.
         manifest.set_verify_state(None);

@@ -1,4 +1,4 @@
-//! Changes of a sealed snapshot: notes, verify state, protection, the client's log.
+//! Changes of a sealed snapshot: notes, verify state, protection, the client's log; and its mending from a copy.
 //!
 //! A manifest is changed by compare-and-swap on its tag where the server can. Where it cannot, changes of one manifest
 //! exclude each other, and after one whose answer was lost nobody changes it until that one can have no effect any more.
@@ -35,6 +35,12 @@ impl Snapshots {
         state: Option<&VerifyState>,
     ) -> Result<()> {
         self.edit(id, |manifest| manifest.set_verify_state(state))
+            .await
+    }
+
+    /// Takes over what is unprotected from another manifest of the same backup.
+    pub(crate) async fn take_unprotected(&self, id: &SnapshotRef, other: &Manifest) -> Result<()> {
+        self.edit(id, |manifest| manifest.take_unprotected(other))
             .await
     }
 
@@ -168,5 +174,31 @@ impl Snapshots {
         }
         self.fence.check().await?;
         self.contents.put(&held, &place, blob).await
+    }
+
+    /// Puts the files of a snapshot that is damaged in the place of what is there, the manifest last. `files` are whole, with every chunk
+    /// their indexes name stored. A crash in between leaves it as damaged as it was, or less.
+    pub(crate) async fn mend(
+        &self,
+        id: &SnapshotRef,
+        files: Vec<(ArchiveName, Bytes)>,
+        manifest: Bytes,
+    ) -> Result<()> {
+        self.writable()?;
+        self.thawed(id)?;
+        let lock = self.lock_exclusive(id)?;
+        let _turn = self.edit_turn(id).await;
+        let _edits = self.lock_edits(id)?;
+        if !self.state(id).await?.is_root() {
+            return Err(Error::NotFound(format!("finished snapshot {id}")));
+        }
+        self.fence.check().await?;
+        for (name, bytes) in files {
+            self.contents.put(&lock, &id.file(&name), bytes).await?;
+        }
+        self.fence.check().await?;
+        let result = self.contents.put(&lock, &id.manifest(), manifest).await;
+        self.changed(id);
+        result
     }
 }

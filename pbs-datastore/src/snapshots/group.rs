@@ -64,6 +64,21 @@ impl Snapshots {
         Ok(groups.into_iter().collect())
     }
 
+    /// The groups of a namespace that have a snapshot, finished or running, in order.
+    pub(crate) async fn groups_in_use(&self, namespace: &Namespace) -> Result<Vec<GroupRef>> {
+        let running = self.running_groups(namespace);
+        let mut groups = Vec::new();
+        for group in self.group_ids(namespace).await? {
+            let runs = running.contains(&group);
+            let id = GroupRef::new(namespace.clone(), group);
+            // An owner file alone is no group.
+            if runs || !self.sealed_in(&id).await?.is_empty() {
+                groups.push(id);
+            }
+        }
+        Ok(groups)
+    }
+
     /// The groups of a namespace that have a snapshot, in order.
     pub async fn groups(&self, namespace: &Namespace) -> Result<Vec<GroupInfo>> {
         self.check_namespace(namespace).await?;

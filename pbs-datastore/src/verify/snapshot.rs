@@ -3,14 +3,13 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::StreamExt as _;
 use jiff::Timestamp;
 
 use super::{FAULTS_LOGGED_MAX, Known, READS_MAX, Verifier};
 use crate::{
-    ArchiveKind, BlobError, ChunkReader, CryptMode, DataBlob, Digest, Env, Error, Index,
-    IndexChunk, JobContext, ManifestFile, Result, SnapshotRef,
+    ArchiveKind, BlobError, ChunkReader, CryptMode, Digest, Env, Error, Index, IndexChunk,
+    JobContext, ManifestFile, Result, SnapshotRef,
 };
 
 /// Digests that are looked up at once.
@@ -46,7 +45,8 @@ impl Verifier {
         let mut complete = true;
         let mut faults = Faults { job, count: 0 };
         let snapshots = Arc::clone(self.datastore.snapshots());
-        if self.stored(&id.manifest()).await?.is_none() {
+        let contents = Arc::clone(snapshots.contents());
+        if contents.stored(&id.manifest()).await?.is_none() {
             return Err(Error::NotFound(format!("finished snapshot {id}")));
         }
         snapshots.changed(id);
@@ -63,13 +63,13 @@ impl Verifier {
         };
         for file in manifest.files() {
             job.check()?;
-            let Some(bytes) = self.stored(&id.file(&file.name)).await? else {
+            let Some(bytes) = contents.stored(&id.file(&file.name)).await? else {
                 faults.add(format_args!("{}: the file is missing", file.name));
                 continue;
             };
             if file.name.kind() == ArchiveKind::Blob {
                 let checked = file.clone();
-                let check = move || check_blob(&checked, bytes);
+                let check = move || checked.check_blob(&bytes);
                 if let Err(why) = self.datastore.env().compute(check).await {
                     faults.add(format_args!("{}: {why}", file.name));
                 }
@@ -79,7 +79,7 @@ impl Verifier {
             let parse = move || Index::parse(kind, bytes);
             match self.datastore.env().compute(parse).await {
                 Ok(index) => {
-                    if let Err(why) = check_index(file, &index) {
+                    if let Err(why) = file.check_index(&index) {
                         faults.add(format_args!("{}: {why}", file.name));
                     }
                     complete &= self.examine_chunks(file, &index, &mut faults).await?;
@@ -91,15 +91,6 @@ impl Verifier {
             faults: faults.count,
             complete,
         })
-    }
-
-    /// A file as it is kept for good; `None` if it is not there.
-    async fn stored(&self, place: &crate::Place) -> Result<Option<Bytes>> {
-        let contents = self.datastore.snapshots().contents();
-        if contents.bucket().is_some() && !contents.fetch_again(place).await? {
-            return Ok(None);
-        }
-        contents.read(place).await
     }
 
     /// Answers whether all chunks were looked at.
@@ -309,31 +300,6 @@ async fn read(
         }
         Err(error) => Err(format!("chunk {}: {error}", entry.digest)),
     })
-}
-
-fn check_blob(file: &ManifestFile, bytes: Bytes) -> std::result::Result<(), String> {
-    let size = bytes.len() as u64;
-    if size != file.size {
-        return Err(format!(
-            "it has {size} bytes, its manifest says {}",
-            file.size
-        ));
-    }
-    if file.csum.is_some_and(|csum| csum != Digest::of(&bytes)) {
-        return Err("its checksum is not the one in the manifest".to_owned());
-    }
-    let blob = DataBlob::parse(bytes).map_err(|error| error.to_string())?;
-    blob.verify_crc().map_err(|error| error.to_string())
-}
-
-fn check_index(file: &ManifestFile, index: &Index) -> std::result::Result<(), &'static str> {
-    if index.size() != file.size {
-        return Err("its size is not the one in the manifest");
-    }
-    match file.csum {
-        Some(csum) if csum != index.csum() => Err("its checksum is not the one in the manifest"),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

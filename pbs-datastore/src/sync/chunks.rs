@@ -1,0 +1,196 @@
+//! The chunks of one index on their way into a datastore.
+//!
+//! 1. Those that are there are touched under their guards, in batches ([`ChunkStore::adopt_known`](crate::chunk_store)).
+//! 2. The others are asked for side by side, checked, and inserted like a client's, each once however often the index names it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use futures_util::{StreamExt as _, stream};
+use tokio::sync::Semaphore;
+
+use super::{Copied, SnapshotSource};
+use crate::chunk_store::marker::Nature;
+use crate::chunk_store::{InsertOptions, VerifiedChunk};
+use crate::index::fixed::CHUNK_SIZE;
+use crate::progress::Progress;
+use crate::{
+    Chunk, CryptMode, Datastore, Digest, Error, Index, IndexChunk, JobContext, ManifestFile,
+    Result, WriterSession,
+};
+
+/// Chunks on their way at once: small ones fill a link of 100 ms, too.
+const IN_FLIGHT_MAX: usize = 64;
+/// Bytes on their way at once, before encoding, unless a quarter of the memory is less.
+const BYTES_IN_FLIGHT_MAX: u64 = 64 << 20;
+/// Entries of an index that are looked at in one go.
+const BATCH: usize = 4096;
+/// How often a chunk is asked for that comes damaged: once more, for it may have been the way.
+const ASKED_MAX: usize = 2;
+
+/// Who brings the chunks of a snapshot, from where, and for whom.
+pub(super) struct Bringing<'a> {
+    pub(super) datastore: &'a Arc<Datastore>,
+    pub(super) session: &'a WriterSession,
+    pub(super) source: &'a dyn SnapshotSource,
+    pub(super) job: &'a JobContext,
+}
+
+/// An archive whose chunks are brought.
+struct Archive<'a> {
+    file: &'a ManifestFile,
+    index: &'a Index,
+    nature: Nature,
+}
+
+impl Archive<'_> {
+    fn entry(&self, number: u32) -> Option<IndexChunk> {
+        self.index.chunk(number as usize)
+    }
+
+    /// Whether an entry's chunk is as long as the entry; the last of an image may be longer.
+    fn is_whole(&self, number: u32) -> bool {
+        matches!(self.index, Index::Dynamic(_)) || number as usize + 1 < self.index.len()
+    }
+
+    /// How long the chunk of an entry is at most.
+    fn longest(&self, entry: &IndexChunk) -> u64 {
+        match self.index {
+            Index::Fixed(_) => CHUNK_SIZE,
+            Index::Dynamic(_) => entry.len(),
+        }
+    }
+}
+
+impl Bringing<'_> {
+    /// Makes sure that every chunk of an index is in the datastore and known to the session.
+    pub(super) async fn index(
+        &self,
+        file: &ManifestFile,
+        index: &Index,
+        copied: &mut Copied,
+    ) -> Result<()> {
+        let nature = Nature::of(file.crypt_mode == CryptMode::Encrypt);
+        let archive = Archive {
+            file,
+            index,
+            nature,
+        };
+        let missing = self.adopt(&archive, copied).await?;
+        self.fetch(&archive, missing, copied).await
+    }
+
+    /// Step 1; answers the entries whose chunks are not there, one of each chunk.
+    async fn adopt(&self, archive: &Archive<'_>, copied: &mut Copied) -> Result<Vec<u32>> {
+        let mut missing: Vec<u32> = Vec::new();
+        let mut number: u32 = 0;
+        let mut entries = archive.index.chunks();
+        loop {
+            self.job.check()?;
+            let first = number;
+            let (mut asked, mut batch) = (HashSet::new(), Vec::new());
+            for entry in entries.by_ref().take(BATCH) {
+                if !self.session.uses(&entry.digest) && asked.insert(entry.digest) {
+                    let length = u32::try_from(entry.len()).unwrap_or(u32::MAX);
+                    batch.push((entry.digest, length));
+                }
+                number += 1;
+            }
+            if number == first {
+                break;
+            }
+            let chunks = self.datastore.chunks();
+            let absent = chunks.adopt_known(self.session, &batch, archive.nature);
+            let absent: HashSet<Digest> = absent.await?.into_iter().collect();
+            copied.known += (batch.len() - absent.len()) as u64;
+            if !absent.is_empty() {
+                let is_absent = |n: &u32| {
+                    archive
+                        .entry(*n)
+                        .is_some_and(|e| absent.contains(&e.digest))
+                };
+                missing.extend((first..number).filter(is_absent));
+            }
+        }
+        missing.sort_by_cached_key(|number| archive.index.digest(*number as usize));
+        missing.dedup_by_key(|number| archive.index.digest(*number as usize));
+        missing.sort_unstable();
+        Ok(missing)
+    }
+
+    /// Step 2.
+    async fn fetch(
+        &self,
+        archive: &Archive<'_>,
+        missing: Vec<u32>,
+        copied: &mut Copied,
+    ) -> Result<()> {
+        let memory = self.datastore.reader().budget().bytes_max();
+        let window = BYTES_IN_FLIGHT_MAX.min(memory / 4).max(CHUNK_SIZE * 4);
+        let window = Semaphore::new(window as usize);
+        let env = self.datastore.env();
+        let progress = Progress::new(env, self.job, "copied", Some(missing.len() as u64));
+        let mut fetched = stream::iter(missing)
+            .map(|number| self.one(archive, number, &window))
+            .buffer_unordered(IN_FLIGHT_MAX);
+        while let Some(bytes) = fetched.next().await {
+            copied.bytes += bytes?;
+            copied.chunks += 1;
+            progress.add(1, 1);
+            self.job.check()?;
+        }
+        Ok(())
+    }
+
+    /// Brings the chunk of one entry; answers its bytes as stored.
+    async fn one(&self, archive: &Archive<'_>, number: u32, window: &Semaphore) -> Result<u64> {
+        let Some(entry) = archive.entry(number) else {
+            return Ok(0);
+        };
+        let longest = archive.longest(&entry);
+        // Never more than the window has: the longest chunk is a quarter of the least window.
+        let _room = window
+            .acquire_many(u32::try_from(longest).unwrap_or(u32::MAX))
+            .await
+            .map_err(|_| Error::Stopped)?;
+        let mut asked = 0;
+        let (chunk, verified) = loop {
+            asked += 1;
+            let chunk = self.source.chunk(&entry.digest, longest).await?;
+            match self.check(archive, number, entry, &chunk).await {
+                Ok(verified) => break (chunk, verified),
+                Err(why) if asked < ASKED_MAX => {
+                    tracing::debug!(digest = %entry.digest, why, "a chunk came damaged and is asked for again");
+                }
+                Err(fault) => {
+                    return Err(Error::ChunkCorrupt {
+                        digest: entry.digest,
+                        fault: format!(
+                            "as the source has it for {}: {fault}; verify the snapshot there",
+                            archive.file.name
+                        ),
+                    });
+                }
+            }
+        };
+        let bytes = verified.encoded_len() as u64;
+        let options = InsertOptions { no_cache: true };
+        let chunks = self.datastore.chunks();
+        chunks.insert(self.session, verified, options).await?;
+        drop(chunk);
+        Ok(bytes)
+    }
+
+    async fn check(
+        &self,
+        archive: &Archive<'_>,
+        number: u32,
+        entry: IndexChunk,
+        chunk: &Chunk,
+    ) -> std::result::Result<VerifiedChunk, String> {
+        let (blob, nature) = ((*chunk).clone(), archive.nature);
+        let whole = archive.is_whole(number);
+        let check = move || VerifiedChunk::check_copy(blob, &entry, whole, nature);
+        self.datastore.env().compute(check).await
+    }
+}

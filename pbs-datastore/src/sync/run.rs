@@ -1,0 +1,482 @@
+//! The driver: what is to be copied from a source to a target, and in which order.
+//!
+//! 1. Namespaces are listed and mapped; those that the target lacks are made.
+//! 2. The groups of each are planned and copied, a few side by side; a snapshot that fails ends its group.
+//! 3. With `remove_vanished`: of each group that was copied without a fault, the snapshots that the source does not list any more;
+//!    at the end groups and namespaces.
+//!
+//! A source that answers with an error is never taken for an empty one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::{StreamExt as _, stream};
+
+use super::plan::plan;
+use super::{Copied, GroupFilter, SyncGroup, SyncOptions, SyncSource, SyncStep, SyncTarget};
+use crate::{BackupGroup, BackupTime, Env, Error, GroupRef, JobContext, Namespace, Result};
+
+/// How often a transfer is begun that fails for the way there.
+const ATTEMPTS_MAX: u32 = 3;
+/// Pause before the second attempt; four times as long before each further one.
+const PAUSE: Duration = Duration::from_secs(5);
+/// Groups in a row that fail for the way there before a run gives up.
+const FAILURES_IN_A_ROW_MAX: u32 = 3;
+
+/// What came of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SyncCounts {
+    /// Groups that were looked at.
+    pub groups: u64,
+    /// Snapshots that were not there before.
+    pub added: u64,
+    /// Snapshots that were there and have a later log or other notes now.
+    pub refreshed: u64,
+    /// Damaged snapshots that are whole again.
+    pub mended: u64,
+    /// Chunks that were brought.
+    pub chunks: u64,
+    /// Their bytes, as stored.
+    pub bytes: u64,
+    /// Chunks of these snapshots that the target had.
+    pub known: u64,
+    /// Snapshots that are gone from the target because they are from the source.
+    pub removed_snapshots: u64,
+    /// Groups likewise.
+    pub removed_groups: u64,
+    /// Namespaces likewise.
+    pub removed_namespaces: u64,
+    /// Snapshots and groups, of the ones that are gone at the source, that stay because a snapshot is protected.
+    pub protected: u64,
+    /// What could not be done, one sentence each.
+    pub failures: Vec<String>,
+    /// What somebody should know although nothing failed.
+    pub warnings: Vec<String>,
+}
+
+/// Brings the target up to date. What fails for a single group or namespace is in the counts; an error ends the run.
+pub async fn sync(
+    source: &dyn SyncSource,
+    target: &dyn SyncTarget,
+    options: &SyncOptions,
+    env: &Env,
+    job: &JobContext,
+) -> Result<SyncCounts> {
+    let run = Run {
+        source,
+        target,
+        options,
+        env,
+        job,
+        state: Mutex::default(),
+    };
+    let finished = tokio::select! {
+        biased;
+        result = run.whole() => result,
+        () = job.stopped() => Err(Error::Stopped),
+    };
+    finished.map(|()| {
+        run.state
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+            .counts
+    })
+}
+
+#[derive(Debug, Default)]
+struct State {
+    counts: SyncCounts,
+    failures_in_a_row: u32,
+}
+
+struct Run<'a> {
+    source: &'a dyn SyncSource,
+    target: &'a dyn SyncTarget,
+    options: &'a SyncOptions,
+    env: &'a Env,
+    job: &'a JobContext,
+    state: Mutex<State>,
+}
+
+/// A namespace on both sides.
+#[derive(Clone, Debug)]
+struct Pair {
+    source: Namespace,
+    target: Namespace,
+}
+
+impl Run<'_> {
+    fn count(&self, change: impl FnOnce(&mut SyncCounts)) {
+        change(&mut self.state().counts);
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the target's group is ours to write to.
+    fn is_ours(&self, group: &SyncGroup) -> bool {
+        let owner = group.owner.as_ref();
+        owner.is_some_and(|owner| self.target.is_ours(owner))
+    }
+
+    fn fail(&self, why: String) {
+        self.job.log(why.clone());
+        self.count(|counts| counts.failures.push(why));
+    }
+
+    async fn whole(&self) -> Result<()> {
+        let (source, target) = (self.source.name(), self.target.name());
+        self.job.log(format!("from {source} to {target}"));
+        let there = self.target_namespaces().await?;
+        let pairs = self.pairs().await?;
+        let mut vanished = Vec::new();
+        let mut groups_seen = 0;
+        let mut mapped = BTreeSet::new();
+        for pair in &pairs {
+            self.job.check()?;
+            mapped.insert(pair.target.clone());
+            if let Err(error) = self.ensure(&pair.target, &there).await {
+                fatal(&error)?;
+                self.fail(format!("namespace '{}': {error}", pair.target));
+                continue;
+            }
+            let groups = match self.source.groups(&pair.source).await {
+                Ok(groups) => groups,
+                Err(error) => {
+                    fatal(&error)?;
+                    self.fail(format!("groups of namespace '{}': {error}", pair.source));
+                    continue;
+                }
+            };
+            groups_seen += groups.len();
+            vanished.extend(self.groups(pair, groups).await?);
+        }
+        if self.options.remove_vanished {
+            let gone: Vec<Namespace> = there
+                .into_iter()
+                .filter(|namespace| !mapped.contains(namespace))
+                .filter(|namespace| *namespace != self.options.target)
+                .collect();
+            self.remove_vanished(vanished, gone, groups_seen).await?;
+        }
+        Ok(())
+    }
+
+    /// The target's namespaces, outer ones first.
+    async fn target_namespaces(&self) -> Result<Vec<Namespace>> {
+        let (below, depth) = (&self.options.target, self.options.depth);
+        self.target.namespaces(below, depth).await
+    }
+
+    /// Step 1: the namespaces of the source, and where each belongs.
+    async fn pairs(&self) -> Result<Vec<Pair>> {
+        let (below, depth) = (&self.options.source, self.options.depth);
+        let mut pairs = Vec::new();
+        for namespace in self.source.namespaces(below, depth).await? {
+            let Some(inner) = namespace.strip(below) else {
+                continue;
+            };
+            match self.options.target.join(&inner) {
+                Ok(target) => pairs.push(Pair {
+                    source: namespace,
+                    target,
+                }),
+                Err(error) => self.fail(format!(
+                    "namespace '{namespace}' has no place in '{}': {error}",
+                    self.options.target
+                )),
+            }
+        }
+        Ok(pairs)
+    }
+
+    /// Makes a namespace of the target, and those above it, if it is not `there`.
+    async fn ensure(&self, namespace: &Namespace, there: &[Namespace]) -> Result<()> {
+        if namespace.is_root() || there.contains(namespace) {
+            return Ok(());
+        }
+        let mut line = vec![namespace.clone()];
+        while let Some(parent) = line.last().and_then(Namespace::parent) {
+            line.push(parent);
+        }
+        for namespace in line.iter().rev() {
+            if !namespace.is_root() && !there.contains(namespace) {
+                self.target.create_namespace(namespace).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Step 2 for one namespace; answers the target's groups that the source does not have.
+    async fn groups(&self, pair: &Pair, groups: Vec<BackupGroup>) -> Result<Vec<GroupRef>> {
+        let meant = |group: &BackupGroup| GroupFilter::select(&self.options.groups, group);
+        let there: BTreeMap<BackupGroup, SyncGroup> = self
+            .target
+            .groups(&pair.target)
+            .await?
+            .into_iter()
+            .map(|group| (group.group.clone(), group))
+            .collect();
+        let known: BTreeSet<BackupGroup> = groups.iter().cloned().collect();
+        let vanished = there
+            .values()
+            .filter(|there| meant(&there.group) && !known.contains(&there.group))
+            .filter(|there| self.is_ours(there))
+            .map(|there| GroupRef::new(pair.target.clone(), there.group.clone()))
+            .collect();
+        let (total, all) = (groups.len(), known);
+        let meant: Vec<BackupGroup> = all.into_iter().filter(meant).collect();
+        self.job.log(format!(
+            "namespace '{}': {} of {total} groups",
+            pair.source,
+            meant.len()
+        ));
+        let work = meant.into_iter().map(|group| {
+            let there = there.get(&group).cloned();
+            self.group(pair, group, there)
+        });
+        let mut done = stream::iter(work).buffer_unordered(self.options.workers.max(1));
+        while let Some(result) = done.next().await {
+            result?;
+        }
+        Ok(vanished)
+    }
+
+    /// One group. An error ends the run.
+    async fn group(&self, pair: &Pair, group: BackupGroup, there: Option<SyncGroup>) -> Result<()> {
+        self.count(|counts| counts.groups += 1);
+        let from = GroupRef::new(pair.source.clone(), group.clone());
+        let to = GroupRef::new(pair.target.clone(), group);
+        if let Some(foreign) = there.filter(|there| !self.is_ours(there)) {
+            let owner = foreign.owner;
+            let whose = owner.map_or_else(|| "nobody known".to_owned(), |owner| owner.to_string());
+            self.fail(format!("group {to} belongs to {whose} at the target"));
+            return Ok(());
+        }
+        let error = match self.snapshots(&from, &to).await {
+            Ok(()) => {
+                self.state().failures_in_a_row = 0;
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        fatal(&error)?;
+        self.fail(format!("group {from}: {error}"));
+        let mut state = self.state();
+        if error.is_transient() {
+            state.failures_in_a_row += 1;
+            if state.failures_in_a_row >= FAILURES_IN_A_ROW_MAX {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn snapshots(&self, from: &GroupRef, to: &GroupRef) -> Result<()> {
+        let listed = self.source.snapshots(from).await?;
+        let there = self.target.snapshots(to).await?;
+        let plan = plan(&listed, &there, self.options);
+        for (why, count) in &plan.skipped {
+            self.job
+                .log(format!("group {from}: {count} passed over, {why}"));
+        }
+        let total = plan.steps.len();
+        for (done, (time, step)) in plan.steps.iter().enumerate() {
+            self.snapshot(from, to, *time, *step, (done + 1, total))
+                .await?;
+        }
+        if !self.options.remove_vanished || listed.is_empty() {
+            return Ok(());
+        }
+        for time in plan.vanished {
+            self.job.check()?;
+            let id = to.at(time);
+            let protected = there.iter().any(|s| s.time == time && s.protected);
+            let removed = if protected {
+                Err(Error::Protected(format!("snapshot {id}")))
+            } else {
+                self.target.remove_snapshot(&id).await
+            };
+            match removed {
+                Ok(()) => {
+                    self.job
+                        .log(format!("{id}: removed, it is gone at the source"));
+                    self.count(|counts| counts.removed_snapshots += 1);
+                }
+                Err(Error::NotFound(_)) => {}
+                Err(Error::Protected(_)) => {
+                    self.job.log(format!(
+                        "{id}: gone at the source, and kept: it is protected"
+                    ));
+                    self.count(|counts| counts.protected += 1);
+                }
+                Err(error) => {
+                    fatal(&error)?;
+                    self.fail(format!("{id} was not removed: {error}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One snapshot, begun anew if the way there fails.
+    async fn snapshot(
+        &self,
+        from: &GroupRef,
+        to: &GroupRef,
+        time: BackupTime,
+        step: SyncStep,
+        (number, total): (usize, usize),
+    ) -> Result<()> {
+        let (from, to) = (from.at(time), to.at(time));
+        let mut pause = PAUSE;
+        let mut attempt = 1;
+        let copied = loop {
+            self.job.check()?;
+            let begun = self.env.instant();
+            let error = match self.transfer(&from, &to, step).await {
+                Ok(copied) => break (copied, self.env.instant().duration_since(begun)),
+                Err(error) => error,
+            };
+            if !error.is_transient() || attempt == ATTEMPTS_MAX {
+                return Err(error);
+            }
+            self.job.log(format!(
+                "{from}: {error}; begun anew in {} s",
+                pause.as_secs()
+            ));
+            self.env.sleep(pause).await;
+            pause *= 4;
+            attempt += 1;
+        };
+        let (copied, taken) = copied;
+        self.told(&from, step, &copied, taken);
+        self.job.log(format!(
+            "group {}: {number} of {total} snapshots done",
+            from.group()
+        ));
+        Ok(())
+    }
+
+    async fn transfer(
+        &self,
+        from: &crate::SnapshotRef,
+        to: &crate::SnapshotRef,
+        step: SyncStep,
+    ) -> Result<Copied> {
+        match self.source.open(from).await? {
+            Some(source) => self.target.copy(&*source, to, step, self.job).await,
+            None => Ok(Copied {
+                gone: true,
+                ..Copied::default()
+            }),
+        }
+    }
+
+    fn told(&self, from: &crate::SnapshotRef, step: SyncStep, copied: &Copied, taken: Duration) {
+        let figures = || {
+            let rate = copied.bytes as f64 / taken.as_secs_f64().max(0.001) / 1e6;
+            format!(
+                "{} chunks, {:.1} MB in {:.1} s ({rate:.1} MB/s), {} were there",
+                copied.chunks,
+                copied.bytes as f64 / 1e6,
+                taken.as_secs_f64(),
+                copied.known
+            )
+        };
+        let line = match step {
+            _ if copied.gone => "gone at the source meanwhile".to_owned(),
+            SyncStep::Refresh if copied.unchanged => "unchanged".to_owned(),
+            SyncStep::Refresh if copied.chunks + copied.known == 0 => "refreshed".to_owned(),
+            SyncStep::Add => format!("copied: {}", figures()),
+            SyncStep::Refresh | SyncStep::Mend => format!("mended: {}", figures()),
+        };
+        self.job.log(format!("{from}: {line}"));
+        self.count(|counts| {
+            counts.chunks += copied.chunks;
+            counts.bytes += copied.bytes;
+            counts.known += copied.known;
+            match step {
+                _ if copied.gone || copied.unchanged => {}
+                SyncStep::Add => counts.added += 1,
+                SyncStep::Refresh => counts.refreshed += 1,
+                SyncStep::Mend => counts.mended += 1,
+            }
+        });
+    }
+
+    /// Step 3 for groups and namespaces.
+    async fn remove_vanished(
+        &self,
+        mut groups: Vec<GroupRef>,
+        namespaces: Vec<Namespace>,
+        groups_seen: usize,
+    ) -> Result<()> {
+        for namespace in &namespaces {
+            for group in self.target.groups(namespace).await? {
+                if self.is_ours(&group) && GroupFilter::select(&self.options.groups, &group.group) {
+                    groups.push(GroupRef::new(namespace.clone(), group.group));
+                }
+            }
+        }
+        if groups_seen == 0 && !groups.is_empty() {
+            let why = format!(
+                "the source shows no group at all: the {} groups that only the target has are kept; remove them by hand if that is meant",
+                groups.len()
+            );
+            self.job.log(why.clone());
+            self.count(|counts| counts.warnings.push(why));
+            return Ok(());
+        }
+        for group in groups {
+            self.job.check()?;
+            match self.target.remove_group(&group).await {
+                Ok(stats) => {
+                    self.job.log(format!(
+                        "group {group}: gone at the source, {} snapshots removed",
+                        stats.removed_snapshots
+                    ));
+                    self.count(|counts| {
+                        counts.removed_snapshots += stats.removed_snapshots;
+                        counts.removed_groups += stats.removed_groups;
+                        counts.protected += stats.protected_snapshots;
+                    });
+                }
+                Err(Error::NotFound(_)) => {}
+                Err(error) => {
+                    fatal(&error)?;
+                    self.fail(format!("group {group} was not removed: {error}"));
+                }
+            }
+        }
+        // Inner ones first.
+        for namespace in namespaces.iter().rev() {
+            match self.target.remove_namespace(namespace).await {
+                Ok(true) => {
+                    self.job.log(format!("namespace '{namespace}' was removed"));
+                    self.count(|counts| counts.removed_namespaces += 1);
+                }
+                Ok(false) => self.job.log(format!(
+                    "namespace '{namespace}' is gone at the source, and kept: something is left in it"
+                )),
+                Err(error) => {
+                    fatal(&error)?;
+                    self.fail(format!("namespace '{namespace}' was not removed: {error}"));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether an error ends the run, whatever it is about.
+fn fatal(error: &Error) -> Result<()> {
+    match error {
+        Error::Stopped => Err(Error::Stopped),
+        Error::Closing => Err(Error::Closing),
+        Error::NotOwner(why) => Err(Error::NotOwner(why.clone())),
+        _ => Ok(()),
+    }
+}

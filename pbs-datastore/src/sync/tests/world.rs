@@ -1,0 +1,383 @@
+//! Two datastores, and a source whose line can be cut.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::Timestamp;
+use s3_client::{FaultPlan, FaultyStore, ModelOptions, ModelStore, ObjectStore};
+use tokio::sync::{Notify, watch};
+
+use crate::files::OsFiles;
+use crate::index::IndexChecksum;
+use crate::sync::*;
+use crate::{
+    ArchiveName, AuthId, Backend, BackupGroup, BackupRequest, BucketAccess, Capabilities, Chunk,
+    CryptKey, CryptMode, DataBlob, Datastore, DatastoreConfig, Digest, Env, Error, GroupRef,
+    IndexKind, JobContext, Manifest, ManifestFile, MemoryBudget, Namespace, OpenOptions, Result,
+    SnapshotRef,
+};
+
+pub(super) const OWNER: &str = "sync@pbs";
+
+pub(super) fn id(text: &str) -> SnapshotRef {
+    text.parse().unwrap()
+}
+
+pub(super) fn name(text: &str) -> ArchiveName {
+    text.parse().unwrap()
+}
+
+/// One datastore.
+pub(super) struct Side {
+    pub(super) env: Env,
+    pub(super) model: Arc<ModelStore>,
+    pub(super) plan: FaultPlan,
+    pub(super) dir: tempfile::TempDir,
+    pub(super) datastore: Arc<Datastore>,
+}
+
+impl Side {
+    pub(super) async fn new(bucket: bool) -> Self {
+        let start = Timestamp::from_second(1_800_000_000).unwrap();
+        let env = Env::simulated(start, 1, Arc::new(OsFiles));
+        let (dir, plan) = (tempfile::tempdir().unwrap(), FaultPlan::new());
+        let model = Arc::new(ModelStore::new(ModelOptions::default()));
+        let datastore = open(&env, &dir, &model, &plan, bucket).await;
+        Self {
+            env,
+            model,
+            plan,
+            dir,
+            datastore,
+        }
+    }
+
+    /// A backup of one archive with these chunks, a fixed one if its name says so, and a blob.
+    pub(super) async fn backup(&self, text: &str, archive: &str, chunks: &[&str]) {
+        self.backup_with(text, archive, chunks, None).await;
+    }
+
+    pub(super) async fn backup_with(
+        &self,
+        text: &str,
+        archive: &str,
+        chunks: &[&str],
+        key: Option<&CryptKey>,
+    ) {
+        let (at, archive) = (id(text), name(archive));
+        let snapshots = self.datastore.snapshots();
+        for depth in 0..at.namespace.depth() {
+            let outer: Vec<_> = at.namespace.components()[..depth].to_vec();
+            let outer: Namespace = outer.join("/").parse().unwrap();
+            let inner = &at.namespace.components()[depth];
+            snapshots.create_namespace(&outer, inner).await.unwrap();
+        }
+        let request = BackupRequest {
+            namespace: at.namespace.clone(),
+            snapshot: at.snapshot.clone(),
+            author: OWNER.parse().unwrap(),
+            benchmark: false,
+            no_cache: false,
+        };
+        let backup = self.datastore.begin_backup(request).await.unwrap();
+        let wid = backup.create_dynamic(&archive).await.unwrap();
+        let (mut csum, mut offset, mut entries) = (IndexChecksum::new(), 0, Vec::new());
+        let kind = IndexKind::Dynamic;
+        for (i, text) in chunks.iter().enumerate() {
+            let data = Bytes::copy_from_slice(text.as_bytes());
+            let digest = key.map_or_else(|| Digest::of(&data), |key| key.chunk_digest(&data));
+            let blob = DataBlob::encode(data, true, key, [i as u8; 16]).unwrap();
+            let size = text.len() as u32;
+            let sent = backup.upload(wid, kind, digest, size, blob.encoded()).await;
+            sent.unwrap();
+            entries.push((digest, offset));
+            offset += text.len() as u64;
+            csum.push_dynamic(offset, &digest);
+        }
+        let csum = csum.finish();
+        backup.append(wid, kind, &entries).await.unwrap();
+        let closed = backup.close(wid, kind, entries.len() as u64, offset, csum);
+        closed.await.unwrap();
+        let blob = DataBlob::encode_plain(Bytes::from_static(b"settings")).unwrap();
+        let blob = blob.encoded();
+        backup.blob(&name("b.blob"), blob.clone()).await.unwrap();
+        let crypt_mode = key.map_or(CryptMode::None, |_| CryptMode::Encrypt);
+        let file = |name, size, csum| ManifestFile {
+            name,
+            crypt_mode,
+            size,
+            csum: Some(csum),
+        };
+        let files = vec![
+            file(archive, offset, csum),
+            file(name("b.blob"), blob.len() as u64, Digest::of(&blob)),
+        ];
+        let manifest = Manifest::new(at.snapshot, files).unwrap();
+        let manifest = manifest.to_blob().unwrap().encoded();
+        let name = ArchiveName::manifest();
+        backup.blob(&name, manifest).await.unwrap();
+        backup.finish().await.unwrap();
+        backup.end("done").await;
+    }
+
+    /// All finished snapshots of all namespaces, and each file of them.
+    pub(super) async fn contents(&self) -> Vec<(String, Vec<(String, Bytes)>)> {
+        let snapshots = self.datastore.snapshots();
+        let mut all = Vec::new();
+        let root = Namespace::root();
+        for namespace in snapshots.namespaces(&root, 7).await.unwrap() {
+            for group in snapshots.group_ids(&namespace).await.unwrap() {
+                let group = GroupRef::new(namespace.clone(), group);
+                for info in snapshots.group_snapshots(&group).await.unwrap() {
+                    let mut files = Vec::new();
+                    for file in &info.files {
+                        let stored = snapshots.file(&info.id, &name(&file.name)).await;
+                        files.push((file.name.clone(), stored.unwrap()));
+                    }
+                    all.push((info.id.to_string(), files));
+                }
+            }
+        }
+        all
+    }
+
+    pub(super) async fn listed(&self) -> Vec<String> {
+        self.contents()
+            .await
+            .into_iter()
+            .map(|(id, _)| id)
+            .collect()
+    }
+
+    /// Whether every chunk of every snapshot is there and right.
+    pub(super) async fn is_whole(&self) -> bool {
+        for text in self.listed().await {
+            if !self.verifies(&text).await {
+                return false;
+            }
+        }
+        true
+    }
+
+    pub(super) async fn verifies(&self, text: &str) -> bool {
+        const UPID: &str =
+            "UPID:tests:00000001:00000002:00000003:6A000000:verify:store:tester@pbs:";
+        let mut verifier = crate::Verifier::new(Arc::clone(&self.datastore));
+        let (id, job) = (id(text), JobContext::detached());
+        let verified = verifier.verify(&id, UPID, &job).await;
+        verified.unwrap() == crate::Verified::Done(crate::VerifyOutcome::Ok)
+    }
+
+    pub(super) fn source(&self) -> Line {
+        Line::new(Arc::new(DatastoreSource::new(Arc::clone(&self.datastore))))
+    }
+
+    /// Brings everything of `source` here, as `options` say.
+    pub(super) async fn pull(&self, source: &Line, options: &SyncOptions) -> Result<SyncCounts> {
+        let (_stop, stopped) = watch::channel(false);
+        self.pull_until(source, options, stopped).await
+    }
+
+    pub(super) async fn pull_until(
+        &self,
+        source: &Line,
+        options: &SyncOptions,
+        stopped: watch::Receiver<bool>,
+    ) -> Result<SyncCounts> {
+        let owner: AuthId = OWNER.parse().unwrap();
+        let target = DatastoreTarget::new(Arc::clone(&self.datastore), owner);
+        let job = JobContext::new(Arc::new(|line| tracing::info!("{line}")), stopped);
+        sync(source, &target, options, &self.env, &job).await
+    }
+}
+
+async fn open(
+    env: &Env,
+    dir: &tempfile::TempDir,
+    model: &Arc<ModelStore>,
+    plan: &FaultPlan,
+    bucket: bool,
+) -> Arc<Datastore> {
+    let place = dir.path().join("place");
+    let backend = if bucket {
+        Backend::Bucket {
+            prefix: "store".to_owned(),
+            cache_dir: place,
+            cache_bytes_max: 1 << 30,
+        }
+    } else {
+        std::fs::create_dir_all(&place).unwrap();
+        Backend::Directory(place)
+    };
+    let store = FaultyStore::new(Arc::clone(model) as Arc<dyn ObjectStore>, plan.clone());
+    let store: Arc<dyn ObjectStore> = Arc::new(store);
+    let access = BucketAccess {
+        once: Arc::clone(&store),
+        store,
+        capabilities: Capabilities {
+            conditional_create: true,
+            conditional_overwrite: true,
+        },
+        signature_window: Duration::from_mins(15),
+    };
+    let options = OpenOptions {
+        hostname: "host".to_owned(),
+        installation: "installation".to_owned(),
+        take_over: false,
+        previous_owner_is_dead: false,
+        budget: MemoryBudget::new(256 << 20),
+    };
+    let mut config = DatastoreConfig::new("store", backend);
+    config.gc_atime_cutoff = Duration::ZERO;
+    let opened = Datastore::open(env.clone(), config, bucket.then_some(access), options).await;
+    opened.unwrap()
+}
+
+/// What a line does to the requests on it.
+#[derive(Debug, Default)]
+struct State {
+    /// Requests so far.
+    asked: AtomicU64,
+    /// Chunks that were asked for.
+    chunks: AtomicU64,
+    /// From which request on it is cut, and until which.
+    cut: Mutex<Option<(u64, u64)>>,
+    /// Chunks wait here until they are let go.
+    held: Mutex<Option<Arc<Notify>>>,
+    waiting: Notify,
+    /// Chunks come with a flipped bit, so many times.
+    garbled: AtomicU64,
+}
+
+/// A source behind a line.
+#[derive(Clone, Debug)]
+pub(super) struct Line {
+    inner: Arc<dyn SyncSource>,
+    state: Arc<State>,
+}
+
+impl Line {
+    fn new(inner: Arc<dyn SyncSource>) -> Self {
+        Self {
+            inner,
+            state: Arc::default(),
+        }
+    }
+
+    pub(super) fn asked(&self) -> u64 {
+        self.state.asked.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn chunks(&self) -> u64 {
+        self.state.chunks.load(Ordering::SeqCst)
+    }
+
+    /// Cuts the line for `count` requests, beginning with the one after `after` more.
+    pub(super) fn cut(&self, after: u64, count: u64) {
+        let first = self.asked() + after;
+        *self.state.cut.lock().unwrap() = Some((first, first + count));
+    }
+
+    pub(super) fn garble(&self, times: u64) {
+        self.state.garbled.store(times, Ordering::SeqCst);
+    }
+
+    /// Holds every chunk back from now on; the answer lets them go.
+    pub(super) fn hold(&self) -> Arc<Notify> {
+        let gate = Arc::new(Notify::new());
+        *self.state.held.lock().unwrap() = Some(Arc::clone(&gate));
+        gate
+    }
+
+    /// Returns when a chunk is held back.
+    pub(super) async fn wait_held(&self) {
+        self.state.waiting.notified().await;
+    }
+
+    pub(super) fn let_go(&self) {
+        let gate = self.state.held.lock().unwrap().take();
+        gate.unwrap().notify_waiters();
+    }
+
+    fn ask(&self) -> Result<()> {
+        let number = self.state.asked.fetch_add(1, Ordering::SeqCst);
+        let cut = *self.state.cut.lock().unwrap();
+        if cut.is_some_and(|(first, end)| (first..end).contains(&number)) {
+            return Err(Error::Remote {
+                why: format!("request {number}: the line is cut"),
+                transient: true,
+            });
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl SyncSource for Line {
+    fn name(&self) -> String {
+        self.inner.name()
+    }
+
+    async fn namespaces(&self, below: &Namespace, depth: usize) -> Result<Vec<Namespace>> {
+        self.ask()?;
+        self.inner.namespaces(below, depth).await
+    }
+
+    async fn groups(&self, namespace: &Namespace) -> Result<Vec<BackupGroup>> {
+        self.ask()?;
+        self.inner.groups(namespace).await
+    }
+
+    async fn snapshots(&self, group: &GroupRef) -> Result<Vec<SyncSnapshot>> {
+        self.ask()?;
+        self.inner.snapshots(group).await
+    }
+
+    async fn open(&self, id: &SnapshotRef) -> Result<Option<Arc<dyn SnapshotSource>>> {
+        self.ask()?;
+        let Some(inner) = self.inner.open(id).await? else {
+            return Ok(None);
+        };
+        let line = self.clone();
+        Ok(Some(Arc::new(Reader { inner, line })))
+    }
+}
+
+#[derive(Debug)]
+struct Reader {
+    inner: Arc<dyn SnapshotSource>,
+    line: Line,
+}
+
+#[async_trait]
+impl SnapshotSource for Reader {
+    async fn file(&self, name: &ArchiveName) -> Result<Option<SyncFile>> {
+        self.line.ask()?;
+        self.inner.file(name).await
+    }
+
+    async fn chunk(&self, digest: &Digest, bytes: u64) -> Result<Arc<Chunk>> {
+        let state = &self.line.state;
+        state.chunks.fetch_add(1, Ordering::SeqCst);
+        let gate = state.held.lock().unwrap().clone();
+        if let Some(gate) = gate {
+            let opened = gate.notified();
+            state.waiting.notify_one();
+            opened.await;
+        }
+        self.line.ask()?;
+        let chunk = self.inner.chunk(digest, bytes).await?;
+        let garbled = state.garbled.load(Ordering::SeqCst);
+        if garbled == 0 {
+            return Ok(chunk);
+        }
+        state.garbled.store(garbled - 1, Ordering::SeqCst);
+        let mut bytes = chunk.encoded().to_vec();
+        *bytes.last_mut().unwrap() ^= 1;
+        let blob = DataBlob::parse(bytes.into()).unwrap();
+        Ok(Arc::new(Chunk::new(blob, None)))
+    }
+}
