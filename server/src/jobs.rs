@@ -5,7 +5,7 @@
 //! | `key.rs` | which jobs there are |
 //! | `due.rs`, `record.rs`, `scheduler.rs` | when each is due, what is known of its past, and who starts it |
 //! | `run.rs` | what all runs have in common: one at a time, a task with a log, an end that is recorded |
-//! | `gc.rs`, `prune.rs`, `verify.rs` | the kinds |
+//! | `gc.rs`, `prune.rs`, `verify.rs`, `sync.rs` | the kinds |
 //! | `refresh.rs` | a task that is no job |
 //!
 //! Decision 0012 says why.
@@ -19,6 +19,7 @@ pub(crate) mod refresh;
 mod run;
 mod scheduler;
 pub(crate) mod scope;
+pub(crate) mod sync;
 #[cfg(test)]
 mod tests;
 pub(crate) mod verify;

@@ -26,6 +26,7 @@ mod parent;
 mod places;
 mod protocol;
 mod quickstart;
+mod remote;
 mod shutdown;
 mod stores;
 mod tasks;

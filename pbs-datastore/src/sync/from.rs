@@ -81,9 +81,9 @@ impl SnapshotSource for Snapshot {
         let size = snapshots.file_bytes(&self.id, name).await?;
         let budget = self.datastore.reader().budget();
         let permit = budget.take(size, MEMORY_WAIT_MAX).await;
-        let permit = Some(permit.ok_or_else(no_memory)?);
+        let permits = vec![permit.ok_or_else(no_memory)?];
         match snapshots.file(&self.id, name).await {
-            Ok(bytes) => Ok(Some(SyncFile { bytes, permit })),
+            Ok(bytes) => Ok(Some(SyncFile { bytes, permits })),
             Err(Error::NotFound(_)) => Ok(None),
             Err(error) => Err(error),
         }

@@ -19,8 +19,8 @@ use crate::{BackupGroup, BackupTime, Env, Error, GroupRef, JobContext, Namespace
 
 /// How often a transfer is begun that fails for the way there.
 const ATTEMPTS_MAX: u32 = 3;
-/// Pause before the second attempt; four times as long before each further one.
-const PAUSE: Duration = Duration::from_secs(5);
+/// Pause before the second attempt; ten times as long before each further one.
+const PAUSE: Duration = Duration::from_secs(2);
 /// Groups in a row that fail for the way there before a run gives up.
 const FAILURES_IN_A_ROW_MAX: u32 = 3;
 
@@ -348,8 +348,11 @@ impl Run<'_> {
                 pause.as_secs()
             ));
             self.env.sleep(pause).await;
-            pause *= 4;
+            pause *= 10;
             attempt += 1;
+            if step == SyncStep::Add && self.is_there(&to).await {
+                break (Copied::default(), self.env.instant().duration_since(begun));
+            }
         };
         let (copied, taken) = copied;
         self.told(&from, step, &copied, taken);
@@ -358,6 +361,15 @@ impl Run<'_> {
             from.group()
         ));
         Ok(())
+    }
+
+    /// Whether an attempt whose answer was lost has made the snapshot.
+    async fn is_there(&self, id: &crate::SnapshotRef) -> bool {
+        let listed = self.target.snapshots(&id.group()).await.unwrap_or_default();
+        let time = id.snapshot.time;
+        listed
+            .iter()
+            .any(|there| there.time == time && there.finished)
     }
 
     async fn transfer(

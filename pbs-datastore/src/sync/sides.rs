@@ -70,7 +70,7 @@ pub struct SyncFile {
     /// The whole of it.
     pub bytes: Bytes,
     /// Given back with it.
-    pub permit: Option<MemoryPermit>,
+    pub permits: Vec<MemoryPermit>,
 }
 
 /// What came of one snapshot.

@@ -1,6 +1,7 @@
 //! Parameters that become settings of the configuration file, and the names of its sections.
 
-use toml_edit::{Table, Value};
+use serde_json::{Value as Json, json};
+use toml_edit::{Array, Table, Value};
 
 use super::error::ApiError;
 use super::params::Params;
@@ -21,6 +22,23 @@ impl Settings {
         for name in names {
             if let Some(text) = params.optional::<String>(name)? {
                 self.0.push((name, text.into()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the parameters with these names as lists of at most `max` texts.
+    pub(crate) fn take_lists(
+        &mut self,
+        params: &mut Params,
+        names: &[&'static str],
+        max: usize,
+    ) -> Result<(), ApiError> {
+        for name in names {
+            let list = params.list::<String>(name, max)?;
+            if !list.is_empty() {
+                self.0
+                    .push((name, list.into_iter().collect::<Array>().into()));
             }
         }
         Ok(())
@@ -66,16 +84,34 @@ impl Settings {
         Ok(())
     }
 
-    /// The text that was taken under this name.
-    pub(crate) fn text(&self, name: &str) -> Option<&str> {
-        let found = self.0.iter().find(|(known, _)| *known == name);
-        found.and_then(|(_, value)| value.as_str())
+    /// What `before` becomes when the settings named in `unset` go and these come.
+    pub(crate) fn over(&self, mut before: Json, unset: &[String]) -> Json {
+        for name in unset {
+            if let Some(members) = before.as_object_mut() {
+                members.remove(name);
+            }
+        }
+        for (name, value) in &self.0 {
+            before[*name] = match value {
+                Value::String(text) => json!(text.value()),
+                Value::Integer(number) => json!(number.value()),
+                Value::Boolean(flag) => json!(flag.value()),
+                other => json!(other.to_string()),
+            };
+        }
+        before
     }
 
-    /// The number that was taken under this name.
-    pub(crate) fn number(&self, name: &str) -> Option<i64> {
-        let found = self.0.iter().find(|(known, _)| *known == name);
-        found.and_then(|(_, value)| value.as_integer())
+    /// A table of them alone.
+    pub(crate) fn table(self) -> Table {
+        let mut table = Table::new();
+        self.write(&mut table);
+        table
+    }
+
+    /// Adds a setting.
+    pub(crate) fn add(&mut self, name: &'static str, value: impl Into<Value>) {
+        self.0.push((name, value.into()));
     }
 
     /// The names of what was taken.

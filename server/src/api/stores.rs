@@ -306,10 +306,14 @@ fn remove_section(
         if !config::remove(document, "datastore", name) {
             return Err(format!("no such datastore '{name}'"));
         }
-        for kind in [JobKind::Prune, JobKind::Verify] {
-            let jobs = PlannedJob::of_kind(&known, kind);
-            for job in jobs.iter().filter(|job| job.store == name) {
-                config::remove(document, kind.name(), &job.key.id);
+        for job in PlannedJob::all(&known) {
+            if job.key.kind != JobKind::Gc && job.store == name {
+                config::remove(document, job.key.kind.name(), &job.key.id);
+            }
+        }
+        for (id, job) in &known.sync {
+            if job.remote.is_none() && job.remote_store == name {
+                config::remove(document, JobKind::Sync.name(), id);
             }
         }
         let gone = |entry: &&AclEntry| rights.is_some_and(|path| entry.path.is_within(path));

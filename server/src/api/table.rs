@@ -6,8 +6,8 @@ use http::Method;
 use super::call::{Access, Endpoint, RouteEntry};
 use super::router::Router;
 use super::{
-    access, acl, datastore, gc, groups, jobs, metrics, namespaces, nodes, prune, s3, sessions,
-    snapshots, stores, tasks, users, verify,
+    access, acl, datastore, gc, groups, jobs, metrics, namespaces, nodes, prune, remote, s3,
+    sessions, snapshots, stores, sync, tasks, users, verify,
 };
 
 /// A row whose caller must be known.
@@ -108,6 +108,16 @@ fn machine() -> Vec<RouteEntry> {
         known!(GET "config/s3/{id}" => s3::show),
         known!(DELETE "config/s3/{id}" => s3::remove),
         known!(PUT "admin/s3/{id}/check" => s3::check),
+        known!(GET "config/remote" => remote::list),
+        known!(POST "config/remote" => remote::create),
+        known!(GET "config/remote/{name}" => remote::show),
+        known!(PUT "config/remote/{name}" => remote::update),
+        known!(DELETE "config/remote/{name}" => remote::remove),
+        known!(GET "config/remote/{name}/scan" => remote::scan),
+        known!(GET "config/remote/{name}/scan/{store}/groups" => remote::scan_groups),
+        known!(GET "config/remote/{name}/scan/{store}/namespaces" => remote::scan_namespaces),
+        known!(POST "pull" => sync::pull),
+        known!(POST "push" => sync::push),
     ]
 }
 

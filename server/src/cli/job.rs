@@ -1,4 +1,4 @@
-//! `holdfast prune-job` and `holdfast verify-job`: what the daemon does by itself, and when.
+//! `holdfast prune-job`, `verify-job` and `sync-job`: what the daemon does by itself, and when.
 
 use http::Method;
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ pub(crate) trait JobSettings: clap::Args {
     fn params(&self) -> Vec<(&'static str, Value)>;
 }
 
-/// `holdfast prune-job …`, `holdfast verify-job …`
+/// `holdfast prune-job …`, `verify-job …`, `sync-job …`
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum JobCommand<S: JobSettings> {
     /// Add a job.
@@ -102,7 +102,7 @@ pub(crate) struct TargetArgs {
 }
 
 impl TargetArgs {
-    fn params(&self) -> Vec<(&'static str, Value)> {
+    pub(super) fn params(&self) -> Vec<(&'static str, Value)> {
         vec![
             ("store", json!(self.store)),
             ("ns", json!(self.ns)),

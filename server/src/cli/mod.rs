@@ -10,9 +10,11 @@ pub(crate) mod job;
 mod link;
 mod pages;
 mod password;
+mod remote;
 mod s3;
 pub(crate) mod serve;
 mod setup;
+mod sync;
 #[cfg(test)]
 mod tests;
 mod token;
@@ -57,6 +59,16 @@ enum Command {
     /// Jobs that read snapshots back.
     #[command(subcommand)]
     VerifyJob(JobCommand<VerifySettings>),
+    /// Jobs that copy snapshots from or to another datastore.
+    #[command(subcommand)]
+    SyncJob(JobCommand<sync::SyncSettings>),
+    /// Copy snapshots from another server, or from another datastore of this one, now.
+    Pull(sync::SyncArgs),
+    /// Copy snapshots to another server now.
+    Push(sync::SyncArgs),
+    /// Add, list, change, remove and look into the other servers that snapshots are copied from and to.
+    #[command(subcommand)]
+    Remote(remote::RemoteCommand),
     /// Add, list, remove and check S3 servers.
     #[command(subcommand)]
     S3(s3::S3Command),
@@ -167,6 +179,10 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
             }
             Command::PruneJob(command) => return watched(async |p| command.run(p).await).await,
             Command::VerifyJob(command) => return watched(async |p| command.run(p).await).await,
+            Command::SyncJob(command) => return watched(async |p| command.run(p).await).await,
+            Command::Pull(args) => return watched(async |p| args.run("pull", p).await).await,
+            Command::Push(args) => return watched(async |p| args.run("push", p).await).await,
+            Command::Remote(command) => command.run().await,
             Command::S3(command) => command.run().await,
             Command::User(command) => command.run().await,
             Command::Token(command) => command.run().await,

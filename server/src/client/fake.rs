@@ -23,6 +23,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::pace::Pace;
 use super::repository::Access;
 
 pub(super) const PASSWORD: &str = "correct horse";
@@ -96,6 +97,7 @@ impl Fake {
                 .unwrap(),
             secret: PASSWORD.to_owned(),
             fingerprint: Some(self.fingerprint),
+            pace: Pace::default(),
         }
     }
 

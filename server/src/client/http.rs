@@ -18,12 +18,14 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use pbs_datastore::{MemoryBudget, MemoryPermit};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use super::pace::Paced;
 use super::repository::Access;
 use super::trust;
 
@@ -34,8 +36,12 @@ const PING: Duration = Duration::from_mins(1);
 /// Receive window of a stream: more than the largest chunk, so that none waits for a round trip.
 const STREAM_WINDOW_BYTES: u32 = 18 << 20;
 /// Receive window of the connection: what parallel chunk reads may have on the way.
-const CONNECTION_WINDOW_BYTES: u32 = 128 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
 const FRAME_BYTES_MAX: u32 = 4 << 20;
+/// Memory is taken in steps of this size for an answer of unknown length.
+const MEMORY_STEP_BYTES: u64 = 1 << 20;
+/// How long each step waits for it.
+const MEMORY_WAIT_MAX: Duration = Duration::from_mins(1);
 /// Most bytes of an error text that are read.
 const ERROR_BYTES_MAX: usize = 64 << 10;
 
@@ -77,6 +83,27 @@ pub(crate) enum RequestError {
         /// What is wrong with it.
         reason: String,
     },
+}
+
+impl RequestError {
+    /// The status of a refusal.
+    pub(crate) fn status(&self) -> Option<StatusCode> {
+        match self {
+            Self::Refused { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// Whether the same may succeed in a moment.
+    pub(crate) fn is_transient(&self) -> bool {
+        match self {
+            Self::Refused { status, .. } => {
+                status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
+            }
+            Self::Connection { .. } | Self::Timeout { .. } => true,
+            Self::Untrusted(_) | Self::Answer { .. } => false,
+        }
+    }
 }
 
 /// An error with all its causes, each once.
@@ -133,6 +160,7 @@ impl Http1 {
             stream
                 .set_nodelay(true)
                 .map_err(|error| failed(error.to_string()))?;
+            let stream = Paced::new(stream, &access.pace);
             let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
             connector
                 .connect(name, stream)
@@ -260,6 +288,57 @@ impl H2 {
         body: Parts,
         bytes_max: usize,
     ) -> Answer {
+        let (server, head) = (self.server.clone(), self.head(method, target, body));
+        Box::pin(async move { read(&server, head.await?, bytes_max).await })
+    }
+
+    /// Reads something of which nobody knows how long it is, `bytes_max` at most, and takes memory for it as it comes.
+    pub(crate) async fn fetch(
+        &self,
+        target: &str,
+        bytes_max: usize,
+        budget: &MemoryBudget,
+    ) -> Result<(Bytes, Vec<MemoryPermit>), RequestError> {
+        let answer = self.head(Method::GET, target, Parts::empty()).await?;
+        if !answer.status().is_success() {
+            let refused = read(&self.server, answer, bytes_max).await;
+            return refused.map(|bytes| (bytes, Vec::new()));
+        }
+        let mut body = Limited::new(answer.into_body(), bytes_max);
+        let (mut parts, mut permits, mut granted, mut total) = (Vec::new(), Vec::new(), 0, 0);
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| self.broken(causes(&*error)))?;
+            let Ok(data) = frame.into_data() else {
+                continue;
+            };
+            total += data.len() as u64;
+            parts.push(data);
+            while granted < total {
+                let permit = budget.take(MEMORY_STEP_BYTES, MEMORY_WAIT_MAX).await;
+                let permit = permit.ok_or_else(|| {
+                    self.broken("no memory for its answer was free in time".to_owned())
+                })?;
+                granted += MEMORY_STEP_BYTES;
+                permits.push(permit);
+            }
+        }
+        Ok((parts.concat().into(), permits))
+    }
+
+    fn broken(&self, reason: String) -> RequestError {
+        RequestError::Connection {
+            server: self.server.clone(),
+            reason,
+        }
+    }
+
+    /// Sends a request at once; its answer is awaited separately.
+    fn head(
+        &self,
+        method: Method,
+        target: &str,
+        body: Parts,
+    ) -> Pin<Box<dyn Future<Output = Result<Response<Incoming>, RequestError>> + Send>> {
         let content_type = match body.kind {
             BodyKind::Json => "application/json",
             BodyKind::Raw => "application/octet-stream",
@@ -279,11 +358,7 @@ impl H2 {
                 Ok(sent) => sent.await.map_err(|error| causes(&error)),
                 Err(error) => Err(error.to_string()),
             };
-            let answer = answer.map_err(|reason| RequestError::Connection {
-                server: server.clone(),
-                reason,
-            })?;
-            read(&server, answer, bytes_max).await
+            answer.map_err(|reason| RequestError::Connection { server, reason })
         })
     }
 

@@ -16,6 +16,7 @@ pub(crate) mod http;
 pub(crate) mod key;
 mod namespace;
 pub(crate) mod output;
+pub(crate) mod pace;
 pub(crate) mod progress;
 mod prune;
 pub(crate) mod repository;

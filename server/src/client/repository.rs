@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use pbs_datastore::{AuthId, DatastoreName, Fingerprint};
 
+use super::pace::Pace;
+
 /// The port that servers of this protocol listen on.
 const PORT: u16 = 8007;
 /// Who backs up when nobody is named.
@@ -35,6 +37,8 @@ pub(crate) struct Access {
     pub(crate) secret: String,
     /// SHA-256 of the server's certificate; `None` demands one that a known authority signed.
     pub(crate) fingerprint: Option<Fingerprint>,
+    /// How fast.
+    pub(crate) pace: Pace,
 }
 
 impl fmt::Debug for Access {
@@ -168,6 +172,7 @@ impl Access {
             repository: repository.parse()?,
             secret,
             fingerprint: fingerprint.transpose()?,
+            pace: Pace::default(),
         })
     }
 }

@@ -34,6 +34,7 @@ impl Content {
     }
 }
 
+#[derive(Clone)]
 enum Credentials {
     Token(HeaderValue),
     Ticket {
@@ -78,6 +79,15 @@ impl Session {
             session.login().await?;
         }
         Ok(session)
+    }
+
+    /// Another connection for the same caller, without another login.
+    pub(crate) async fn another(&self) -> Result<Self, RequestError> {
+        Ok(Self {
+            access: self.access.clone(),
+            connection: Http1::connect(&self.access).await?,
+            credentials: self.credentials.clone(),
+        })
     }
 
     async fn login(&mut self) -> Result<(), RequestError> {

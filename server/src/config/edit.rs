@@ -59,6 +59,23 @@ pub(crate) fn set<V: Into<Value>>(table: &mut Table, key: &str, value: Option<V>
     }
 }
 
+/// Sets `key` of the table `[kind]`, made if it is missing.
+pub(crate) fn set_in<V: Into<Value>>(
+    document: &mut DocumentMut,
+    kind: &str,
+    key: &str,
+    value: Option<V>,
+) -> Result<(), String> {
+    let table = document
+        .entry(kind)
+        .or_insert_with(|| Item::Table(Table::new()));
+    let table = table
+        .as_table_mut()
+        .ok_or_else(|| format!("[{kind}] must be a table"))?;
+    set(table, key, value);
+    Ok(())
+}
+
 fn acl_tables(document: &mut DocumentMut) -> Result<&mut ArrayOfTables, String> {
     document
         .entry("acl")

@@ -21,6 +21,18 @@ pub(crate) struct Fault {
     pub(crate) message: String,
 }
 
+impl Fault {
+    /// The sentence and what it is about, without a line: for settings that came from no file.
+    pub(super) fn without_line(&self) -> String {
+        let line = None;
+        Self {
+            line,
+            ..self.clone()
+        }
+        .to_string()
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(line) = self.line {

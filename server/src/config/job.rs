@@ -1,4 +1,4 @@
-//! `[prune.ID]` and `[verify.ID]`: jobs that the daemon runs by itself. The ID is a safe id of 3 to 32 characters. The names
+//! `[prune.ID]` and `[verify.ID]`: jobs that the daemon runs by itself, and what all kinds of them have. The ID is a safe id of 3 to 32 characters. The names
 //! in the file are those of the fields, in kebab-case.
 
 use pbs_datastore::{KeepOptions, NAMESPACE_DEPTH_MAX, Namespace};
@@ -89,20 +89,24 @@ impl Config {
             .verify
             .iter()
             .map(|(id, job)| ("verify", id, &job.target));
+        let sync = self.sync.iter().map(|(id, job)| ("sync", id, &job.target));
         prune
             .chain(verify)
+            .chain(sync)
             .map(|(section, id, target)| (section, id.as_str(), target.store.as_str()))
     }
 }
 
 /// A namespace as the file has it.
-fn namespace<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Namespace, D::Error> {
+pub(super) fn namespace<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Namespace, D::Error> {
     let text = String::deserialize(deserializer)?;
     text.parse().map_err(serde::de::Error::custom)
 }
 
 /// The settings of [`JobTarget`], as the file names them.
-const TARGET: [&str; 7] = [
+pub(super) const TARGET: [&str; 7] = [
     "store",
     "ns",
     "max-depth",
@@ -126,7 +130,7 @@ struct RawTarget {
     comment: Option<String>,
 }
 
-fn read_target(faults: &mut Faults<'_>, section: &mut Section) -> Option<JobTarget> {
+pub(super) fn read_target(faults: &mut Faults<'_>, section: &mut Section) -> Option<JobTarget> {
     let raw = section.read::<RawTarget>(faults)?;
     check_comment(faults, section, raw.comment.as_deref());
     if let Some(depth) = raw.max_depth {

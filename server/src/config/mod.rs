@@ -12,12 +12,13 @@ mod parse;
 mod secrets;
 mod size;
 mod store;
+mod sync;
 #[cfg(test)]
 mod tests;
 
 #[expect(unused_imports, reason = "the surface for the rest of the daemon")]
 pub(crate) use self::{
-    edit::{add_acl, has_section, remove, remove_acl, remove_acl_of, section, set},
+    edit::{add_acl, has_section, remove, remove_acl, remove_acl_of, section, set, set_in},
     fault::Fault,
     job::{JobTarget, KEEP_MAX, OUTDATED_AFTER_MAX, PruneJob, VerifyJob},
     maintenance::{Maintenance, MaintenanceMode},
@@ -28,4 +29,5 @@ pub(crate) use self::{
     secrets::{S3Keys, Secrets},
     size::{ByteCount, ByteCountError},
     store::{ConfigError, ConfigStore, SecretsStore, open_both},
+    sync::{REMOTE_PASSWORD_BYTES_MAX, Remote, SyncDirection, SyncJob},
 };

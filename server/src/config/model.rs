@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer};
 use super::job::{PruneJob, VerifyJob};
 use super::maintenance::Maintenance;
 use super::size::ByteCount;
+use super::sync::{Remote, SyncJob};
 use crate::auth::{Acl, AclEntry, TokenId, UserId};
 use crate::calendar::CalendarEvent;
 use crate::tls::Fingerprint;
@@ -31,6 +32,10 @@ pub(crate) struct Config {
     pub(crate) prune: BTreeMap<String, PruneJob>,
     /// `[verify.ID]`
     pub(crate) verify: BTreeMap<String, VerifyJob>,
+    /// `[sync.ID]`
+    pub(crate) sync: BTreeMap<String, SyncJob>,
+    /// `[remote.ID]`
+    pub(crate) remotes: BTreeMap<String, Remote>,
     /// `[user."NAME@REALM"]`
     pub(crate) users: BTreeMap<UserId, Account>,
     /// `[token."NAME@REALM!TOKEN"]`

@@ -13,6 +13,7 @@ use super::model::{
     Account, Backend, Config, CredentialsKind, Datastore, S3Backend, S3Endpoint, Server, SyncLevel,
 };
 use super::size::ByteCount;
+use super::sync::{read_remote, read_sync};
 use pbs_datastore::{BUCKET_PREFIX_BYTES_MAX, BucketPrefix};
 
 use crate::auth::{Acl, AclEntry, AuthId, UserId, is_safe_id};
@@ -54,11 +55,13 @@ pub(crate) fn parse(text: &str) -> Result<Config, Vec<Fault>> {
             "s3" => each(&mut faults, &section, &mut config, read_s3),
             "prune" => each(&mut faults, &section, &mut config, read_prune),
             "verify" => each(&mut faults, &section, &mut config, read_verify),
+            "sync" => each(&mut faults, &section, &mut config, read_sync),
+            "remote" => each(&mut faults, &section, &mut config, read_remote),
             "user" => each(&mut faults, &section, &mut config, read_user),
             "token" => each(&mut faults, &section, &mut config, read_token),
             _ => section.fault_here(
                 &mut faults,
-                "unknown section; there are server, datastore, s3, prune, verify, user, token and acl",
+                "unknown section; there are server, datastore, s3, prune, verify, sync, remote, user, token and acl",
             ),
         }
     }
@@ -518,6 +521,12 @@ fn check_references(faults: &mut Faults<'_>, config: &Config, root: &toml_edit::
                 format!("there is no [{}]", place("datastore", store)),
             );
         }
+    }
+    let known = |section: &str, name: &str| there(section, name).is_some();
+    for (id, key, message) in config.sync_references(known) {
+        let here = place("sync", id);
+        let span = there("sync", id).and_then(|item| item.get(key)?.span());
+        faults.add(place(&here, key), span, message);
     }
     for id in config.tokens.keys() {
         let user = id.user().to_string();

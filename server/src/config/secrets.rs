@@ -14,6 +14,9 @@
 //! [s3.main]
 //! access-key = "…"
 //! secret-key = "…"
+//!
+//! [remotes]
+//! office = "the password of a user or the secret of a token there"
 //! ```
 
 use std::collections::BTreeMap;
@@ -36,6 +39,8 @@ pub(crate) struct Secrets {
     pub(crate) tokens: BTreeMap<TokenId, StoredSecret>,
     /// `[s3.ID]`: static keys of S3 servers.
     pub(crate) s3: BTreeMap<String, S3Keys>,
+    /// `[remotes]`: passwords and token secrets for other servers, kept in clear, since they are sent there.
+    pub(crate) remotes: BTreeMap<String, ClearSecret>,
 }
 
 /// `[s3.ID]`: static keys.
@@ -104,6 +109,7 @@ impl Secrets {
             passwords: BTreeMap::new(),
             tokens: BTreeMap::new(),
             s3: BTreeMap::new(),
+            remotes: BTreeMap::new(),
         };
         let document = match Document::parse(text) {
             Ok(document) => document,
@@ -122,6 +128,11 @@ impl Secrets {
             match name {
                 "keys" => secrets.read_keys(&mut faults, &mut section),
                 "s3" => secrets.read_s3(&mut faults, &section),
+                "remotes" => {
+                    for (id, text) in section.texts(&mut faults) {
+                        secrets.remotes.insert(id, text.into());
+                    }
+                }
                 "passwords" => {
                     for (id, text) in section.texts(&mut faults) {
                         match id.parse() {
@@ -146,7 +157,7 @@ impl Secrets {
                 }
                 _ => section.fault_here(
                     &mut faults,
-                    "unknown section; there are keys, passwords, tokens and s3",
+                    "unknown section; there are keys, passwords, tokens, s3 and remotes",
                 ),
             }
         }

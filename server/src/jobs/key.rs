@@ -14,11 +14,13 @@ pub(crate) enum JobKind {
     Prune,
     /// Reads snapshots back.
     Verify,
+    /// Copies snapshots from or to another datastore.
+    Sync,
 }
 
 impl JobKind {
     /// All of them.
-    pub(crate) const ALL: [Self; 3] = [Self::Gc, Self::Prune, Self::Verify];
+    pub(crate) const ALL: [Self; 4] = [Self::Gc, Self::Prune, Self::Verify, Self::Sync];
 
     /// The name, as in paths of calls and sections of the configuration.
     pub(crate) fn name(self) -> &'static str {
@@ -26,6 +28,7 @@ impl JobKind {
             Self::Gc => "gc",
             Self::Prune => "prune",
             Self::Verify => "verify",
+            Self::Sync => "sync",
         }
     }
 }
@@ -96,6 +99,11 @@ impl PlannedJob {
                 .collect(),
             JobKind::Verify => config
                 .verify
+                .iter()
+                .map(|(id, job)| Self::of(kind, id, &job.target))
+                .collect(),
+            JobKind::Sync => config
+                .sync
                 .iter()
                 .map(|(id, job)| Self::of(kind, id, &job.target))
                 .collect(),

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use tokio::task::JoinHandle;
 
-use super::{JobGuard, JobKey, JobKind, gc, prune, verify};
+use super::{JobGuard, JobKey, JobKind, gc, prune, sync, verify};
 use crate::api::ApiError;
 use crate::auth::{AuthId, Principal};
 use crate::daemon::Daemon;
@@ -105,7 +105,7 @@ pub(super) fn begin(daemon: &Daemon, key: &JobKey) -> Result<JobGuard, ApiError>
             "garbage collection of datastore '{}' is running already",
             key.id
         )),
-        JobKind::Prune | JobKind::Verify => {
+        JobKind::Prune | JobKind::Verify | JobKind::Sync => {
             ApiError::bad_request(format!("{key} is running already"))
         }
     })
@@ -122,5 +122,6 @@ pub(crate) fn start(
         JobKind::Gc => gc::start(daemon, &key.id, &user, false),
         JobKind::Prune => prune::start_job(daemon, key, user, who),
         JobKind::Verify => verify::start_job(daemon, key, user, who),
+        JobKind::Sync => sync::start_job(daemon, key, user),
     }
 }

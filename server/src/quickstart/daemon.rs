@@ -29,6 +29,7 @@ use toml_edit::{DocumentMut, Item, Table};
 use super::children::Child;
 use super::home::{Home, Keys, free_port, remove_tree};
 use crate::client::http::RequestError;
+use crate::client::pace::Pace;
 use crate::client::repository::{Access, Repository};
 use crate::client::session::Session;
 use crate::config::{self, ConfigStore, SecretsStore};
@@ -271,6 +272,7 @@ fn access(state_dir: &Path, keys: &Keys) -> anyhow::Result<Access> {
         },
         secret: keys.password.clone(),
         fingerprint: Some(Fingerprint(*tls.fingerprint().as_bytes())),
+        pace: Pace::default(),
     })
 }
 

@@ -7,4 +7,5 @@ mod foreign_data;
 mod independent_client;
 mod jobs;
 mod quickstart;
+mod sync;
 mod transcripts;

@@ -1,0 +1,247 @@
+//! `/config/remote`: other servers of the protocol that snapshots are pulled from and pushed to. Passwords go in and never come out.
+
+use std::sync::Arc;
+
+use pbs_datastore::{DatastoreName, Namespace};
+use serde_json::{Value, json};
+
+use super::call::{Call, CallResult, data, done};
+use super::envelope::Reply;
+use super::error::ApiError;
+use super::respond::blocking;
+use super::rule::require;
+use super::settings::{Settings, given_and_deleted, take_name};
+use super::target::take_namespace;
+use crate::auth::{AclPath, Privilege};
+use crate::client::pace::Pace;
+use crate::config::{self, REMOTE_PASSWORD_BYTES_MAX, Remote};
+use crate::daemon::Daemon;
+use crate::jobs::sync::{access, no_remote};
+use crate::remote::{RemoteStore, Scan};
+
+const TEXTS: [&str; 4] = ["host", "auth-id", "fingerprint", "comment"];
+const NUMBERS: [&str; 1] = ["port"];
+/// What a change may take away.
+const OPTIONAL: [&str; 3] = ["port", "fingerprint", "comment"];
+/// Stands for a datastore where none is meant.
+const NO_STORE: &str = "none";
+
+fn place(id: &str) -> AclPath {
+    AclPath::of(["remote", id])
+}
+
+fn demand(daemon: &Daemon, call: &Call, id: &str, privilege: Privilege) -> Result<(), ApiError> {
+    require(&daemon.authority, call.who()?, &place(id), &[privilege])
+}
+
+fn entry(id: &str, remote: &Remote) -> Value {
+    let mut entry = json!({
+        "name": id,
+        "host": remote.host,
+        "port": remote.port,
+        "auth-id": remote.auth_id.to_string(),
+    });
+    if let Some(fingerprint) = &remote.fingerprint {
+        entry["fingerprint"] = json!(fingerprint.to_string());
+    }
+    if let Some(comment) = &remote.comment {
+        entry["comment"] = json!(comment);
+    }
+    entry
+}
+
+/// `GET /config/remote`: those that the caller may audit.
+pub(crate) async fn list(daemon: Arc<Daemon>, call: Call) -> CallResult {
+    let who = call.who()?.clone();
+    call.params.finish()?;
+    let config = daemon.config.read();
+    let sees = |id: &str| {
+        let authority = &daemon.authority;
+        authority.allowed(&who, &place(id), Privilege::RemoteAudit)
+    };
+    let seen = config.remotes.iter().filter(|(id, _)| sees(id));
+    let list: Vec<Value> = seen.map(|(id, remote)| entry(id, remote)).collect();
+    Ok(Reply::new(&list)?.with("digest", &config.digest)?.into())
+}
+
+/// `GET /config/remote/{name}`
+pub(crate) async fn show(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let id: String = call.params.required("name")?;
+    demand(&daemon, &call, &id, Privilege::RemoteAudit)?;
+    call.params.finish()?;
+    let config = daemon.config.read();
+    let remote = config.remotes.get(&id).ok_or_else(|| no_remote(&id))?;
+    let reply = Reply::new(&entry(&id, remote))?;
+    Ok(reply.with("digest", &config.digest)?.into())
+}
+
+fn take_password(call: &mut Call) -> Result<Option<String>, ApiError> {
+    let password: Option<String> = call.params.optional("password")?;
+    if password
+        .as_ref()
+        .is_some_and(|text| text.is_empty() || text.len() > REMOTE_PASSWORD_BYTES_MAX)
+    {
+        return Err(ApiError::bad_request(format!(
+            "parameter verification failed: 'password' must have 1 to {REMOTE_PASSWORD_BYTES_MAX} bytes"
+        )));
+    }
+    Ok(password)
+}
+
+fn take(call: &mut Call) -> Result<Settings, ApiError> {
+    let mut settings = Settings::default();
+    settings.take_texts(&mut call.params, &TEXTS)?;
+    settings.take_numbers(&mut call.params, &NUMBERS)?;
+    call.params.ignore(&["use-node-proxy"]);
+    Ok(settings)
+}
+
+/// `POST /config/remote`: the password goes into the secrets file, after the remote is there.
+pub(crate) async fn create(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let id = take_name(&mut call.params, "name")?;
+    demand(&daemon, &call, &id, Privilege::RemoteModify)?;
+    let digest: Option<String> = call.params.optional("digest")?;
+    let settings = take(&mut call)?;
+    let password = take_password(&mut call)?;
+    let password = password.ok_or_else(|| {
+        ApiError::bad_request("parameter verification failed: 'password' is missing")
+    })?;
+    call.params.finish()?;
+    let (store, secrets) = (daemon.config.clone(), daemon.secrets.clone());
+    blocking(move || {
+        store.edit(digest.as_deref(), |document| {
+            if config::has_section(document, "remote", &id) {
+                return Err(format!("the remote '{id}' exists already"));
+            }
+            settings.write(config::section(document, "remote", &id)?);
+            Ok(())
+        })?;
+        secrets.edit(None, |document| {
+            config::set_in(document, "remotes", &id, Some(password))
+        })
+    })
+    .await?;
+    done()
+}
+
+/// `PUT /config/remote/{name}`: changes the settings that are given, and sets those named in `delete` back to their defaults.
+pub(crate) async fn update(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let id: String = call.params.required("name")?;
+    demand(&daemon, &call, &id, Privilege::RemoteModify)?;
+    let digest: Option<String> = call.params.optional("digest")?;
+    let settings = take(&mut call)?;
+    let password = take_password(&mut call)?;
+    let unset = call.params.list::<String>("delete", 16)?;
+    call.params.finish()?;
+    if let Some(name) = unset.iter().find(|name| !OPTIONAL.contains(&name.as_str())) {
+        return Err(ApiError::bad_request(format!(
+            "parameter verification failed: 'delete': '{name}' is no setting that can be taken away"
+        )));
+    }
+    if let Some(twice) = settings
+        .names()
+        .find(|name| unset.iter().any(|gone| gone == name))
+    {
+        return Err(given_and_deleted(twice));
+    }
+    let (store, secrets) = (daemon.config.clone(), daemon.secrets.clone());
+    blocking(move || {
+        store.edit(digest.as_deref(), |document| {
+            if !config::has_section(document, "remote", &id) {
+                return Err(format!("there is no remote '{id}'"));
+            }
+            let table = config::section(document, "remote", &id)?;
+            for name in &unset {
+                config::set(table, name, None::<toml_edit::Value>);
+            }
+            settings.write(table);
+            Ok(())
+        })?;
+        let Some(password) = password else {
+            return Ok(());
+        };
+        secrets.edit(None, |document| {
+            config::set_in(document, "remotes", &id, Some(password))
+        })
+    })
+    .await?;
+    done()
+}
+
+/// `DELETE /config/remote/{name}`: with its password; refused while a sync job uses it.
+pub(crate) async fn remove(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let id: String = call.params.required("name")?;
+    demand(&daemon, &call, &id, Privilege::RemoteModify)?;
+    let digest: Option<String> = call.params.optional("digest")?;
+    call.params.finish()?;
+    let config = daemon.config.read();
+    let users = config.sync.iter();
+    let users = users.filter(|(_, job)| job.remote.as_deref() == Some(&*id));
+    let users: Vec<&str> = users.map(|(name, _)| name.as_str()).collect();
+    if !users.is_empty() {
+        return Err(ApiError::bad_request(format!(
+            "the remote '{id}' is used by sync job {}",
+            users.join(", ")
+        )));
+    }
+    let (store, secrets) = (daemon.config.clone(), daemon.secrets.clone());
+    blocking(move || {
+        store.edit(digest.as_deref(), |document| {
+            if config::remove(document, "remote", &id) {
+                Ok(())
+            } else {
+                Err(format!("there is no remote '{id}'"))
+            }
+        })?;
+        secrets.edit(None, |document| {
+            config::remove(document, "remotes", &id);
+            Ok(())
+        })
+    })
+    .await?;
+    done()
+}
+
+/// `GET /config/remote/{name}/scan`: the datastores that the remote's account may see.
+pub(crate) async fn scan(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let id: String = call.params.required("name")?;
+    demand(&daemon, &call, &id, Privilege::RemoteAudit)?;
+    call.params.finish()?;
+    ask(&daemon, &id, NO_STORE, &Scan::Datastores).await
+}
+
+/// `GET /config/remote/{name}/scan/{store}/groups`
+pub(crate) async fn scan_groups(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let (id, store) = take_place(&daemon, &mut call)?;
+    let namespace: Namespace = take_namespace(&mut call.params)?;
+    call.params.finish()?;
+    ask(&daemon, &id, &store, &Scan::Groups(namespace)).await
+}
+
+/// `GET /config/remote/{name}/scan/{store}/namespaces`
+pub(crate) async fn scan_namespaces(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let (id, store) = take_place(&daemon, &mut call)?;
+    call.params.finish()?;
+    ask(&daemon, &id, &store, &Scan::Namespaces).await
+}
+
+fn take_place(daemon: &Daemon, call: &mut Call) -> Result<(String, String), ApiError> {
+    let id: String = call.params.required("name")?;
+    let store: DatastoreName = call.params.required("store")?;
+    let path = AclPath::of(["remote", &id, store.as_str()]);
+    let needed = [Privilege::RemoteAudit];
+    require(&daemon.authority, call.who()?, &path, &needed)?;
+    Ok((id, store.to_string()))
+}
+
+async fn ask(daemon: &Arc<Daemon>, id: &str, store: &str, scan: &Scan) -> CallResult {
+    let config = daemon.config.read();
+    let remote = config.remotes.get(id).ok_or_else(|| no_remote(id))?;
+    let access = access(daemon, id, remote, store, Pace::default())?;
+    let remote = RemoteStore::new(access, daemon.budget.clone());
+    let found = remote
+        .scan(scan)
+        .await
+        .map_err(|error| ApiError::bad_request(format!("remote '{id}': {error}")))?;
+    data(&found)
+}

@@ -1,0 +1,257 @@
+//! Sync: snapshots pulled from another datastore of this daemon or of another server, and pushed to another server (`pbs-interface.md` 8).
+//!
+//! A run does what its settings say: whoever may start it was looked at before.
+
+use std::sync::Arc;
+
+use pbs_datastore::{
+    Datastore, DatastoreSource, DatastoreTarget, JobContext, SyncCounts, SyncOptions, SyncSource,
+    SyncTarget, sync,
+};
+
+use super::run::begin;
+use super::{JobGuard, JobKey, StoreUser, launch, supervise};
+use crate::api::ApiError;
+use crate::auth::AuthId;
+use crate::client::pace::{Pace, Rate};
+use crate::client::repository::{Access, Repository};
+use crate::config::{ByteCount, Remote, SyncDirection, SyncJob};
+use crate::daemon::Daemon;
+use crate::remote::{RemoteSource, RemoteStore, RemoteTarget};
+use crate::tasks::{Task, TaskStart, Upid};
+
+/// The worker type of a run that somebody asked for.
+const KIND: &str = "sync";
+/// The worker type of a job's run.
+const JOB_KIND: &str = "syncjob";
+
+/// Starts a run that is no job's.
+pub(crate) fn start(daemon: &Arc<Daemon>, job: &SyncJob, user: AuthId) -> Result<Upid, ApiError> {
+    launch_run(daemon, job, user, (KIND, place(job)), None)
+}
+
+/// Starts a run of a configured job.
+pub(super) fn start_job(
+    daemon: &Arc<Daemon>,
+    key: &JobKey,
+    user: AuthId,
+) -> Result<Upid, ApiError> {
+    let config = daemon.config.read();
+    let job = config.sync.get(&key.id);
+    let job = job.ok_or_else(|| ApiError::bad_request(format!("there is no {key}")))?;
+    let name = (JOB_KIND, format!("{}:{}", place(job), key.id));
+    launch_run(daemon, job, user, name, Some(key))
+}
+
+/// Both ends, as the task's id has them.
+fn place(job: &SyncJob) -> String {
+    let remote = job.remote.as_deref().unwrap_or("-");
+    format!(
+        "{remote}:{}:{}:{}",
+        job.remote_store, job.target.store, job.target.namespace
+    )
+}
+
+fn launch_run(
+    daemon: &Arc<Daemon>,
+    job: &SyncJob,
+    user: AuthId,
+    (kind, worker_id): (&str, String),
+    key: Option<&JobKey>,
+) -> Result<Upid, ApiError> {
+    let ends = Ends::of(daemon, job)?;
+    let guard: Option<JobGuard> = key.map(|key| begin(daemon, key)).transpose()?;
+    let start = TaskStart {
+        kind,
+        worker_id: &worker_id,
+        user,
+        store: Some(&job.target.store),
+    };
+    let options = options(job);
+    let owner = job.owner.clone();
+    let launched = launch(daemon, &start, guard, move |daemon, task| {
+        Box::pin(async move {
+            let work = |job: JobContext| async move {
+                let counts = ends.run(&options, owner, daemon, &job).await;
+                counts.map_err(|error| error.to_string())
+            };
+            let counts = supervise(task, &daemon.shutdown, work).await?;
+            end(task, &counts)
+        })
+    })?;
+    Ok(launched.upid)
+}
+
+fn options(job: &SyncJob) -> SyncOptions {
+    let (here, there) = (job.target.namespace.clone(), job.remote_namespace.clone());
+    let (source, target) = match job.direction {
+        SyncDirection::Pull => (there, here),
+        SyncDirection::Push => (here, there),
+    };
+    SyncOptions {
+        source,
+        target,
+        depth: job.target.depth(),
+        groups: job.groups.clone(),
+        transfer_last: job.transfer_last.map(|last| last as usize),
+        resync_corrupt: job.resync_corrupt,
+        encrypted_only: job.encrypted_only,
+        verified_only: job.verified_only,
+        remove_vanished: job.remove_vanished,
+        workers: job.worker_threads as usize,
+    }
+}
+
+/// The two ends of a run.
+struct Ends {
+    source: Box<dyn SyncSource>,
+    target: TargetEnd,
+    /// Keeps a local source open; the datastore of the task is kept by that.
+    _used: Option<StoreUser>,
+}
+
+enum TargetEnd {
+    Here(Arc<Datastore>),
+    There(Arc<RemoteStore>),
+}
+
+impl Ends {
+    fn of(daemon: &Arc<Daemon>, job: &SyncJob) -> Result<Self, ApiError> {
+        let here = job.target.store.as_str();
+        let Some(id) = &job.remote else {
+            let there = job.remote_store.as_str();
+            let used = daemon.jobs.use_store(there).ok_or_else(|| {
+                ApiError::unavailable(format!(
+                    "datastore '{there}' is being closed; try again in a moment"
+                ))
+            })?;
+            return Ok(Self {
+                source: Box::new(DatastoreSource::new(daemon.stores.get(there)?)),
+                target: TargetEnd::Here(writable(daemon, job, here)?),
+                _used: Some(used),
+            });
+        };
+        let config = daemon.config.read();
+        let remote = config.remotes.get(id).ok_or_else(|| no_remote(id))?;
+        let pace = Pace::new(
+            rate(job.rate_in, job.burst_in),
+            rate(job.rate_out, job.burst_out),
+        );
+        let access = access(daemon, id, remote, &job.remote_store, pace)?;
+        let store = RemoteStore::new(access, daemon.budget.clone());
+        let (source, target): (Box<dyn SyncSource>, _) = match job.direction {
+            SyncDirection::Pull => (
+                Box::new(RemoteSource(store)),
+                TargetEnd::Here(writable(daemon, job, here)?),
+            ),
+            SyncDirection::Push => (
+                Box::new(DatastoreSource::new(daemon.stores.get(here)?)),
+                TargetEnd::There(store),
+            ),
+        };
+        Ok(Self {
+            source,
+            target,
+            _used: None,
+        })
+    }
+
+    async fn run(
+        &self,
+        options: &SyncOptions,
+        owner: pbs_datastore::AuthId,
+        daemon: &Daemon,
+        job: &JobContext,
+    ) -> pbs_datastore::Result<SyncCounts> {
+        let target: Box<dyn SyncTarget> = match &self.target {
+            TargetEnd::Here(store) => Box::new(DatastoreTarget::new(Arc::clone(store), owner)),
+            TargetEnd::There(store) => Box::new(RemoteTarget::connect(Arc::clone(store)).await?),
+        };
+        sync(&*self.source, &*target, options, &daemon.env, job).await
+    }
+}
+
+/// The datastore to write to. Where something may be removed, also one whose snapshots may be.
+fn writable(daemon: &Daemon, job: &SyncJob, name: &str) -> Result<Arc<Datastore>, ApiError> {
+    let store = daemon.stores.get_writable(name)?;
+    if job.remove_vanished {
+        store.snapshots().collectable()?;
+    }
+    Ok(store)
+}
+
+fn rate(rate: ByteCount, burst: ByteCount) -> Option<Rate> {
+    let (rate, burst) = (rate.get(), burst.get());
+    (rate > 0).then_some(Rate {
+        bytes_per_second: rate,
+        burst_bytes: if burst > 0 { burst } else { rate },
+    })
+}
+
+/// The refusal of a remote that is not configured.
+pub(crate) fn no_remote(id: &str) -> ApiError {
+    ApiError::bad_request(format!("there is no remote '{id}'"))
+}
+
+/// How a datastore of a remote is entered.
+pub(crate) fn access(
+    daemon: &Daemon,
+    id: &str,
+    remote: &Remote,
+    store: &str,
+    pace: Pace,
+) -> Result<Access, ApiError> {
+    let secrets = daemon.secrets.read();
+    let secret = secrets.remotes.get(id).ok_or_else(|| {
+        ApiError::bad_request(format!(
+            "the secrets file has no password for remote '{id}'; set one with: holdfast remote update {id} --password"
+        ))
+    })?;
+    let datastore = store.parse();
+    Ok(Access {
+        repository: Repository {
+            auth_id: remote.auth_id.clone(),
+            host: remote.host.clone(),
+            port: remote.port,
+            datastore: datastore.map_err(|error| ApiError::bad_request(format!("{error}")))?,
+        },
+        secret: secret.reveal().to_owned(),
+        fingerprint: remote.fingerprint,
+        pace,
+    })
+}
+
+/// What came of a run, and whether that is an error.
+fn end(task: &Task, counts: &SyncCounts) -> Result<(), String> {
+    task.log(format!(
+        "groups: {}; snapshots copied: {}, refreshed: {}, mended: {}; chunks brought: {}, {} bytes, {} were there",
+        counts.groups,
+        counts.added,
+        counts.refreshed,
+        counts.mended,
+        counts.chunks,
+        counts.bytes,
+        counts.known
+    ));
+    let removed = counts.removed_snapshots + counts.removed_groups + counts.removed_namespaces;
+    if removed + counts.protected > 0 {
+        task.log(format!(
+            "gone at the source, removed: {} snapshots, {} groups, {} namespaces; kept because they are protected: {}",
+            counts.removed_snapshots,
+            counts.removed_groups,
+            counts.removed_namespaces,
+            counts.protected
+        ));
+    }
+    for warning in &counts.warnings {
+        task.warn(warning);
+    }
+    match counts.failures.as_slice() {
+        [] => Ok(()),
+        [one] => Err(one.clone()),
+        [first, rest @ ..] => Err(format!(
+            "{first}; and {} more, see the task's log",
+            rest.len()
+        )),
+    }
+}
