@@ -1,6 +1,7 @@
 //! Tests of the calls, in process.
 
 mod jobs;
+mod sync;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -217,7 +218,8 @@ async fn an_administrator_meets_clear_answers() {
     let call = async |method, path| fixture.with_token(&token, method, path).await;
     let (_, root) = call(Method::GET, "").await;
     let names = [
-        "access", "admin", "config", "metrics", "nodes", "ping", "status", "version",
+        "access", "admin", "config", "metrics", "nodes", "ping", "pull", "push", "status",
+        "version",
     ];
     let names: Vec<Value> = names.iter().map(|name| json!({ "subdir": name })).collect();
     assert_eq!(root["data"], json!(names));

@@ -204,30 +204,20 @@ mod tests {
         };
         let pace = Pace::new(Some(rate), None);
         let begun = Instant::now();
-        let mut copies = Vec::new();
+        let mut streams = Vec::new();
         for _ in 0..2 {
             let (mut near, far) = duplex(100_000);
-            let mut far = Paced::new(far, &pace);
             // What is sent has no rate.
             near.write_all(&[1; 6000]).await.unwrap();
-            drop(near);
-            copies.push(tokio::spawn(async move {
-                let mut total = 0;
-                let mut buffer = [0; 100];
-                loop {
-                    match far.read(&mut buffer).await.unwrap() {
-                        0 => return total,
-                        some => total += some,
-                    }
-                }
-            }));
+            streams.push(Paced::new(far, &pace));
         }
         assert_eq!(begun.elapsed(), Duration::ZERO);
-        let mut total = 0;
-        for copy in copies {
-            total += copy.await.unwrap();
-        }
-        assert_eq!(total, 12_000);
+        let [one, two] = &mut streams[..] else {
+            panic!("there are two");
+        };
+        let (mut first, mut second) = (Vec::new(), Vec::new());
+        let (one, two) = tokio::join!(one.read_to_end(&mut first), two.read_to_end(&mut second));
+        assert_eq!((one.unwrap(), two.unwrap()), (6000, 6000));
         let seconds = begun.elapsed().as_secs_f64();
         assert!((9.8..10.2).contains(&seconds), "{seconds} s");
     }

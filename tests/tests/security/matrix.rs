@@ -307,7 +307,13 @@ fn fill(world: &World) -> Result<()> {
         "admin/datastore/{STORE}/group-notes?backup-type=host&backup-id=hers&notes=whisper"
     );
     world.admin("PUT", &notes)?;
-    let jobs = [("prune", "&keep-last=1000"), ("verify", "")];
+    let remote = "config/remote?name=office&host=127.0.0.1&port=1&auth-id=a@pbs&password=hush";
+    world.admin("POST", remote)?;
+    let jobs = [
+        ("prune", "&keep-last=1000"),
+        ("verify", ""),
+        ("sync", "&remote=office&remote-store=there"),
+    ];
     for (kind, more) in jobs {
         let job = format!("config/{kind}?id=nightly-{kind}&store={STORE}{more}");
         world.admin("POST", &job)?;

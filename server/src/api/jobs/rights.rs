@@ -125,13 +125,11 @@ impl Asked<'_> {
         if vanished {
             self.demand(here, Privilege::DatastorePrune)?;
         }
-        match &remote {
-            Some(remote) => needs(remote, Privilege::RemoteRead),
-            None => {
-                let there = namespace_of(job, "remote-store", "remote-ns")?;
-                self.demand(&there, Privilege::DatastoreRead)
-            }
+        if let Some(remote) = &remote {
+            return needs(remote, Privilege::RemoteRead);
         }
+        let there = namespace_of(job, "remote-store", "remote-ns")?;
+        self.demand(&there, Privilege::DatastoreRead)
     }
 
     /// Whether the job writes groups that are the caller's own.

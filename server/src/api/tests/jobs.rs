@@ -8,7 +8,7 @@ use crate::tasks::Upid;
 
 impl Fixture {
     /// Waits for the end of the task that a call has started; answers its outcome.
-    async fn outcome(&self, body: &Value) -> String {
+    pub(super) async fn outcome(&self, body: &Value) -> String {
         let upid: Upid = body["data"].as_str().expect("a task").parse().expect("one");
         for _ in 0..3000 {
             let task = self.daemon.tasks.find(&upid).expect("known");
@@ -21,7 +21,7 @@ impl Fixture {
     }
 
     /// The times of the snapshots of `host/a`.
-    async fn times(&self) -> Vec<i64> {
+    pub(super) async fn times(&self) -> Vec<i64> {
         let path = "admin/datastore/one/snapshots";
         let (status, body) = self.own(Method::GET, path, json!({})).await;
         assert_eq!(status, StatusCode::OK, "{body}");
@@ -33,14 +33,14 @@ impl Fixture {
         times
     }
 
-    async fn refused(&self, method: Method, path: &str, body: Value, why: &str) {
+    pub(super) async fn refused(&self, method: Method, path: &str, body: Value, why: &str) {
         let (status, text) = self.own(method, path, body).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{text}");
         let text = text.as_str().unwrap_or_default();
         assert!(text.contains(why), "{text}");
     }
 
-    async fn done(&self, method: Method, path: &str, body: Value) -> Value {
+    pub(super) async fn done(&self, method: Method, path: &str, body: Value) -> Value {
         let (status, body) = self.own(method, path, body).await;
         assert_eq!(status, StatusCode::OK, "{body}");
         body

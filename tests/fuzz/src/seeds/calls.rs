@@ -1,5 +1,7 @@
 //! Calls: each endpoint at least once as an honest client makes it, and then not so.
 
+mod changes;
+
 use bytes::Bytes;
 use holdfast::fuzz::{KNOWN_DIGESTS, KNOWN_TIME, TOKENS};
 use pbs_datastore::{
@@ -58,6 +60,14 @@ fn rest() -> Seeds {
         "admin/prune",
         "admin/verify?store=two",
         "admin/gc",
+        "config/sync",
+        "config/sync/copy",
+        "admin/sync?store=one",
+        "config/remote",
+        "config/remote/far",
+        "config/remote/far/scan",
+        "config/remote/far/scan/one/groups?ns=a",
+        "config/remote/far/scan/one/namespaces",
         "status/datastore-usage",
         "metrics",
         "",
@@ -106,53 +116,7 @@ fn rest() -> Seeds {
         ));
         group(calls);
     }
-    let changes = [
-        format!("POST access/users {json}\n{{\"userid\":\"new@pbs\",\"comment\":\"c\",\"enable\":true,\"expire\":0}}"),
-        format!("PUT access/users/nobody@pbs {json}\n{{\"comment\":\"c\",\"delete\":[\"expire\"]}}"),
-        "DELETE access/users/nobody@pbs".to_owned(),
-        "POST access/users/backup@pbs/token/new application/x-www-form-urlencoded\ncomment=c&enable=1".to_owned(),
-        "PUT access/users/backup@pbs/token/t?regenerate=1".to_owned(),
-        "DELETE access/users/backup@pbs/token/t".to_owned(),
-        format!("PUT access/acl {json}\n{{\"path\":\"/datastore/one/a\",\"auth-id\":\"nobody@pbs\",\"role\":\"DatastoreReader\",\"propagate\":false}}"),
-        "PUT access/acl?path=/&auth-id=admin@pbs&role=Admin&delete=1".to_owned(),
-        "PUT access/password?userid=admin@pbs&password=short".to_owned(),
-        format!("POST access/ticket {json}\n{{\"username\":\"admin@pbs\",\"password\":\"PBS:admin@pbs:6AB0C6C0::AAAA\",\"path\":\"/\",\"privs\":\"x\"}}"),
-        "DELETE access/ticket".to_owned(),
-        format!("POST {store}/namespace {json}\n{{\"name\":\"a\",\"parent\":\"\"}}"),
-        format!("POST {store}/namespace?name=b&parent=a"),
-        format!("DELETE {store}/namespace?ns=a&delete-groups=1"),
-        format!("PUT {store}/notes?{known}&notes=n%0Am"),
-        format!("PUT {store}/group-notes?backup-type=host&backup-id=known&notes=n"),
-        format!("PUT {store}/protected?{known}&protected=1"),
-        format!("DELETE {store}/snapshots?{known}"),
-        format!("DELETE {store}/groups?backup-type=host&backup-id=known&error-on-protected=0"),
-        format!("POST {store}/prune?backup-type=host&backup-id=known&keep-last=1&keep-hourly=1&keep-daily=1&keep-weekly=1&keep-monthly=1&keep-yearly=1&dry-run=1"),
-        format!("POST {store}/change-owner?backup-type=host&backup-id=known&new-owner=backup@pbs"),
-        format!("POST {store}/gc?dry-run=1"),
-        format!("DELETE {store}/sessions/0"),
-        format!("POST {store}/take-over?previous-owner-is-dead=1"),
-        format!("PUT {store}/s3-check"),
-        "DELETE nodes/localhost/tasks/UPID:a:00000001:00000002:00000003:00000004:t::root@pam:".to_owned(),
-        format!("POST config/datastore {json}\n{{\"name\":\"two\",\"backend\":\"filesystem\",\"gc-atime-cutoff-minutes\":0,\"verify-new\":1}}"),
-        "DELETE config/datastore/one?keep-data=1".to_owned(),
-        "POST config/s3?id=main&endpoint=http://127.0.0.1:1&region=r&access-key=a&secret-key=s&path-style=1&requests-in-flight-max=1".to_owned(),
-        "DELETE config/s3/main".to_owned(),
-        format!("PUT config/datastore/one {json}\n{{\"gc-schedule\":\"daily\",\"comment\":\"c\",\"delete\":[\"verify-new\"]}}"),
-        "PUT config/datastore/one?maintenance-mode=type%3Dread-only,message%3Dm".to_owned(),
-        "PUT config/datastore/one?gc-atime-cutoff-minutes=1&sync-level=file".to_owned(),
-        format!("POST config/prune {json}\n{{\"id\":\"nightly\",\"store\":\"one\",\"ns\":\"\",\"schedule\":\"mon..fri *:0/30\",\"keep-last\":1,\"max-depth\":0}}"),
-        "PUT config/prune/nightly?keep-daily=2&delete=schedule".to_owned(),
-        "POST admin/prune/nightly/run".to_owned(),
-        "DELETE config/prune/nightly".to_owned(),
-        format!("POST config/verify {json}\n{{\"id\":\"weekly\",\"store\":\"one\",\"bytes-max\":\"1 GiB\",\"outdated-after\":30}}"),
-        "PUT config/verify/weekly?requests-max=5&reread-after=3".to_owned(),
-        "POST admin/verify/weekly/run".to_owned(),
-        "DELETE config/verify/weekly".to_owned(),
-        format!("POST {store}/verify?{known}&ignore-verified=0"),
-        format!("POST {store}/prune-datastore?keep-last=1&max-depth=3&dry-run=1"),
-        format!("PUT {store}/s3-refresh"),
-        "PUT admin/s3/main/check?bucket=b&store-prefix=p".to_owned(),
-    ];
+    let changes = changes::all(store, json, &known);
     for change in &changes {
         let by = |who: &str| line(&format!("{who} {change}"));
         all.push(joined(&[
@@ -207,6 +171,7 @@ fn rest() -> Seeds {
         "owner GET /metrics",
         "owner POST config/prune?id=nightly&store=one&keep-last=1&schedule=*-*-31%2023:59:59%20Europe/Berlin&jitter-seconds=86400",
         "owner POST config/verify?id=../..&store=one",
+        "owner POST pull?store=one&remote-store=one&remote-ns=../..&group-filter=regex:((a%7B99%7D)%7B99%7D)%7B99%7D",
         "owner POST config/verify?id=weekly&store=one&outdated-after=36500&reread-after=0&requests-max=9223372036854775807",
         "owner POST admin/datastore/one/verify?outdated-after=36500&reread-after=36500&bytes-max=99999999999999999999",
     ] {
