@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser as _;
+use holdfast_tests::measure::copies::CopiesArgs;
 use holdfast_tests::measure::endurance::EnduranceArgs;
 use holdfast_tests::measure::kill_loop::KillLoopArgs;
 use holdfast_tests::measure::latency::LatencyArgs;
@@ -29,6 +30,8 @@ enum Figure {
     KillLoop(KillLoopArgs),
     /// Interleaved uploads and many sessions at once: memory and progress.
     Streams(StreamsArgs),
+    /// A pull from a far server against raw GETs.
+    Sync(CopiesArgs),
 }
 
 fn main() -> Result<ExitCode> {
@@ -37,5 +40,6 @@ fn main() -> Result<ExitCode> {
         Figure::Endurance(args) => args.run(),
         Figure::KillLoop(args) => args.run(),
         Figure::Streams(args) => args.run(),
+        Figure::Sync(args) => args.run(),
     }
 }

@@ -3,7 +3,9 @@
 
 mod access_log;
 pub mod arguments;
+pub mod copies;
 pub mod endurance;
+pub mod far;
 pub mod framing;
 pub mod kill_loop;
 pub mod latency;
