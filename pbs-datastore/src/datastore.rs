@@ -341,6 +341,14 @@ impl Datastore {
         &self.sessions
     }
 
+    /// Sets a chunk aside that was found damaged, and waits for it; whether there was something to do.
+    pub(crate) async fn set_aside(&self, digest: Digest) -> Result<bool> {
+        let collector = Arc::clone(&self.collector);
+        self.env
+            .to_the_end(async move { collector.set_aside(digest).await })
+            .await
+    }
+
     /// Chunks.
     pub fn reader(&self) -> &Arc<ChunkReader> {
         &self.reader

@@ -40,7 +40,7 @@ impl JobContext {
     }
 
     /// Returns once the job is to stop; waits for ever where nobody can ask for it.
-    pub(crate) async fn stopped(&self) {
+    pub async fn stopped(&self) {
         if self.stop.clone().wait_for(|stop| *stop).await.is_err() {
             std::future::pending::<()>().await;
         }

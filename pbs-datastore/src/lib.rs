@@ -58,7 +58,9 @@ pub use catalog::{
     CATALOG_MAGIC, CATALOG_NAME_BYTES_MAX, Catalog, CatalogEntry, CatalogError, CatalogKind,
     CatalogTable,
 };
-pub use chunk_store::{Chunk, ChunkReader, ChunkStream, InsertOptions, Inserted, VerifiedChunk};
+pub use chunk_store::{
+    Chunk, ChunkReader, ChunkStream, HEADER_BYTES_MAX, InsertOptions, Inserted, VerifiedChunk,
+};
 pub use chunker::{AVERAGE_BYTES, AVERAGE_BYTES_MIN, AverageError, Chunker};
 pub use config::{Backend, DatastoreConfig, SyncLevel};
 pub use contents::Contents;
@@ -103,8 +105,8 @@ pub use step::Step;
 #[cfg(feature = "sabotage")]
 pub use step::watch as watch_steps;
 pub use sync::{
-    Copied, DatastoreSource, DatastoreTarget, GroupFilter, GroupFilterError, SnapshotSource,
-    SyncCounts, SyncFile, SyncGroup, SyncOptions, SyncSnapshot, SyncSource, SyncStep, SyncTarget,
-    sync,
+    Copied, DatastoreSource, DatastoreTarget, GroupFilter, GroupFilterError, InFlight,
+    SnapshotSource, SyncCounts, SyncFile, SyncGroup, SyncOptions, SyncSnapshot, SyncSource,
+    SyncStep, SyncTarget, sync,
 };
 pub use verify::{Verified, Verifier, VerifyCounts, VerifyFilter, VerifyLimits, is_benchmark};

@@ -407,19 +407,14 @@ impl Manifest {
         self.signature() == other.signature() && self.canonical_json() == other.canonical_json()
     }
 
-    /// Takes over what is unprotected from another manifest of the same backup, but for the result of a verification that it has
-    /// itself.
+    /// Takes over what is unprotected from another manifest of the same backup.
     pub(crate) fn take_unprotected(&mut self, other: &Self) {
-        let verified = self.verify_state();
         match other.members.get("unprotected") {
             Some(theirs) => self
                 .members
                 .insert("unprotected".to_owned(), theirs.clone()),
             None => self.members.remove("unprotected"),
         };
-        if verified.is_some() {
-            self.set_verify_state(verified.as_ref());
-        }
     }
 
     fn unprotected(&self, name: &str) -> Option<&Value> {

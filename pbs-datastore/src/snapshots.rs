@@ -17,6 +17,7 @@ mod group;
 mod id;
 mod list;
 mod lock;
+mod mend;
 mod namespace;
 mod state;
 mod summaries;

@@ -7,6 +7,7 @@
 //!
 //! Costs no S3 request, but for those looks.
 
+use futures_util::{StreamExt as _, stream};
 use s3_client::{ByteRange, Optional as _};
 
 use super::guard::Guard;
@@ -24,6 +25,9 @@ use crate::{BlobKind, Digest, Env, Error, Result, WriterSession};
 
 /// Known chunks touched in one batch of file work.
 const ADOPT_BATCH: usize = 512;
+
+/// Looks at what is there of unknown nature, at once.
+const LOOKS_MAX: usize = 16;
 
 /// A chunk that a session relies on, and its length before encoding.
 pub(crate) type Relied = (Digest, u32);
@@ -129,16 +133,36 @@ impl ChunkStore {
                 Ok::<_, Error>((missing, doubtful))
             })
             .await?;
-        for (guard, size) in doubtful {
-            let digest = guard.digest();
-            let Some(bucket) = &self.bucket else {
-                continue;
-            };
-            if !self.learn_nature(bucket, guard, size, look).await? {
-                missing.push(digest);
-            }
+        // Each under its own guard alone: a guard is held over requests of its own chunk only.
+        let doubtful: Vec<Relied> = doubtful
+            .into_iter()
+            .map(|(guard, size)| (guard.digest(), size))
+            .collect();
+        let mut looks = stream::iter(doubtful)
+            .map(|chunk| self.adopt_doubtful(look, chunk))
+            .buffer_unordered(LOOKS_MAX);
+        while let Some(absent) = looks.next().await {
+            missing.extend(absent?);
         }
         Ok(missing)
+    }
+
+    /// One chunk of which a listing has shown that something is there; answers it if it is not.
+    async fn adopt_doubtful(&self, look: &Look, (digest, size): Relied) -> Result<Option<Digest>> {
+        let guard = self.table.guard_for_use(digest).await?;
+        let looking = look.clone();
+        let found = self
+            .env
+            .io(move |files: &dyn Files| looking.adopt(files, guard, size))
+            .await?;
+        Ok(match (found, &self.bucket) {
+            (Found::Told, _) => None,
+            (Found::OfUnknownNature(guard, size), Some(bucket)) => {
+                let known = self.learn_nature(bucket, guard, size, look).await?;
+                (!known).then_some(digest)
+            }
+            (Found::Missing | Found::OfUnknownNature(..), _) => Some(digest),
+        })
     }
 
     /// Looks at the first bytes of an object and notes down what it is; `false` if that is no chunk of the expected nature.

@@ -1,6 +1,6 @@
 //! Where chunks are: markers, guards, insert, reads.
 
-mod adopt;
+pub(crate) mod adopt;
 pub(crate) mod guard;
 pub(crate) mod insert;
 pub(crate) mod location;
@@ -11,6 +11,6 @@ mod stream;
 mod upload;
 
 pub use insert::{InsertOptions, Inserted, VerifiedChunk};
-pub(crate) use read::HEADER_BYTES_MAX;
+pub use read::HEADER_BYTES_MAX;
 pub use read::{Chunk, ChunkReader};
 pub use stream::ChunkStream;

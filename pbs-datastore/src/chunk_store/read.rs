@@ -34,7 +34,7 @@ const CACHE_READ_MAX: Duration = Duration::from_secs(10);
 /// How long a reader waits so that a damaged cached file can be dropped before the chunk is fetched.
 const DROP_WAIT_MAX: Duration = Duration::from_secs(1);
 /// What a blob has besides its contents, at most.
-pub(crate) const HEADER_BYTES_MAX: u64 = 44;
+pub const HEADER_BYTES_MAX: u64 = 44;
 
 /// A verified chunk in memory, with the memory it was granted: who sends it keeps it until it is sent.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! Removal of snapshots and groups. See the page of [`super`] for the order and what a crash leaves.
 
-use super::{GroupRef, SnapshotRef, Snapshots};
+use super::{GroupLock, GroupRef, SnapshotRef, Snapshots};
 use crate::FencePass;
 use crate::error::{Error, Result};
 use crate::layout::{Folder, Place};
@@ -124,6 +124,25 @@ impl Snapshots {
             }
             return Ok(stats);
         }
+        self.remove_group_folder(&group).await?;
+        stats.removed_groups = 1;
+        Ok(stats)
+    }
+
+    /// Removes a group that has no finished snapshot any more; whether it went.
+    pub(crate) async fn remove_empty_group(&self, id: &GroupRef) -> Result<bool> {
+        self.writable()?;
+        let group = self.lock_group(id).await?;
+        if !self.sealed_in(id).await?.is_empty() || !self.contents.exists(&id.owner()).await? {
+            return Ok(false);
+        }
+        self.remove_group_folder(&group).await?;
+        Ok(true)
+    }
+
+    /// The end of a group whose finished snapshots are gone.
+    async fn remove_group_folder(&self, group: &GroupLock) -> Result<()> {
+        let id = &group.id;
         self.remove_unsealed_of(id).await?;
         let pass = self.fence.check().await?;
         let rest = self.contents.listed(&id.folder(), usize::MAX).await?;
@@ -145,7 +164,6 @@ impl Snapshots {
                 .io(move |files| files.remove_dir(&path).ok())
                 .await;
         }
-        stats.removed_groups = 1;
-        Ok(stats)
+        Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! Changes of a sealed snapshot: notes, verify state, protection, the client's log; and its mending from a copy.
+//! Changes of a sealed snapshot: notes, verify state, protection, the client's log.
 //!
 //! A manifest is changed by compare-and-swap on its tag where the server can. Where it cannot, changes of one manifest
 //! exclude each other, and after one whose answer was lost nobody changes it until that one can have no effect any more.
@@ -54,14 +54,14 @@ impl Snapshots {
     }
 
     /// Orders changes of one manifest within this process. Held over the requests of the change.
-    async fn edit_turn(&self, id: &SnapshotRef) -> tokio::sync::MutexGuard<'_, ()> {
+    pub(super) async fn edit_turn(&self, id: &SnapshotRef) -> tokio::sync::MutexGuard<'_, ()> {
         let mut hasher = DefaultHasher::new();
         id.hash(&mut hasher);
         let stripe = hasher.finish() as usize % self.edits.len();
         self.edits[stripe].lock().await
     }
 
-    fn lock_edits(&self, id: &SnapshotRef) -> Result<Lock> {
+    pub(super) fn lock_edits(&self, id: &SnapshotRef) -> Result<Lock> {
         let busy = format!(
             "an earlier change of snapshot {id} got no answer from S3 and may still take effect; try again later"
         );
@@ -174,31 +174,5 @@ impl Snapshots {
         }
         self.fence.check().await?;
         self.contents.put(&held, &place, blob).await
-    }
-
-    /// Puts the files of a snapshot that is damaged in the place of what is there, the manifest last. `files` are whole, with every chunk
-    /// their indexes name stored. A crash in between leaves it as damaged as it was, or less.
-    pub(crate) async fn mend(
-        &self,
-        id: &SnapshotRef,
-        files: Vec<(ArchiveName, Bytes)>,
-        manifest: Bytes,
-    ) -> Result<()> {
-        self.writable()?;
-        self.thawed(id)?;
-        let lock = self.lock_exclusive(id)?;
-        let _turn = self.edit_turn(id).await;
-        let _edits = self.lock_edits(id)?;
-        if !self.state(id).await?.is_root() {
-            return Err(Error::NotFound(format!("finished snapshot {id}")));
-        }
-        self.fence.check().await?;
-        for (name, bytes) in files {
-            self.contents.put(&lock, &id.file(&name), bytes).await?;
-        }
-        self.fence.check().await?;
-        let result = self.contents.put(&lock, &id.manifest(), manifest).await;
-        self.changed(id);
-        result
     }
 }

@@ -66,7 +66,7 @@ impl Snapshots {
         Ok(())
     }
 
-    pub(super) async fn remove_unsealed_of(&self, group: &GroupRef) -> Result<UnsealedStats> {
+    pub(crate) async fn remove_unsealed_of(&self, group: &GroupRef) -> Result<UnsealedStats> {
         let mut stats = UnsealedStats::default();
         if self.read_only.is_some() {
             return Ok(stats);

@@ -7,9 +7,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, stream};
-use tokio::sync::Semaphore;
 
-use super::{Copied, SnapshotSource};
+use super::{Copied, InFlight, SnapshotSource};
+use crate::chunk_store::adopt::Relied;
 use crate::chunk_store::marker::Nature;
 use crate::chunk_store::{InsertOptions, VerifiedChunk};
 use crate::index::fixed::CHUNK_SIZE;
@@ -19,12 +19,10 @@ use crate::{
     Result, WriterSession,
 };
 
-/// Chunks on their way at once: small ones fill a link of 100 ms, too.
-const IN_FLIGHT_MAX: usize = 64;
-/// Bytes on their way at once, before encoding, unless a quarter of the memory is less.
-const BYTES_IN_FLIGHT_MAX: u64 = 64 << 20;
 /// Entries of an index that are looked at in one go.
 const BATCH: usize = 4096;
+/// Chunks that are read back at once.
+const READS_MAX: usize = 8;
 /// How often a chunk is asked for that comes damaged: once more, for it may have been the way.
 const ASKED_MAX: usize = 2;
 
@@ -34,6 +32,9 @@ pub(super) struct Bringing<'a> {
     pub(super) session: &'a WriterSession,
     pub(super) source: &'a dyn SnapshotSource,
     pub(super) job: &'a JobContext,
+    pub(super) in_flight: &'a InFlight,
+    /// Chunks that are there are read, and those that are damaged set aside and brought again.
+    pub(super) distrust: bool,
 }
 
 /// An archive whose chunks are brought.
@@ -102,6 +103,12 @@ impl Bringing<'_> {
             let chunks = self.datastore.chunks();
             let absent = chunks.adopt_known(self.session, &batch, archive.nature);
             let absent: HashSet<Digest> = absent.await?.into_iter().collect();
+            let mut absent = absent;
+            if self.distrust {
+                let there = batch.iter().filter(|(digest, _)| !absent.contains(digest));
+                let damaged = self.read_back(there.copied().collect(), archive.nature);
+                absent.extend(damaged.await?);
+            }
             copied.known += (batch.len() - absent.len()) as u64;
             if !absent.is_empty() {
                 let is_absent = |n: &u32| {
@@ -118,6 +125,41 @@ impl Bringing<'_> {
         Ok(missing)
     }
 
+    /// Reads chunks that are said to be there; answers those that are damaged, which have no marker any more.
+    async fn read_back(&self, chunks: Vec<Relied>, nature: Nature) -> Result<Vec<Digest>> {
+        let mut reads = stream::iter(chunks)
+            .map(|chunk| self.is_damaged(chunk, nature))
+            .buffer_unordered(READS_MAX);
+        let mut damaged = Vec::new();
+        while let Some(digest) = reads.next().await {
+            self.job.check()?;
+            damaged.extend(digest?);
+        }
+        Ok(damaged)
+    }
+
+    async fn is_damaged(&self, chunk: Relied, nature: Nature) -> Result<Option<Digest>> {
+        let (digest, length) = chunk;
+        let reader = self.datastore.reader();
+        let read = reader.read_stored(&digest, Some(u64::from(length))).await;
+        let fault = match read {
+            Ok(_) => return Ok(None),
+            Err(Error::ChunkMissing { .. }) => "it is missing".to_owned(),
+            Err(Error::ChunkCorrupt { fault, .. }) => fault,
+            Err(error) => return Err(error),
+        };
+        self.datastore.set_aside(digest).await?;
+        let chunks = self.datastore.chunks();
+        let gone = chunks.adopt_known(self.session, &[chunk], nature).await?;
+        if gone.is_empty() && reader.read_stored(&digest, None).await.is_err() {
+            return Err(Error::ChunkCorrupt {
+                digest,
+                fault: format!("{fault}; it cannot be set aside yet, try again later"),
+            });
+        }
+        Ok(gone.first().copied())
+    }
+
     /// Step 2.
     async fn fetch(
         &self,
@@ -125,14 +167,11 @@ impl Bringing<'_> {
         missing: Vec<u32>,
         copied: &mut Copied,
     ) -> Result<()> {
-        let memory = self.datastore.reader().budget().bytes_max();
-        let window = BYTES_IN_FLIGHT_MAX.min(memory / 4).max(CHUNK_SIZE * 4);
-        let window = Semaphore::new(window as usize);
         let env = self.datastore.env();
         let progress = Progress::new(env, self.job, "copied", Some(missing.len() as u64));
         let mut fetched = stream::iter(missing)
-            .map(|number| self.one(archive, number, &window))
-            .buffer_unordered(IN_FLIGHT_MAX);
+            .map(|number| self.one(archive, number))
+            .buffer_unordered(InFlight::CHUNKS_MAX);
         while let Some(bytes) = fetched.next().await {
             copied.bytes += bytes?;
             copied.chunks += 1;
@@ -143,16 +182,12 @@ impl Bringing<'_> {
     }
 
     /// Brings the chunk of one entry; answers its bytes as stored.
-    async fn one(&self, archive: &Archive<'_>, number: u32, window: &Semaphore) -> Result<u64> {
+    async fn one(&self, archive: &Archive<'_>, number: u32) -> Result<u64> {
         let Some(entry) = archive.entry(number) else {
             return Ok(0);
         };
         let longest = archive.longest(&entry);
-        // Never more than the window has: the longest chunk is a quarter of the least window.
-        let _room = window
-            .acquire_many(u32::try_from(longest).unwrap_or(u32::MAX))
-            .await
-            .map_err(|_| Error::Stopped)?;
+        let _room = self.in_flight.room(longest).await?;
         let mut asked = 0;
         let (chunk, verified) = loop {
             asked += 1;

@@ -9,8 +9,8 @@ use super::{SnapshotSource, SyncFile, SyncSnapshot, SyncSource};
 use crate::cache::fill::no_memory;
 use crate::snapshots::Lock;
 use crate::{
-    ArchiveName, BackupGroup, Chunk, Datastore, Digest, Error, GroupRef, Namespace, Result,
-    SnapshotRef,
+    ArchiveName, BackupGroup, CHUNK_ENCODED_BYTES_MAX, Chunk, Datastore, Digest, Error, GroupRef,
+    Namespace, Result, SnapshotRef,
 };
 
 /// How long a file waits for memory.
@@ -80,10 +80,11 @@ impl SnapshotSource for Snapshot {
         let snapshots = self.datastore.snapshots();
         let size = snapshots.file_bytes(&self.id, name).await?;
         let budget = self.datastore.reader().budget();
+        let size = size.min(CHUNK_ENCODED_BYTES_MAX as u64);
         let permit = budget.take(size, MEMORY_WAIT_MAX).await;
-        let permits = vec![permit.ok_or_else(no_memory)?];
+        let permit = Some(permit.ok_or_else(no_memory)?);
         match snapshots.file(&self.id, name).await {
-            Ok(bytes) => Ok(Some(SyncFile { bytes, permits })),
+            Ok(bytes) => Ok(Some(SyncFile { bytes, permit })),
             Err(Error::NotFound(_)) => Ok(None),
             Err(error) => Err(error),
         }

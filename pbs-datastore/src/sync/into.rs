@@ -1,4 +1,7 @@
 //! An open datastore as the target of a sync. See the page of [`super`] for the order of a snapshot's steps.
+//!
+//! A run may be dropped at any moment, for a stop must not wait for the network. So whatever changes something runs to its end in a task of its
+//! own, with the locks that keep others away until the outcome is known (I8); only the copying of chunks is cut off, and that of a seal not begun.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,12 +10,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::chunks::Bringing;
-use super::{Copied, SnapshotSource, SyncFile, SyncGroup, SyncSnapshot, SyncStep, SyncTarget};
+use super::{
+    Copied, InFlight, SnapshotSource, SyncFile, SyncGroup, SyncSnapshot, SyncStep, SyncTarget,
+};
 use crate::seal::SnapshotWriter;
 use crate::{
-    ArchiveKind, ArchiveName, AuthId, Datastore, DeleteOptions, DeleteStats, Error, GroupRef,
-    Index, JobContext, Manifest, ManifestFile, Namespace, Result, SnapshotRef, SnapshotState,
-    WriterSession,
+    ArchiveKind, ArchiveName, AuthId, BackupTime, DataBlob, Datastore, DeleteOptions, DeleteStats,
+    Error, GroupRef, Index, JobContext, Manifest, ManifestFile, Namespace, Result, SnapshotRef,
+    SnapshotState, VerifyState, WriterSession,
 };
 
 /// How long the end of a copy that failed is waited for, so that the next attempt finds its place free.
@@ -23,12 +28,33 @@ const GIVE_UP_MAX: Duration = Duration::from_secs(10);
 pub struct DatastoreTarget {
     datastore: Arc<Datastore>,
     owner: AuthId,
+    node: String,
+    in_flight: InFlight,
 }
 
 impl DatastoreTarget {
-    /// Writes groups of `owner`, who gets the new ones.
-    pub fn new(datastore: Arc<Datastore>, owner: AuthId) -> Self {
-        Self { datastore, owner }
+    /// Writes groups of `owner`, who gets the new ones. `node` is this machine's name in the names of its tasks: by it the
+    /// verifications of this daemon are known.
+    pub fn new(datastore: Arc<Datastore>, owner: AuthId, node: impl Into<String>) -> Self {
+        Self {
+            in_flight: InFlight::within(datastore.reader().budget()),
+            datastore,
+            owner,
+            node: node.into(),
+        }
+    }
+
+    /// Changes something, whether the caller waits for it or not.
+    async fn change<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        self.datastore.env().to_the_end(work).await
+    }
+
+    /// Whether a verification was this daemon's own.
+    fn is_own(&self, state: &VerifyState) -> bool {
+        state.upid.split(':').nth(1) == Some(&self.node)
     }
 }
 
@@ -46,13 +72,21 @@ impl Original<'_> {
         found.ok_or_else(|| damaged(file, "the source does not have it"))
     }
 
-    /// The client's log, unless it is a file of the manifest.
-    async fn client_log(&self) -> Result<Option<Bytes>> {
+    /// The client's log, unless it is a file of the manifest. One that is damaged is nothing to fail for.
+    async fn client_log(&self, job: &JobContext) -> Result<Option<Bytes>> {
         let log = ArchiveName::client_log();
         if self.manifest.file(&log).is_some() {
             return Ok(None);
         }
-        Ok(self.source.file(&log).await?.map(|file| file.bytes))
+        let Some(file) = self.source.file(&log).await? else {
+            return Ok(None);
+        };
+        let checked = DataBlob::parse(file.bytes.clone()).and_then(|blob| blob.verify_crc());
+        if let Err(fault) = checked {
+            job.log(format!("{log} is left out: at the source {fault}"));
+            return Ok(None);
+        }
+        Ok(Some(file.bytes))
     }
 }
 
@@ -96,9 +130,10 @@ impl DatastoreTarget {
     ) -> Result<Copied> {
         self.thaw(id, job).await?;
         let session = self.session(id);
-        let snapshots = self.datastore.snapshots();
-        let begun = snapshots.begin(id, &self.owner, true, Arc::clone(&session));
-        let writer = begun.await?;
+        let snapshots = Arc::clone(self.datastore.snapshots());
+        let (at, owner) = (id.clone(), self.owner.clone());
+        let begin = async move { snapshots.begin(&at, &owner, true, session).await };
+        let writer = self.change(begin).await?;
         let result = self.fill(original, &writer, job).await;
         if result.is_err() {
             writer.give_up(GIVE_UP_MAX).await;
@@ -116,13 +151,14 @@ impl DatastoreTarget {
         for file in original.manifest.files() {
             job.check()?;
             let session = writer.session();
-            let stored = self.file(original, session, file, job, &mut copied).await?;
+            let bringing = self.bringing(original, session, job, false);
+            let stored = self.file(original, file, &bringing, &mut copied).await?;
             match file.name.kind() {
                 ArchiveKind::Blob => writer.put_blob(&file.name, stored.bytes).await?,
                 _ => writer.put_index(&file.name, stored.bytes).await?,
             }
         }
-        if let Some(log) = original.client_log().await? {
+        if let Some(log) = original.client_log(job).await? {
             writer.put_blob(&ArchiveName::client_log(), log).await?;
         }
         let manifest = original.bytes.clone();
@@ -131,13 +167,29 @@ impl DatastoreTarget {
         Ok(copied)
     }
 
+    fn bringing<'a>(
+        &'a self,
+        original: &'a Original<'a>,
+        session: &'a WriterSession,
+        job: &'a JobContext,
+        distrust: bool,
+    ) -> Bringing<'a> {
+        Bringing {
+            datastore: &self.datastore,
+            session,
+            source: original.source,
+            job,
+            in_flight: &self.in_flight,
+            distrust,
+        }
+    }
+
     /// Step 3 for one file: fetched and checked, with the chunks of an index in the datastore.
     async fn file(
         &self,
         original: &Original<'_>,
-        session: &WriterSession,
         file: &ManifestFile,
-        job: &JobContext,
+        bringing: &Bringing<'_>,
         copied: &mut Copied,
     ) -> Result<SyncFile> {
         let stored = original.file(file).await?;
@@ -155,12 +207,6 @@ impl DatastoreTarget {
         };
         let index = self.datastore.env().compute(parse).await;
         let index = index.map_err(|why| damaged(file, why))?;
-        let bringing = Bringing {
-            datastore: &self.datastore,
-            session,
-            source: original.source,
-            job,
-        };
         bringing.index(file, &index, copied).await?;
         Ok(stored)
     }
@@ -175,11 +221,16 @@ impl DatastoreTarget {
         let snapshots = self.datastore.snapshots();
         let before = snapshots.contents().read(&id.manifest()).await?;
         let mut copied = Copied::default();
-        let same = before.as_ref() == Some(&original.bytes);
-        if !same {
+        if before.as_ref() != Some(&original.bytes) {
             match &*snapshots.state(id).await? {
                 SnapshotState::Sealed(ours) if ours.is_same_backup(&original.manifest) => {
-                    snapshots.take_unprotected(id, &original.manifest).await?;
+                    let mut theirs = original.manifest.clone();
+                    if let Some(own) = ours.verify_state().filter(|state| self.is_own(state)) {
+                        theirs.set_verify_state(Some(&own));
+                    }
+                    let (snapshots, at) = (Arc::clone(snapshots), id.clone());
+                    self.change(async move { snapshots.take_unprotected(&at, &theirs).await })
+                        .await?;
                 }
                 SnapshotState::Sealed(_) => {
                     return Err(Error::Refused(format!(
@@ -192,9 +243,11 @@ impl DatastoreTarget {
         copied.unchanged = snapshots.contents().read(&id.manifest()).await? == before;
         let log = ArchiveName::client_log();
         if !snapshots.contents().exists(&id.file(&log)).await?
-            && let Some(bytes) = original.client_log().await?
+            && let Some(bytes) = original.client_log(job).await?
         {
-            snapshots.add_client_log(id, bytes).await?;
+            let (snapshots, at) = (Arc::clone(snapshots), id.clone());
+            self.change(async move { snapshots.add_client_log(&at, bytes).await })
+                .await?;
             copied.unchanged = false;
         }
         Ok(copied)
@@ -209,32 +262,29 @@ impl DatastoreTarget {
     ) -> Result<Copied> {
         self.thaw(id, job).await?;
         let snapshots = self.datastore.snapshots();
-        if let SnapshotState::Sealed(ours) = &*snapshots.state(id).await?
-            && !ours.is_same_backup(&original.manifest)
-        {
+        let same = match &*snapshots.state(id).await? {
+            SnapshotState::Sealed(ours) => ours.is_same_backup(&original.manifest),
+            _ => snapshots.may_be(id, &original.manifest).await?,
+        };
+        if !same {
             return Err(Error::Refused(format!(
                 "{id} is damaged here, and another backup than at the source; remove it"
             )));
         }
         let session = self.session(id);
-        let (mut copied, mut files) = (Copied::default(), Vec::new());
+        let mut copied = Copied::default();
         for file in original.manifest.files() {
             job.check()?;
-            let stored = self
-                .file(original, &session, file, job, &mut copied)
+            let bringing = self.bringing(original, &session, job, true);
+            let stored = self.file(original, file, &bringing, &mut copied).await?;
+            let (snapshots, at) = (Arc::clone(snapshots), id.clone());
+            let (name, bytes) = (file.name.clone(), stored.bytes.clone());
+            self.change(async move { snapshots.mend_file(&at, &name, bytes).await })
                 .await?;
-            let ours = snapshots.contents().stored(&id.file(&file.name)).await?;
-            if ours.as_ref() != Some(&stored.bytes) {
-                files.push((file.name.clone(), stored));
-            }
         }
-        if let Some(digest) = session.lost(1).first() {
-            return Err(Error::ChunkMissing { digest: *digest });
-        }
-        let whole = files.iter();
-        let whole = whole.map(|(name, file)| (name.clone(), file.bytes.clone()));
-        snapshots
-            .mend(id, whole.collect(), original.bytes.clone())
+        let (snapshots, at) = (Arc::clone(snapshots), id.clone());
+        let (manifest, session) = (original.bytes.clone(), Arc::clone(&session));
+        self.change(async move { snapshots.mend_manifest(&at, manifest, &session).await })
             .await?;
         Ok(copied)
     }
@@ -254,6 +304,10 @@ impl DatastoreTarget {
                 left.as_secs() + 1
             ));
             tokio::time::sleep_until(until).await;
+            // What the interrupted copy left goes at this moment; whoever is first removes it.
+            let (snapshots, group) = (Arc::clone(snapshots), id.group());
+            let removed = async move { snapshots.remove_unsealed_of(&group).await };
+            self.change(removed).await?;
         }
         job.check()
     }
@@ -274,11 +328,15 @@ impl SyncTarget for DatastoreTarget {
     }
 
     async fn create_namespace(&self, namespace: &Namespace) -> Result<()> {
-        let (Some(parent), Some(name)) = (namespace.parent(), namespace.name()) else {
+        let Some(parent) = namespace.parent() else {
             return Ok(());
         };
-        let snapshots = self.datastore.snapshots();
-        snapshots.create_namespace(&parent, name).await.map(drop)
+        let (snapshots, namespace) = (Arc::clone(self.datastore.snapshots()), namespace.clone());
+        let create = async move {
+            let name = namespace.name().unwrap_or_default();
+            snapshots.create_namespace(&parent, name).await
+        };
+        self.change(create).await.map(drop)
     }
 
     async fn groups(&self, namespace: &Namespace) -> Result<Vec<SyncGroup>> {
@@ -322,26 +380,37 @@ impl SyncTarget for DatastoreTarget {
     }
 
     async fn remove_snapshot(&self, id: &SnapshotRef) -> Result<()> {
-        let snapshots = self.datastore.snapshots();
+        let (snapshots, id) = (Arc::clone(self.datastore.snapshots()), id.clone());
         snapshots.collectable()?;
-        snapshots.delete(id).await
+        self.change(async move { snapshots.delete(&id).await })
+            .await
     }
 
-    async fn remove_group(&self, group: &GroupRef) -> Result<DeleteStats> {
-        let snapshots = self.datastore.snapshots();
-        snapshots.collectable()?;
-        let options = DeleteOptions {
-            error_on_protected: false,
-        };
-        snapshots.delete_group(group, options).await
+    async fn remove_group(&self, group: &GroupRef, seen: &[BackupTime]) -> Result<DeleteStats> {
+        let mut stats = DeleteStats::default();
+        for time in seen {
+            match self.remove_snapshot(&group.at(*time)).await {
+                Ok(()) => stats.removed_snapshots += 1,
+                Err(Error::Protected(_)) => stats.protected_snapshots += 1,
+                Err(Error::NotFound(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let (snapshots, group) = (Arc::clone(self.datastore.snapshots()), group.clone());
+        let removed = async move { snapshots.remove_empty_group(&group).await };
+        stats.removed_groups = u64::from(self.change(removed).await?);
+        Ok(stats)
     }
 
     async fn remove_namespace(&self, namespace: &Namespace) -> Result<bool> {
         let options = DeleteOptions {
             error_on_protected: false,
         };
-        let snapshots = self.datastore.snapshots();
-        let stats = snapshots.delete_namespace(namespace, false, options);
-        Ok(stats.await?.complete())
+        let (snapshots, namespace) = (Arc::clone(self.datastore.snapshots()), namespace.clone());
+        let removed = async move {
+            let stats = snapshots.delete_namespace(&namespace, false, options);
+            stats.await
+        };
+        Ok(self.change(removed).await?.complete())
     }
 }

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `filter.rs`, `plan.rs` | which groups are meant, and what is to be done with the snapshots of one: pure functions |
 //! | `sides.rs` | the two traits: where snapshots come from, and where they go |
-//! | `run.rs` | the driver: namespaces, groups side by side, retries, what has vanished, the log |
+//! | `run.rs`, `vanish.rs` | the driver: namespaces, groups side by side, retries, the log; what has vanished |
 //! | `from.rs`, `into.rs` | an open datastore as source and as target |
 //! | `chunks.rs` | the chunks of one index on their way into a datastore |
 //!
@@ -29,6 +29,7 @@ mod run;
 mod sides;
 #[cfg(test)]
 mod tests;
+mod vanish;
 
 pub use filter::{GroupFilter, GroupFilterError};
 pub use from::DatastoreSource;
@@ -36,7 +37,7 @@ pub use into::DatastoreTarget;
 pub use plan::SyncStep;
 pub use run::{SyncCounts, sync};
 pub use sides::{
-    Copied, SnapshotSource, SyncFile, SyncGroup, SyncSnapshot, SyncSource, SyncTarget,
+    Copied, InFlight, SnapshotSource, SyncFile, SyncGroup, SyncSnapshot, SyncSource, SyncTarget,
 };
 
 use crate::{NAMESPACE_DEPTH_MAX, Namespace};

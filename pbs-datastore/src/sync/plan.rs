@@ -75,11 +75,13 @@ pub(super) fn plan(
     });
     let last = options.transfer_last.unwrap_or(usize::MAX);
     let beyond = wanted.len().saturating_sub(last);
-    for (place, time) in wanted.keys().copied().enumerate() {
+    for (place, (time, original)) in wanted.iter().enumerate() {
+        let time = *time;
         let local = there.get(&time);
+        let whole = original.verified != Some(VerifyOutcome::Failed);
         let damaged =
             local.is_some_and(|l| !l.readable || l.verified == Some(VerifyOutcome::Failed));
-        let step = if damaged && options.resync_corrupt {
+        let step = if damaged && options.resync_corrupt && whole {
             SyncStep::Mend
         } else if local.is_some() && newest == Some(time) {
             SyncStep::Refresh
@@ -160,6 +162,7 @@ mod tests {
     #[case("a b c", "a- b c", "corrupt", "a# c=", "")]
     #[case("a b c", "a b! c-", "corrupt", "b# c#", "")]
     #[case("a b c", "a! b c", "corrupt last", "a# c=", "")]
+    #[case("a- b", "a- b", "corrupt", "b=", "")]
     #[case("a b c-", "a- b", "corrupt verified", "", "")]
     #[case("a+ b+ c", "a- b", "corrupt verified", "a# b=", "")]
     fn a_group_is_planned(

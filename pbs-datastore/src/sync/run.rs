@@ -1,19 +1,23 @@
 //! The driver: what is to be copied from a source to a target, and in which order.
 //!
-//! 1. Namespaces are listed and mapped; those that the target lacks are made.
+//! 1. Namespaces are listed and mapped; those that the target lacks are made, but for the outermost, which must be there.
 //! 2. The groups of each are planned and copied, a few side by side; a snapshot that fails ends its group.
 //! 3. With `remove_vanished`: of each group that was copied without a fault, the snapshots that the source does not list any more;
 //!    at the end groups and namespaces.
 //!
-//! A source that answers with an error is never taken for an empty one.
+//! The target is always listed before the source, so that what appears on both sides meanwhile is not taken for vanished; before a group goes
+//! both are asked again, and only the snapshots go that were there at the first look. A source that answers with an error, or that has no
+//! finished snapshot to show, is never taken for an empty one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, stream};
 
 use super::plan::plan;
+use super::vanish::Vanished;
 use super::{Copied, GroupFilter, SyncGroup, SyncOptions, SyncSource, SyncStep, SyncTarget};
 use crate::{BackupGroup, BackupTime, Env, Error, GroupRef, JobContext, Namespace, Result};
 
@@ -85,43 +89,45 @@ pub async fn sync(
 }
 
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     counts: SyncCounts,
     failures_in_a_row: u32,
+    /// Finished snapshots that the source has listed.
+    pub(super) seen: usize,
 }
 
-struct Run<'a> {
-    source: &'a dyn SyncSource,
-    target: &'a dyn SyncTarget,
-    options: &'a SyncOptions,
+pub(super) struct Run<'a> {
+    pub(super) source: &'a dyn SyncSource,
+    pub(super) target: &'a dyn SyncTarget,
+    pub(super) options: &'a SyncOptions,
     env: &'a Env,
-    job: &'a JobContext,
+    pub(super) job: &'a JobContext,
     state: Mutex<State>,
 }
 
 /// A namespace on both sides.
 #[derive(Clone, Debug)]
-struct Pair {
+pub(super) struct Pair {
     source: Namespace,
-    target: Namespace,
+    pub(super) target: Namespace,
 }
 
 impl Run<'_> {
-    fn count(&self, change: impl FnOnce(&mut SyncCounts)) {
+    pub(super) fn count(&self, change: impl FnOnce(&mut SyncCounts)) {
         change(&mut self.state().counts);
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> std::sync::MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the target's group is ours to write to.
-    fn is_ours(&self, group: &SyncGroup) -> bool {
+    pub(super) fn is_ours(&self, group: &SyncGroup) -> bool {
         let owner = group.owner.as_ref();
         owner.is_some_and(|owner| self.target.is_ours(owner))
     }
 
-    fn fail(&self, why: String) {
+    pub(super) fn fail(&self, why: String) {
         self.job.log(why.clone());
         self.count(|counts| counts.failures.push(why));
     }
@@ -129,52 +135,79 @@ impl Run<'_> {
     async fn whole(&self) -> Result<()> {
         let (source, target) = (self.source.name(), self.target.name());
         self.job.log(format!("from {source} to {target}"));
-        let there = self.target_namespaces().await?;
+        let there = self
+            .read(|| {
+                self.target
+                    .namespaces(&self.options.target, self.options.depth)
+            })
+            .await?;
+        let anchor = &self.options.target;
+        if !there.contains(anchor) {
+            return Err(Error::NotFound(format!(
+                "namespace '{anchor}' of {target}, which has to be created first,"
+            )));
+        }
         let pairs = self.pairs().await?;
+        let mut known: BTreeSet<Namespace> = there.iter().cloned().collect();
         let mut vanished = Vec::new();
-        let mut groups_seen = 0;
         let mut mapped = BTreeSet::new();
         for pair in &pairs {
             self.job.check()?;
             mapped.insert(pair.target.clone());
-            if let Err(error) = self.ensure(&pair.target, &there).await {
-                fatal(&error)?;
-                self.fail(format!("namespace '{}': {error}", pair.target));
-                continue;
-            }
-            let groups = match self.source.groups(&pair.source).await {
-                Ok(groups) => groups,
+            match self.namespace(pair, &mut known).await {
+                Ok(gone) => vanished.extend(gone),
                 Err(error) => {
                     fatal(&error)?;
-                    self.fail(format!("groups of namespace '{}': {error}", pair.source));
-                    continue;
+                    self.fail(format!("namespace '{}': {error}", pair.source));
                 }
-            };
-            groups_seen += groups.len();
-            vanished.extend(self.groups(pair, groups).await?);
+            }
         }
         if self.options.remove_vanished {
-            let gone: Vec<Namespace> = there
-                .into_iter()
-                .filter(|namespace| !mapped.contains(namespace))
-                .filter(|namespace| *namespace != self.options.target)
-                .collect();
-            self.remove_vanished(vanished, gone, groups_seen).await?;
+            let mut gone = there;
+            gone.retain(|namespace| !mapped.contains(namespace) && namespace != anchor);
+            self.remove_vanished(vanished, gone).await?;
         }
         Ok(())
     }
 
-    /// The target's namespaces, outer ones first.
-    async fn target_namespaces(&self) -> Result<Vec<Namespace>> {
-        let (below, depth) = (&self.options.target, self.options.depth);
-        self.target.namespaces(below, depth).await
+    /// Steps 1 and 2 for one namespace; answers the target's groups that the source does not have.
+    async fn namespace(
+        &self,
+        pair: &Pair,
+        known: &mut BTreeSet<Namespace>,
+    ) -> Result<Vec<Vanished>> {
+        self.ensure(&pair.target, known).await?;
+        let there = self.read(|| self.target.groups(&pair.target)).await?;
+        let groups = self.read(|| self.source.groups(&pair.source)).await?;
+        self.groups(pair, there, groups).await
+    }
+
+    /// Asks for something that may be asked again.
+    pub(super) async fn read<'a, T>(
+        &self,
+        ask: impl Fn() -> BoxFuture<'a, Result<T>>,
+    ) -> Result<T> {
+        let mut pause = PAUSE;
+        for _ in 1..ATTEMPTS_MAX {
+            match ask().await {
+                Err(error) if error.is_transient() => {
+                    self.job
+                        .log(format!("{error}; asked again in {} s", pause.as_secs()));
+                    self.env.sleep(pause).await;
+                    pause *= 10;
+                }
+                result => return result,
+            }
+        }
+        ask().await
     }
 
     /// Step 1: the namespaces of the source, and where each belongs.
-    async fn pairs(&self) -> Result<Vec<Pair>> {
+    pub(super) async fn pairs(&self) -> Result<Vec<Pair>> {
         let (below, depth) = (&self.options.source, self.options.depth);
         let mut pairs = Vec::new();
-        for namespace in self.source.namespaces(below, depth).await? {
+        let found = self.read(|| self.source.namespaces(below, depth));
+        for namespace in found.await? {
             let Some(inner) = namespace.strip(below) else {
                 continue;
             };
@@ -192,40 +225,43 @@ impl Run<'_> {
         Ok(pairs)
     }
 
-    /// Makes a namespace of the target, and those above it, if it is not `there`.
-    async fn ensure(&self, namespace: &Namespace, there: &[Namespace]) -> Result<()> {
-        if namespace.is_root() || there.contains(namespace) {
-            return Ok(());
+    /// Makes a namespace of the target, and those above it, if they are not `known`; the outermost one is.
+    async fn ensure(&self, namespace: &Namespace, known: &mut BTreeSet<Namespace>) -> Result<()> {
+        let mut missing = Vec::new();
+        let mut next = Some(namespace.clone());
+        while let Some(namespace) = next.filter(|namespace| !known.contains(namespace)) {
+            next = namespace.parent();
+            missing.push(namespace);
         }
-        let mut line = vec![namespace.clone()];
-        while let Some(parent) = line.last().and_then(Namespace::parent) {
-            line.push(parent);
-        }
-        for namespace in line.iter().rev() {
-            if !namespace.is_root() && !there.contains(namespace) {
-                self.target.create_namespace(namespace).await?;
-            }
+        for namespace in missing.into_iter().rev() {
+            self.target.create_namespace(&namespace).await?;
+            known.insert(namespace);
         }
         Ok(())
     }
 
-    /// Step 2 for one namespace; answers the target's groups that the source does not have.
-    async fn groups(&self, pair: &Pair, groups: Vec<BackupGroup>) -> Result<Vec<GroupRef>> {
+    /// Step 2 for one namespace.
+    async fn groups(
+        &self,
+        pair: &Pair,
+        there: Vec<SyncGroup>,
+        groups: Vec<BackupGroup>,
+    ) -> Result<Vec<Vanished>> {
         let meant = |group: &BackupGroup| GroupFilter::select(&self.options.groups, group);
-        let there: BTreeMap<BackupGroup, SyncGroup> = self
-            .target
-            .groups(&pair.target)
-            .await?
+        let there: BTreeMap<BackupGroup, SyncGroup> = there
             .into_iter()
             .map(|group| (group.group.clone(), group))
             .collect();
         let known: BTreeSet<BackupGroup> = groups.iter().cloned().collect();
-        let vanished = there
-            .values()
-            .filter(|there| meant(&there.group) && !known.contains(&there.group))
-            .filter(|there| self.is_ours(there))
-            .map(|there| GroupRef::new(pair.target.clone(), there.group.clone()))
-            .collect();
+        let mut vanished = Vec::new();
+        if self.options.remove_vanished {
+            for there in there.values() {
+                if meant(&there.group) && !known.contains(&there.group) && self.is_ours(there) {
+                    let group = GroupRef::new(pair.target.clone(), there.group.clone());
+                    vanished.push(self.vanished(Some(pair.source.clone()), group).await?);
+                }
+            }
+        }
         let (total, all) = (groups.len(), known);
         let meant: Vec<BackupGroup> = all.into_iter().filter(meant).collect();
         self.job.log(format!(
@@ -275,8 +311,10 @@ impl Run<'_> {
     }
 
     async fn snapshots(&self, from: &GroupRef, to: &GroupRef) -> Result<()> {
-        let listed = self.source.snapshots(from).await?;
-        let there = self.target.snapshots(to).await?;
+        let there = self.read(|| self.target.snapshots(to)).await?;
+        let listed = self.read(|| self.source.snapshots(from)).await?;
+        let finished = listed.iter().filter(|snapshot| snapshot.finished).count();
+        self.state().seen += finished;
         let plan = plan(&listed, &there, self.options);
         for (why, count) in &plan.skipped {
             self.job
@@ -287,7 +325,7 @@ impl Run<'_> {
             self.snapshot(from, to, *time, *step, (done + 1, total))
                 .await?;
         }
-        if !self.options.remove_vanished || listed.is_empty() {
+        if !self.options.remove_vanished || finished == 0 {
             return Ok(());
         }
         for time in plan.vanished {
@@ -333,6 +371,7 @@ impl Run<'_> {
         let (from, to) = (from.at(time), to.at(time));
         let mut pause = PAUSE;
         let mut attempt = 1;
+        let mut first = None;
         let copied = loop {
             self.job.check()?;
             let begun = self.env.instant();
@@ -341,7 +380,8 @@ impl Run<'_> {
                 Err(error) => error,
             };
             if !error.is_transient() || attempt == ATTEMPTS_MAX {
-                return Err(error);
+                // What an attempt left behind may refuse the next for a while; the cause is what came first.
+                return Err(first.unwrap_or(error));
             }
             self.job.log(format!(
                 "{from}: {error}; begun anew in {} s",
@@ -350,6 +390,7 @@ impl Run<'_> {
             self.env.sleep(pause).await;
             pause *= 10;
             attempt += 1;
+            first.get_or_insert(error);
             if step == SyncStep::Add && self.is_there(&to).await {
                 break (Copied::default(), self.env.instant().duration_since(begun));
             }
@@ -418,73 +459,10 @@ impl Run<'_> {
             }
         });
     }
-
-    /// Step 3 for groups and namespaces.
-    async fn remove_vanished(
-        &self,
-        mut groups: Vec<GroupRef>,
-        namespaces: Vec<Namespace>,
-        groups_seen: usize,
-    ) -> Result<()> {
-        for namespace in &namespaces {
-            for group in self.target.groups(namespace).await? {
-                if self.is_ours(&group) && GroupFilter::select(&self.options.groups, &group.group) {
-                    groups.push(GroupRef::new(namespace.clone(), group.group));
-                }
-            }
-        }
-        if groups_seen == 0 && !groups.is_empty() {
-            let why = format!(
-                "the source shows no group at all: the {} groups that only the target has are kept; remove them by hand if that is meant",
-                groups.len()
-            );
-            self.job.log(why.clone());
-            self.count(|counts| counts.warnings.push(why));
-            return Ok(());
-        }
-        for group in groups {
-            self.job.check()?;
-            match self.target.remove_group(&group).await {
-                Ok(stats) => {
-                    self.job.log(format!(
-                        "group {group}: gone at the source, {} snapshots removed",
-                        stats.removed_snapshots
-                    ));
-                    self.count(|counts| {
-                        counts.removed_snapshots += stats.removed_snapshots;
-                        counts.removed_groups += stats.removed_groups;
-                        counts.protected += stats.protected_snapshots;
-                    });
-                }
-                Err(Error::NotFound(_)) => {}
-                Err(error) => {
-                    fatal(&error)?;
-                    self.fail(format!("group {group} was not removed: {error}"));
-                }
-            }
-        }
-        // Inner ones first.
-        for namespace in namespaces.iter().rev() {
-            match self.target.remove_namespace(namespace).await {
-                Ok(true) => {
-                    self.job.log(format!("namespace '{namespace}' was removed"));
-                    self.count(|counts| counts.removed_namespaces += 1);
-                }
-                Ok(false) => self.job.log(format!(
-                    "namespace '{namespace}' is gone at the source, and kept: something is left in it"
-                )),
-                Err(error) => {
-                    fatal(&error)?;
-                    self.fail(format!("namespace '{namespace}' was not removed: {error}"));
-                }
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Whether an error ends the run, whatever it is about.
-fn fatal(error: &Error) -> Result<()> {
+pub(super) fn fatal(error: &Error) -> Result<()> {
     match error {
         Error::Stopped => Err(Error::Stopped),
         Error::Closing => Err(Error::Closing),

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
-    ArchiveName, AuthId, BackupGroup, BackupTime, Chunk, CryptMode, DeleteStats, Digest, FileInfo,
-    GroupRef, JobContext, MemoryPermit, Namespace, Result, SnapshotInfo, SnapshotRef,
-    SnapshotState, SyncStep, VerifyOutcome,
+    ArchiveName, AuthId, BackupGroup, BackupTime, CHUNK_BYTES_MAX, Chunk, CryptMode, DeleteStats,
+    Digest, Error, FileInfo, GroupRef, JobContext, MemoryBudget, MemoryPermit, Namespace, Result,
+    SnapshotInfo, SnapshotRef, SnapshotState, SyncStep, VerifyOutcome,
 };
 
 /// A group, as a side lists it.
@@ -64,13 +65,43 @@ impl From<&SnapshotInfo> for SyncSnapshot {
     }
 }
 
-/// A file as it is stored, with the memory it takes.
+/// How much a run has on its way at once: many small chunks, so that they fill a far line, and few large ones. One for all groups
+/// of a run, for all of them take from the daemon's one budget.
+#[derive(Debug)]
+pub struct InFlight {
+    bytes: Semaphore,
+}
+
+impl InFlight {
+    /// Chunks that one archive has on its way at most.
+    pub const CHUNKS_MAX: usize = 64;
+    /// Bytes of them all, before encoding, unless a quarter of the memory is less.
+    const BYTES_MAX: u64 = 64 << 20;
+
+    /// Room within a budget.
+    pub fn within(budget: &MemoryBudget) -> Self {
+        let least = CHUNK_BYTES_MAX as u64;
+        let bytes = Self::BYTES_MAX.min(budget.bytes_max() / 4).max(least);
+        Self {
+            bytes: Semaphore::new(bytes as usize),
+        }
+    }
+
+    /// Waits for room for a chunk of so many bytes, as long as it takes: whoever has it will be done.
+    pub async fn room(&self, bytes: u64) -> Result<SemaphorePermit<'_>> {
+        let bytes = bytes.min(CHUNK_BYTES_MAX as u64) as u32;
+        let room = self.bytes.acquire_many(bytes).await;
+        room.map_err(|_| Error::Stopped)
+    }
+}
+
+/// A file as it is stored, with the memory it takes: of a long one as much as of the longest chunk, for more may never be free at once.
 #[derive(Debug)]
 pub struct SyncFile {
     /// The whole of it.
     pub bytes: Bytes,
     /// Given back with it.
-    pub permits: Vec<MemoryPermit>,
+    pub permit: Option<MemoryPermit>,
 }
 
 /// What came of one snapshot.
@@ -150,8 +181,8 @@ pub trait SyncTarget: fmt::Debug + Send + Sync {
     /// Removes a snapshot.
     async fn remove_snapshot(&self, id: &SnapshotRef) -> Result<()>;
 
-    /// Removes a group but for protected snapshots.
-    async fn remove_group(&self, group: &GroupRef) -> Result<DeleteStats>;
+    /// Removes these snapshots of a group but for protected ones, and the group if no other is left.
+    async fn remove_group(&self, group: &GroupRef, seen: &[BackupTime]) -> Result<DeleteStats>;
 
     /// Removes a namespace if nothing is left in it; whether it went.
     async fn remove_namespace(&self, namespace: &Namespace) -> Result<bool>;

@@ -71,6 +71,9 @@ async fn everything_is_copied_once(
 #[tokio::test(start_paused = true)]
 async fn namespaces_are_mapped() {
     let ((_source, line), target) = (filled(true).await, Side::new(false).await);
+    target
+        .namespaces(&["copies/of", "flat", "1/2/3/4/5/6"])
+        .await;
     let options = |source: &str, target: &str, depth| SyncOptions {
         source: source.parse().unwrap(),
         target: target.parse().unwrap(),
@@ -89,8 +92,10 @@ async fn namespaces_are_mapped() {
     let counts = target.pull(&line, &deep).await.unwrap();
     // x fits below six levels, x/y does not.
     assert_eq!((counts.added, counts.failures.len()), (4, 1), "{counts:?}");
-    let nowhere = target.pull(&line, &options("nowhere", "", 7)).await;
-    assert!(matches!(nowhere, Err(Error::NotFound(_))));
+    for (from, into) in [("nowhere", ""), ("", "nowhere")] {
+        let nowhere = target.pull(&line, &options(from, into, 7)).await;
+        assert!(matches!(nowhere, Err(Error::NotFound(_))), "{nowhere:?}");
+    }
 }
 
 #[rstest]
@@ -337,6 +342,114 @@ async fn what_is_damaged_here_is_mended(#[values(true, false)] into: bool) {
     assert_eq!((counts.mended, counts.chunks), (2, 1));
     assert_eq!(target.contents().await, source.contents().await);
     assert!(target.is_whole().await);
+}
+
+/// Marks a snapshot as failed, and flips a bit of a chunk that nobody has read: its marker still vouches for it.
+async fn damage_behind_the_marker(target: &Side, into: bool) {
+    let place = Place::Chunk(Digest::of(b"two"));
+    if into {
+        let key = BucketLayout::new(&"store".parse().unwrap()).key(&place);
+        let mut body = target
+            .model
+            .object(&key)
+            .unwrap()
+            .body
+            .into_bytes()
+            .to_vec();
+        *body.last_mut().unwrap() ^= 1;
+        target.model.corrupt_raw(&key, body);
+    } else {
+        let root = target.dir.path().join("place");
+        let path = root.join(LocalLayout::Directory.path(&place));
+        let mut body = std::fs::read(&path).unwrap();
+        *body.last_mut().unwrap() ^= 1;
+        std::fs::write(&path, body).unwrap();
+    }
+    let failed = verified(VerifyOutcome::Failed, "here");
+    let snapshots = target.datastore.snapshots();
+    snapshots
+        .set_verify_state(&id(A1), Some(&failed))
+        .await
+        .unwrap();
+}
+
+fn mending() -> SyncOptions {
+    SyncOptions {
+        resync_corrupt: true,
+        ..all()
+    }
+}
+
+#[rstest]
+#[tokio::test(start_paused = true)]
+async fn what_is_mended_was_read_whatever_its_marker_says(#[values(true, false)] into: bool) {
+    let ((_source, line), target) = (filled(true).await, Side::new(into).await);
+    target.pull(&line, &all()).await.unwrap();
+    damage_behind_the_marker(&target, into).await;
+    let counts = target.pull(&line, &mending()).await.unwrap();
+    done(&counts);
+    assert_eq!((counts.mended, counts.chunks), (1, 1));
+    assert!(target.is_whole().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_cuts_no_write_off_in_the_middle() {
+    let ((_source, line), target) = (filled(true).await, Side::new(true).await);
+    target.pull(&line, &all()).await.unwrap();
+    damage_behind_the_marker(&target, true).await;
+    let manifest = Fault::on(Op::Put).containing("14T22:13:20Z/index.json.blob");
+    let gate = target.plan.stop_before(manifest);
+    let (stop, stopped) = watch::channel(false);
+    let options = mending();
+    let pulling = target.pull_until(&line, &options, stopped);
+    let stopping = async {
+        gate.reached().await;
+        stop.send_replace(true);
+    };
+    let (result, ()) = tokio::join!(pulling, stopping);
+    assert!(matches!(result, Err(Error::Stopped)));
+    // The put is under way, and with it the lock: nobody removes the snapshot under it.
+    let snapshots = target.datastore.snapshots();
+    assert!(matches!(
+        snapshots.delete(&id(A1)).await,
+        Err(Error::Busy(_))
+    ));
+    gate.release();
+    target.env.drain(Duration::from_hours(1)).await;
+    snapshots.delete(&id(A1)).await.unwrap();
+    assert!(target.is_whole().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_back_while_a_run_lasts_is_not_removed() {
+    let ((source, line), target) = (filled(true).await, Side::new(true).await);
+    let (first, later) = ("vm/200/2026-11-14T22:13:20Z", "vm/200/2026-11-20T22:13:20Z");
+    source.backup(first, "a.didx", &["eight"]).await;
+    target.pull(&line, &all()).await.unwrap();
+    let there = source.datastore.snapshots();
+    for gone in [B1, first] {
+        there.delete(&id(gone)).await.unwrap();
+    }
+    let new = "host/a/2026-11-17T22:13:20Z";
+    source.backup(new, "a.didx", &["new"]).await;
+    line.hold();
+    let options = SyncOptions {
+        remove_vanished: true,
+        ..all()
+    };
+    let pulling = target.pull(&line, &options);
+    let meanwhile = async {
+        line.wait_held().await;
+        // One group comes back; another gets a snapshot here.
+        source.backup(B1, "a.didx", &["five", "six"]).await;
+        target.backup(later, "a.didx", &["later"]).await;
+        line.let_go();
+    };
+    let (counts, ()) = tokio::join!(pulling, meanwhile);
+    let counts = counts.unwrap();
+    done(&counts);
+    assert_eq!((counts.removed_snapshots, counts.removed_groups), (1, 0));
+    assert_eq!(target.listed().await, [A1, A2, A3, new, B1, later, DEEP]);
 }
 
 #[tokio::test(start_paused = true)]

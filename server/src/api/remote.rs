@@ -133,6 +133,14 @@ pub(crate) async fn update(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let password = take_password(&mut call)?;
     let unset = call.params.list::<String>("delete", 16)?;
     call.params.finish()?;
+    // Whoever may only change where the remote is does not get the password sent there.
+    let elsewhere = settings.names().any(|name| name != "comment")
+        || unset.iter().any(|name| name != "comment");
+    if elsewhere && password.is_none() {
+        return Err(ApiError::bad_request(
+            "parameter verification failed: 'password' is missing: it is needed with a change of where the remote is, and as whom it is entered",
+        ));
+    }
     if let Some(name) = unset.iter().find(|name| !OPTIONAL.contains(&name.as_str())) {
         return Err(ApiError::bad_request(format!(
             "parameter verification failed: 'delete': '{name}' is no setting that can be taken away"
@@ -173,15 +181,23 @@ pub(crate) async fn remove(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let id: String = call.params.required("name")?;
     demand(&daemon, &call, &id, Privilege::RemoteModify)?;
     let digest: Option<String> = call.params.optional("digest")?;
+    let who = call.who()?.clone();
     call.params.finish()?;
     let config = daemon.config.read();
     let users = config.sync.iter();
     let users = users.filter(|(_, job)| job.remote.as_deref() == Some(&*id));
     let users: Vec<&str> = users.map(|(name, _)| name.as_str()).collect();
     if !users.is_empty() {
+        let audits = daemon
+            .authority
+            .allowed(&who, &AclPath::of(["system"]), Privilege::SysAudit);
+        let named = if audits {
+            format!("sync job {}", users.join(", "))
+        } else {
+            "a sync job".to_owned()
+        };
         return Err(ApiError::bad_request(format!(
-            "the remote '{id}' is used by sync job {}",
-            users.join(", ")
+            "the remote '{id}' is used by {named}"
         )));
     }
     let (store, secrets) = (daemon.config.clone(), daemon.secrets.clone());
@@ -212,23 +228,27 @@ pub(crate) async fn scan(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
 
 /// `GET /config/remote/{name}/scan/{store}/groups`
 pub(crate) async fn scan_groups(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
-    let (id, store) = take_place(&daemon, &mut call)?;
     let namespace: Namespace = take_namespace(&mut call.params)?;
+    let (id, store) = take_place(&daemon, &mut call, &namespace)?;
     call.params.finish()?;
     ask(&daemon, &id, &store, &Scan::Groups(namespace)).await
 }
 
 /// `GET /config/remote/{name}/scan/{store}/namespaces`
 pub(crate) async fn scan_namespaces(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
-    let (id, store) = take_place(&daemon, &mut call)?;
+    let (id, store) = take_place(&daemon, &mut call, &Namespace::root())?;
     call.params.finish()?;
     ask(&daemon, &id, &store, &Scan::Namespaces).await
 }
 
-fn take_place(daemon: &Daemon, call: &mut Call) -> Result<(String, String), ApiError> {
+fn take_place(
+    daemon: &Daemon,
+    call: &mut Call,
+    namespace: &Namespace,
+) -> Result<(String, String), ApiError> {
     let id: String = call.params.required("name")?;
     let store: DatastoreName = call.params.required("store")?;
-    let path = AclPath::of(["remote", &id, store.as_str()]);
+    let path = AclPath::remote(&id, store.as_str(), &namespace.to_string());
     let needed = [Privilege::RemoteAudit];
     require(&daemon.authority, call.who()?, &path, &needed)?;
     Ok((id, store.to_string()))
@@ -238,7 +258,7 @@ async fn ask(daemon: &Arc<Daemon>, id: &str, store: &str, scan: &Scan) -> CallRe
     let config = daemon.config.read();
     let remote = config.remotes.get(id).ok_or_else(|| no_remote(id))?;
     let access = access(daemon, id, remote, store, Pace::default())?;
-    let remote = RemoteStore::new(access, daemon.budget.clone());
+    let remote = RemoteStore::new(access, daemon.env.clone(), daemon.budget.clone());
     let found = remote
         .scan(scan)
         .await

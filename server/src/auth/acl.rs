@@ -55,6 +55,12 @@ impl AclPath {
         Self::of(["datastore", store].into_iter().chain(levels))
     }
 
+    /// `/remote/{remote}/{store}/{ns…}`
+    pub(crate) fn remote(remote: &str, store: &str, namespace: &str) -> Self {
+        let levels = namespace.split('/').filter(|level| !level.is_empty());
+        Self::of(["remote", remote, store].into_iter().chain(levels))
+    }
+
     /// `/system/tasks`
     pub(crate) fn tasks() -> Self {
         Self::of(["system", "tasks"])

@@ -32,7 +32,7 @@ pub(crate) enum RemoteCommand {
         #[command(flatten)]
         manage: ManageArgs,
     },
-    /// Change the settings of a server that are given.
+    /// Change the settings of a server that are given. A change of where it is, or as whom it is entered, asks for the password anew.
     Update {
         /// Its name here.
         name: String,
@@ -173,7 +173,10 @@ impl RemoteCommand {
                 manage,
             } => {
                 let mut params = given(&settings.params());
-                if password {
+                let elsewhere = |name: &String| name != "comment";
+                let elsewhere = params.as_object().is_some_and(|p| p.keys().any(elsewhere))
+                    || delete.iter().any(elsewhere);
+                if password || elsewhere {
                     params["password"] = secret()?;
                 }
                 if !delete.is_empty() {

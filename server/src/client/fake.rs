@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 
 use super::pace::Pace;
 use super::repository::Access;
+use super::session::ANSWER_BYTES_MAX;
 
 pub(super) const PASSWORD: &str = "correct horse";
 const TICKET: &str = "PBS:me@pbs:66666666::a+b/c";
@@ -98,6 +99,7 @@ impl Fake {
             secret: PASSWORD.to_owned(),
             fingerprint: Some(self.fingerprint),
             pace: Pace::default(),
+            answer_bytes_max: ANSWER_BYTES_MAX,
         }
     }
 

@@ -18,7 +18,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use pbs_datastore::{MemoryBudget, MemoryPermit};
+use pbs_datastore::{CHUNK_ENCODED_BYTES_MAX, MemoryBudget, MemoryPermit};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -31,6 +31,8 @@ use super::trust;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(2);
+/// The same between two parts of its body.
+const SILENCE_MAX: Duration = Duration::from_mins(10);
 /// Time between pings, and how long one may stay unanswered.
 const PING: Duration = Duration::from_mins(1);
 /// Receive window of a stream: more than the largest chunk, so that none waits for a round trip.
@@ -38,9 +40,9 @@ const STREAM_WINDOW_BYTES: u32 = 18 << 20;
 /// Receive window of the connection: what parallel chunk reads may have on the way.
 const CONNECTION_WINDOW_BYTES: u32 = 64 << 20;
 const FRAME_BYTES_MAX: u32 = 4 << 20;
-/// Memory is taken in steps of this size for an answer of unknown length.
-const MEMORY_STEP_BYTES: u64 = 1 << 20;
-/// How long each step waits for it.
+/// The same on a connection that is kept to a rate: a ping waits behind a frame.
+const PACED_FRAME_BYTES_MAX: u32 = 64 << 10;
+/// How long an answer of unknown length waits for memory.
 const MEMORY_WAIT_MAX: Duration = Duration::from_mins(1);
 /// Most bytes of an error text that are read.
 const ERROR_BYTES_MAX: usize = 64 << 10;
@@ -75,6 +77,9 @@ pub(crate) enum RequestError {
         /// How long was waited.
         seconds: u64,
     },
+    /// This side has none for the answer.
+    #[error("no memory for an answer was free in time: too much is being read and written at once")]
+    NoMemory,
     /// An answer that makes no sense.
     #[error("{server} gave an answer that is not understood: {reason}")]
     Answer {
@@ -101,7 +106,7 @@ impl RequestError {
                 status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
             }
             Self::Connection { .. } | Self::Timeout { .. } => true,
-            Self::Untrusted(_) | Self::Answer { .. } => false,
+            Self::Untrusted(_) | Self::NoMemory | Self::Answer { .. } => false,
         }
     }
 }
@@ -136,6 +141,8 @@ pub(super) struct Http1 {
     sender: http1::SendRequest<Full<Bytes>>,
     /// Runs the connection until this value is dropped.
     driver: JoinSet<()>,
+    /// It is kept to a rate.
+    paced: bool,
 }
 
 impl Http1 {
@@ -190,6 +197,7 @@ impl Http1 {
             server,
             sender,
             driver,
+            paced: access.pace.is_limited(),
         })
     }
 
@@ -232,7 +240,17 @@ impl Http1 {
 
     /// Turns the connection into HTTP/2, after an upgrade that was answered with 101.
     pub(super) async fn into_h2(self, answer: Response<Incoming>) -> Result<H2, RequestError> {
-        let Self { server, driver, .. } = self;
+        let Self {
+            server,
+            driver,
+            paced,
+            ..
+        } = self;
+        let frame_bytes_max = if paced {
+            PACED_FRAME_BYTES_MAX
+        } else {
+            FRAME_BYTES_MAX
+        };
         let failed = |error: hyper::Error| RequestError::Connection {
             server: server.clone(),
             reason: causes(&error),
@@ -242,7 +260,7 @@ impl Http1 {
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW_BYTES)
             .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-            .max_frame_size(FRAME_BYTES_MAX)
+            .max_frame_size(frame_bytes_max)
             .keep_alive_interval(PING)
             .keep_alive_timeout(PING)
             .keep_alive_while_idle(true)
@@ -292,44 +310,21 @@ impl H2 {
         Box::pin(async move { read(&server, head.await?, bytes_max).await })
     }
 
-    /// Reads something of which nobody knows how long it is, `bytes_max` at most, and takes memory for it as it comes.
+    /// Reads something of which nobody knows how long it is, `bytes_max` at most, with memory for a body of the longest kind: for a longer
+    /// one more may never be free at once.
     pub(crate) async fn fetch(
         &self,
         target: &str,
         bytes_max: usize,
         budget: &MemoryBudget,
-    ) -> Result<(Bytes, Vec<MemoryPermit>), RequestError> {
-        let answer = self.head(Method::GET, target, Parts::empty()).await?;
-        if !answer.status().is_success() {
-            let refused = read(&self.server, answer, bytes_max).await;
-            return refused.map(|bytes| (bytes, Vec::new()));
-        }
-        let mut body = Limited::new(answer.into_body(), bytes_max);
-        let (mut parts, mut permits, mut granted, mut total) = (Vec::new(), Vec::new(), 0, 0);
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| self.broken(causes(&*error)))?;
-            let Ok(data) = frame.into_data() else {
-                continue;
-            };
-            total += data.len() as u64;
-            parts.push(data);
-            while granted < total {
-                let permit = budget.take(MEMORY_STEP_BYTES, MEMORY_WAIT_MAX).await;
-                let permit = permit.ok_or_else(|| {
-                    self.broken("no memory for its answer was free in time".to_owned())
-                })?;
-                granted += MEMORY_STEP_BYTES;
-                permits.push(permit);
-            }
-        }
-        Ok((parts.concat().into(), permits))
-    }
-
-    fn broken(&self, reason: String) -> RequestError {
-        RequestError::Connection {
-            server: self.server.clone(),
-            reason,
-        }
+    ) -> Result<(Bytes, MemoryPermit), RequestError> {
+        let bytes = CHUNK_ENCODED_BYTES_MAX.min(bytes_max) as u64;
+        let permit = budget.take(bytes, MEMORY_WAIT_MAX).await;
+        let mut permit = permit.ok_or(RequestError::NoMemory)?;
+        let answer = self.send(Method::GET, target, Parts::empty(), bytes_max);
+        let bytes = answer.await?;
+        permit.shrink_to(bytes.len() as u64);
+        Ok((bytes, permit))
     }
 
     /// Sends a request at once; its answer is awaited separately.
@@ -415,13 +410,11 @@ async fn read(
     } else {
         ERROR_BYTES_MAX
     };
-    let body = Limited::new(answer.into_body(), bytes_max).collect().await;
-    let body = body
-        .map(http_body_util::Collected::to_bytes)
-        .map_err(|error| RequestError::Connection {
-            server: server.to_owned(),
-            reason: causes(&*error),
-        });
+    let body = collect(Limited::new(answer.into_body(), bytes_max)).await;
+    let body = body.map_err(|reason| RequestError::Connection {
+        server: server.to_owned(),
+        reason,
+    });
     if status.is_success() {
         return body;
     }
@@ -432,6 +425,24 @@ async fn read(
         text => text.to_owned(),
     };
     Err(RequestError::Refused { status, message })
+}
+
+/// The whole of a body. A server that falls silent in its middle is given up: HTTP/1.1 has no pings.
+async fn collect(mut body: Limited<Incoming>) -> Result<Bytes, String> {
+    let mut parts = Vec::new();
+    loop {
+        let frame = timeout(SILENCE_MAX, body.frame()).await;
+        let frame = frame.map_err(|_| format!("silence for {} s", SILENCE_MAX.as_secs()))?;
+        match frame {
+            Some(Ok(frame)) => parts.extend(frame.into_data().ok()),
+            Some(Err(error)) => return Err(causes(&*error)),
+            None => break,
+        }
+    }
+    Ok(match parts.len() {
+        1 => parts.swap_remove(0),
+        _ => parts.concat().into(),
+    })
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

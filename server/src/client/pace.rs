@@ -83,6 +83,13 @@ impl Pace {
     }
 }
 
+impl Pace {
+    /// Whether there is a rate.
+    pub(super) fn is_limited(&self) -> bool {
+        self.receive.is_some() || self.send.is_some()
+    }
+}
+
 /// One direction of a stream.
 #[derive(Debug)]
 struct Direction {

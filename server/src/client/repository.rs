@@ -7,6 +7,7 @@ use std::str::FromStr;
 use pbs_datastore::{AuthId, DatastoreName, Fingerprint};
 
 use super::pace::Pace;
+use super::session::ANSWER_BYTES_MAX;
 
 /// The port that servers of this protocol listen on.
 const PORT: u16 = 8007;
@@ -39,6 +40,8 @@ pub(crate) struct Access {
     pub(crate) fingerprint: Option<Fingerprint>,
     /// How fast.
     pub(crate) pace: Pace,
+    /// Most bytes of an answer to a call.
+    pub(crate) answer_bytes_max: usize,
 }
 
 impl fmt::Debug for Access {
@@ -173,6 +176,7 @@ impl Access {
             secret,
             fingerprint: fingerprint.transpose()?,
             pace: Pace::default(),
+            answer_bytes_max: ANSWER_BYTES_MAX,
         })
     }
 }

@@ -11,7 +11,7 @@ use super::http::{H2, Http1, RequestError, USER_AGENT, json as parse, query};
 use super::repository::{Access, Repository};
 
 /// Most bytes of a REST answer: a list of some hundred thousand snapshots.
-const ANSWER_BYTES_MAX: usize = 256 << 20;
+pub(crate) const ANSWER_BYTES_MAX: usize = 256 << 20;
 
 /// A connection on which the caller is known.
 pub(crate) struct Session {
@@ -97,7 +97,10 @@ impl Session {
         });
         let request = self.request(Method::POST, "/access/ticket", Content::json(&body), false)?;
         let answer = self.connection.send(request).await?;
-        let body = self.connection.body(answer, ANSWER_BYTES_MAX).await?;
+        let body = self
+            .connection
+            .body(answer, self.access.answer_bytes_max)
+            .await?;
         let envelope = parse(&self.server(), &body)?;
         let member = |name: &str| {
             let text = envelope["data"][name].as_str();
@@ -200,7 +203,10 @@ impl Session {
             let expired = answer.status() == StatusCode::UNAUTHORIZED
                 && matches!(self.credentials, Credentials::Ticket { .. })
                 && !logged_in_again;
-            let body = self.connection.body(answer, ANSWER_BYTES_MAX).await;
+            let body = self
+                .connection
+                .body(answer, self.access.answer_bytes_max)
+                .await;
             if expired {
                 // Tickets live for two hours; following a task may take longer.
                 logged_in_again = true;
@@ -250,7 +256,9 @@ impl Session {
         let answer = self.connection.send(request).await?;
         if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
             let server = self.server();
-            self.connection.body(answer, ANSWER_BYTES_MAX).await?;
+            self.connection
+                .body(answer, self.access.answer_bytes_max)
+                .await?;
             let reason = "it did not change protocols".to_owned();
             return Err(RequestError::Answer { server, reason });
         }

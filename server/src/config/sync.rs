@@ -20,7 +20,7 @@ const WORKER_THREADS_MAX: u64 = 32;
 /// Most filters.
 const GROUP_FILTERS_MAX: usize = 128;
 /// Least rate: slower, a chunk would take minutes.
-const RATE_MIN: ByteCount = ByteCount(16 << 10);
+const RATE_MIN: ByteCount = ByteCount(128 << 10);
 /// Longest password or secret of a remote, in bytes.
 pub(crate) const REMOTE_PASSWORD_BYTES_MAX: usize = 1024;
 
@@ -89,7 +89,7 @@ pub(crate) struct SyncJob {
     pub(crate) verified_only: bool,
     /// `worker-threads`: groups side by side, 1 to 32. Default: 1.
     pub(crate) worker_threads: u64,
-    /// `rate-in`: bytes per second from the remote at most, at least 16 KiB; 0 for no limit. Default: 0.
+    /// `rate-in`: bytes per second from the remote at most, at least 128 KiB; 0 for no limit. Default: 0.
     pub(crate) rate_in: ByteCount,
     /// `burst-in`: how many bytes may come at once after a pause. Default: as many as in a second.
     pub(crate) burst_in: ByteCount,

@@ -17,7 +17,7 @@ use crate::client::pace::{Pace, Rate};
 use crate::client::repository::{Access, Repository};
 use crate::config::{ByteCount, Remote, SyncDirection, SyncJob};
 use crate::daemon::Daemon;
-use crate::remote::{RemoteSource, RemoteStore, RemoteTarget};
+use crate::remote::{LIST_BYTES_MAX, RemoteSource, RemoteStore, RemoteTarget};
 use crate::tasks::{Task, TaskStart, Upid};
 
 /// The worker type of a run that somebody asked for.
@@ -138,7 +138,7 @@ impl Ends {
             rate(job.rate_out, job.burst_out),
         );
         let access = access(daemon, id, remote, &job.remote_store, pace)?;
-        let store = RemoteStore::new(access, daemon.budget.clone());
+        let store = RemoteStore::new(access, daemon.env.clone(), daemon.budget.clone());
         let (source, target): (Box<dyn SyncSource>, _) = match job.direction {
             SyncDirection::Pull => (
                 Box::new(RemoteSource(store)),
@@ -164,8 +164,15 @@ impl Ends {
         job: &JobContext,
     ) -> pbs_datastore::Result<SyncCounts> {
         let target: Box<dyn SyncTarget> = match &self.target {
-            TargetEnd::Here(store) => Box::new(DatastoreTarget::new(Arc::clone(store), owner)),
-            TargetEnd::There(store) => Box::new(RemoteTarget::connect(Arc::clone(store)).await?),
+            TargetEnd::Here(store) => {
+                let (store, node) = (Arc::clone(store), &*daemon.hostname);
+                Box::new(DatastoreTarget::new(store, owner, node))
+            }
+            TargetEnd::There(store) => tokio::select! {
+                biased;
+                target = RemoteTarget::connect(Arc::clone(store)) => Box::new(target?),
+                () = job.stopped() => return Err(pbs_datastore::Error::Stopped),
+            },
         };
         sync(&*self.source, &*target, options, &daemon.env, job).await
     }
@@ -218,6 +225,7 @@ pub(crate) fn access(
         secret: secret.reveal().to_owned(),
         fingerprint: remote.fingerprint,
         pace,
+        answer_bytes_max: LIST_BYTES_MAX,
     })
 }
 

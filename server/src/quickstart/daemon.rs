@@ -31,7 +31,7 @@ use super::home::{Home, Keys, free_port, remove_tree};
 use crate::client::http::RequestError;
 use crate::client::pace::Pace;
 use crate::client::repository::{Access, Repository};
-use crate::client::session::Session;
+use crate::client::session::{ANSWER_BYTES_MAX, Session};
 use crate::config::{self, ConfigStore, SecretsStore};
 use crate::daemon::{CONFIG_NAME, secrets_file};
 use crate::tls::ServerTls;
@@ -273,6 +273,7 @@ fn access(state_dir: &Path, keys: &Keys) -> anyhow::Result<Access> {
         secret: keys.password.clone(),
         fingerprint: Some(Fingerprint(*tls.fingerprint().as_bytes())),
         pace: Pace::default(),
+        answer_bytes_max: ANSWER_BYTES_MAX,
     })
 }
 

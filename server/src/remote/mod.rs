@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pbs_datastore::{
-    AuthId, BackupGroup, BackupTime, Error, FileInfo, GroupRef, MemoryBudget, NAMESPACE_DEPTH_MAX,
-    Namespace, Result, SyncGroup, SyncSnapshot, VerifyOutcome,
+    AuthId, BackupGroup, BackupTime, Env, Error, FileInfo, GroupRef, MemoryBudget,
+    NAMESPACE_DEPTH_MAX, Namespace, Result, SyncGroup, SyncSnapshot, VerifyOutcome,
 };
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -26,11 +26,18 @@ use crate::client::http::RequestError;
 use crate::client::repository::Access;
 use crate::client::session::{Session, group_parameters, namespace_parameters};
 
+/// Most bytes of a list: of some ten thousand snapshots. It takes several times as much memory while it is read.
+pub(crate) const LIST_BYTES_MAX: usize = 16 << 20;
+/// How long a list waits for memory.
+const MEMORY_WAIT_MAX: Duration = Duration::from_mins(1);
 /// A login is good for two hours; after this long there is a new one.
 const LOGIN_MAX: Duration = Duration::from_hours(1);
 
 impl From<RequestError> for Error {
     fn from(error: RequestError) -> Self {
+        if let RequestError::NoMemory = error {
+            return Self::Busy(error.to_string());
+        }
         Self::Remote {
             transient: error.is_transient(),
             why: error.to_string(),
@@ -45,6 +52,7 @@ struct Rest(Option<(Session, Instant)>);
 /// A datastore of another server.
 pub(crate) struct RemoteStore {
     access: Access,
+    env: Env,
     budget: MemoryBudget,
     rest: Mutex<Rest>,
 }
@@ -127,9 +135,10 @@ struct WireNamespace {
 
 impl RemoteStore {
     /// The datastore that `access` names; nothing is asked yet. What is read takes its memory from `budget`.
-    pub(crate) fn new(access: Access, budget: MemoryBudget) -> Arc<Self> {
+    pub(crate) fn new(access: Access, env: Env, budget: MemoryBudget) -> Arc<Self> {
         Arc::new(Self {
             access,
+            env,
             budget,
             rest: Mutex::default(),
         })
@@ -182,18 +191,33 @@ impl RemoteStore {
     }
 
     /// Reads a list of this datastore.
-    async fn list<T: DeserializeOwned>(
+    async fn list<T: DeserializeOwned + Send + 'static>(
         &self,
         what: &str,
         parameters: &[(&str, String)],
     ) -> std::result::Result<Vec<T>, RequestError> {
-        let data = self
-            .rest(async |session| {
-                let path = session.datastore(what);
-                session.get(&path, parameters).await
+        self.list_at(&self.datastore(what), parameters).await
+    }
+
+    /// Reads a list, with as much memory set aside as it may have bytes.
+    async fn list_at<T: DeserializeOwned + Send + 'static>(
+        &self,
+        path: &str,
+        parameters: &[(&str, String)],
+    ) -> std::result::Result<Vec<T>, RequestError> {
+        let bytes = LIST_BYTES_MAX as u64;
+        let permit = self.budget.take(bytes, MEMORY_WAIT_MAX).await;
+        let _permit = permit.ok_or(RequestError::NoMemory)?;
+        let answer = self.rest(async |session| session.get(path, parameters).await);
+        let (mut answer, server) = (answer.await?, self.name());
+        let understand = move || {
+            let list = serde_json::from_value(answer["data"].take());
+            list.map_err(|error| RequestError::Answer {
+                server,
+                reason: error.to_string(),
             })
-            .await?;
-        understand(&self.name(), data)
+        };
+        self.env.compute(understand).await
     }
 
     async fn groups(&self, namespace: &Namespace) -> Result<Vec<SyncGroup>> {
@@ -234,15 +258,30 @@ impl RemoteStore {
     }
 }
 
-/// The list in an answer's envelope.
-fn understand<T: DeserializeOwned>(
-    server: &str,
-    mut envelope: Value,
-) -> std::result::Result<Vec<T>, RequestError> {
-    serde_json::from_value(envelope["data"].take()).map_err(|error| RequestError::Answer {
-        server: server.to_owned(),
-        reason: error.to_string(),
-    })
+/// The first version with namespaces.
+const NAMESPACES_SINCE: [u32; 3] = [2, 2, 0];
+
+/// `version` and `release` as three numbers.
+fn version_of(data: &Value) -> Option<[u32; 3]> {
+    let (major, minor) = data["version"].as_str()?.split_once('.')?;
+    let release = data["release"].as_str()?;
+    let release: String = release.chars().take_while(char::is_ascii_digit).collect();
+    Some([
+        major.parse().ok()?,
+        minor.parse().ok()?,
+        release.parse().unwrap_or(0),
+    ])
+}
+
+impl RemoteStore {
+    /// Which version of the protocol it speaks.
+    async fn version(&self) -> std::result::Result<[u32; 3], RequestError> {
+        let answer = self.rest(async |session| session.get("/version", &[]).await);
+        version_of(&answer.await?["data"]).ok_or_else(|| RequestError::Answer {
+            server: self.name(),
+            reason: "its version cannot be read".to_owned(),
+        })
+    }
 }
 
 /// What a server has, for whoever configures a sync: its datastores, or the groups or namespaces of one.
@@ -264,8 +303,7 @@ impl RemoteStore {
             Scan::Groups(namespace) => (self.datastore("groups"), namespace_parameters(namespace)),
             Scan::Namespaces => (self.datastore("namespace"), Vec::new()),
         };
-        let data = self.rest(async |session| session.get(&path, &parameters).await);
-        Ok(understand(&self.name(), data.await?)?)
+        Ok(self.list_at(&path, &parameters).await?)
     }
 
     fn datastore(&self, what: &str) -> String {
@@ -273,5 +311,24 @@ impl RemoteStore {
             "/admin/datastore/{}/{what}",
             self.access.repository.datastore
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        let version = |version: &str, release: &str| {
+            version_of(&json!({"version": version, "release": release}))
+        };
+        assert_eq!(version("4.2", "3"), Some([4, 2, 3]));
+        assert_eq!(version("3.2", "11~1"), Some([3, 2, 11]));
+        assert_eq!(version("4", "1"), None);
+        assert!(version("3.10", "1") > Some([3, 2, 11]));
+        assert!(version("2.1", "99") < Some(NAMESPACES_SINCE));
     }
 }

@@ -1,25 +1,19 @@
 //! A datastore of another server as the source of a sync: lists over REST, snapshots over the reader protocol.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use http::{Method, StatusCode};
 use pbs_datastore::index::INDEX_BYTES_MAX;
 use pbs_datastore::{
     ArchiveName, BackupGroup, CHUNK_ENCODED_BYTES_MAX, Chunk, DataBlob, Digest, Error, GroupRef,
-    MemoryBudget, NAMESPACE_DEPTH_MAX, Namespace, Result, SnapshotRef, SnapshotSource, SyncFile,
-    SyncSnapshot, SyncSource,
+    HEADER_BYTES_MAX, MemoryBudget, NAMESPACE_DEPTH_MAX, Namespace, Result, SnapshotRef,
+    SnapshotSource, SyncFile, SyncSnapshot, SyncSource,
 };
 
-use super::RemoteStore;
+use super::{MEMORY_WAIT_MAX, NAMESPACES_SINCE, RemoteStore};
 use crate::client::http::{H2, Parts, RequestError, query};
 use crate::client::session::Upgrade;
-
-/// What a blob has besides its contents, at most.
-const HEADER_BYTES_MAX: u64 = 44;
-/// How long a chunk waits for memory.
-const MEMORY_WAIT_MAX: Duration = Duration::from_mins(1);
 
 /// See the module page.
 #[derive(Debug)]
@@ -38,7 +32,8 @@ impl SyncSource for RemoteSource {
             Err(error)
                 if error.status() == Some(StatusCode::NOT_FOUND)
                     && below.is_root()
-                    && depth >= NAMESPACE_DEPTH_MAX =>
+                    && depth >= NAMESPACE_DEPTH_MAX
+                    && self.0.version().await? < NAMESPACES_SINCE =>
             {
                 Ok(vec![Namespace::root()])
             }
@@ -99,7 +94,10 @@ impl SnapshotSource for Reader {
             CHUNK_ENCODED_BYTES_MAX
         };
         match self.h2.fetch(&target, bytes_max, &self.budget).await {
-            Ok((bytes, permits)) => Ok(Some(SyncFile { bytes, permits })),
+            Ok((bytes, permit)) => Ok(Some(SyncFile {
+                bytes,
+                permit: Some(permit),
+            })),
             Err(RequestError::Refused { status, .. }) if is_absent(name, status) => Ok(None),
             Err(error) => Err(error.into()),
         }

@@ -10,6 +10,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
 /// What is read at once.
@@ -33,12 +34,13 @@ impl FarLine {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"))?;
         let address = listener.local_addr()?;
         runtime.spawn(async move {
+            let mut connections = JoinSet::new();
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(async move {
+                connections.spawn(async move {
                     // A connection takes a round trip, too.
                     sleep(round_trip).await;
                     if let Ok(server) = TcpStream::connect(target).await {
-                        forward(client, server, round_trip / 2);
+                        forward(client, server, round_trip / 2).await;
                     }
                 });
             }
@@ -55,18 +57,22 @@ impl FarLine {
     }
 }
 
-fn forward(client: TcpStream, server: TcpStream, delay: Duration) {
+async fn forward(client: TcpStream, server: TcpStream, delay: Duration) {
     for stream in [&client, &server] {
         // Without it the delay would be another one.
         drop(stream.set_nodelay(true));
     }
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    for (from, to) in [(from_client, to_server), (from_server, to_client)] {
-        let (send, receive) = mpsc::unbounded_channel();
-        tokio::spawn(take(from, send, delay));
-        tokio::spawn(bring(receive, to));
-    }
+    tokio::join!(
+        carry(from_client, to_server, delay),
+        carry(from_server, to_client, delay)
+    );
+}
+
+async fn carry(from: OwnedReadHalf, to: OwnedWriteHalf, delay: Duration) {
+    let (send, receive) = mpsc::unbounded_channel();
+    tokio::join!(take(from, send, delay), bring(receive, to));
 }
 
 async fn take(

@@ -60,6 +60,19 @@ impl Side {
         self.backup_with(text, archive, chunks, None).await;
     }
 
+    /// Makes namespaces, with those above them.
+    pub(super) async fn namespaces(&self, texts: &[&str]) {
+        for text in texts {
+            let namespace: Namespace = text.parse().unwrap();
+            for (depth, name) in namespace.components().iter().enumerate() {
+                let outer = namespace.components()[..depth].join("/");
+                let made = self.datastore.snapshots();
+                let made = made.create_namespace(&outer.parse().unwrap(), name).await;
+                made.unwrap();
+            }
+        }
+    }
+
     pub(super) async fn backup_with(
         &self,
         text: &str,
@@ -68,13 +81,7 @@ impl Side {
         key: Option<&CryptKey>,
     ) {
         let (at, archive) = (id(text), name(archive));
-        let snapshots = self.datastore.snapshots();
-        for depth in 0..at.namespace.depth() {
-            let outer: Vec<_> = at.namespace.components()[..depth].to_vec();
-            let outer: Namespace = outer.join("/").parse().unwrap();
-            let inner = &at.namespace.components()[depth];
-            snapshots.create_namespace(&outer, inner).await.unwrap();
-        }
+        self.namespaces(&[&at.namespace.to_string()]).await;
         let request = BackupRequest {
             namespace: at.namespace.clone(),
             snapshot: at.snapshot.clone(),
@@ -163,8 +170,7 @@ impl Side {
     }
 
     pub(super) async fn verifies(&self, text: &str) -> bool {
-        const UPID: &str =
-            "UPID:tests:00000001:00000002:00000003:6A000000:verify:store:tester@pbs:";
+        const UPID: &str = "UPID:here:00000001:00000002:00000003:6A000000:verify:store:tester@pbs:";
         let mut verifier = crate::Verifier::new(Arc::clone(&self.datastore));
         let (id, job) = (id(text), JobContext::detached());
         let verified = verifier.verify(&id, UPID, &job).await;
@@ -188,7 +194,7 @@ impl Side {
         stopped: watch::Receiver<bool>,
     ) -> Result<SyncCounts> {
         let owner: AuthId = OWNER.parse().unwrap();
-        let target = DatastoreTarget::new(Arc::clone(&self.datastore), owner);
+        let target = DatastoreTarget::new(Arc::clone(&self.datastore), owner, "here");
         let job = JobContext::new(Arc::new(|line| tracing::info!("{line}")), stopped);
         sync(source, &target, options, &self.env, &job).await
     }

@@ -7,8 +7,8 @@
 //! |---|---|---|
 //! | prune | `Datastore.Modify` | |
 //! | verify | `Datastore.Verify` | |
-//! | sync, pull | `Datastore.Backup`; `Datastore.Modify` if it reaches below its namespace, whose namespaces it makes, or writes for another owner; with remove-vanished also `Datastore.Prune` | `Remote.Read` on `/remote/{remote}/{store}`, or `Datastore.Read` on the local source |
-//! | sync, push | `Datastore.Read` | on `/remote/{remote}/{store}`: `Remote.DatastoreBackup`, `Remote.DatastoreModify` if it reaches below, `Remote.DatastorePrune` with remove-vanished |
+//! | sync, pull | `Datastore.Backup`; `Datastore.Modify` if it reaches below its namespace, whose namespaces it makes, or writes for another owner; with remove-vanished also `Datastore.Prune` | `Remote.Read` on `/remote/{remote}/{store}/{ns…}`, or `Datastore.Read` on the local source |
+//! | sync, push | `Datastore.Read` | on `/remote/{remote}/{store}/{ns…}`: `Remote.DatastoreBackup`, `Remote.DatastoreModify` if it reaches below, `Remote.DatastorePrune` with remove-vanished |
 
 use pbs_datastore::{NAMESPACE_DEPTH_MAX, Namespace};
 use serde_json::Value;
@@ -33,11 +33,18 @@ pub(super) fn sees(daemon: &Daemon, who: &Principal, job: &Value) -> bool {
     let authority = &daemon.authority;
     let store = AclPath::datastore(job["store"].as_str().unwrap_or_default());
     let remote = job["remote"].as_str();
-    authority.allowed(who, &store, Privilege::DatastoreAudit)
-        && remote.is_none_or(|remote| {
+    let elsewhere = match (remote, job["remote-store"].as_str()) {
+        (Some(remote), _) => {
             let path = AclPath::of(["remote", remote]);
             authority.allowed(who, &path, Privilege::RemoteAudit)
-        })
+        }
+        (None, Some(source)) => {
+            let path = AclPath::datastore(source);
+            authority.allowed(who, &path, Privilege::DatastoreAudit)
+        }
+        (None, None) => true,
+    };
+    elsewhere && authority.allowed(who, &store, Privilege::DatastoreAudit)
 }
 
 /// Refuses whoever may not do by hand what a job does that is set to this.
@@ -98,23 +105,23 @@ impl Asked<'_> {
         let reaches = job["max-depth"]
             .as_u64()
             .is_none_or(|depth| depth > 0 && depth <= NAMESPACE_DEPTH_MAX as u64);
-        let store = job["remote-store"].as_str().unwrap_or_default();
-        let remote = job["remote"].as_str();
-        let remote = remote.map(|remote| AclPath::of(["remote", remote, store]));
-        let needs = |path: &AclPath, privilege| {
-            require(&self.daemon.authority, self.who, path, &[privilege])
-        };
+        let there = namespace_of(job, "remote-store", "remote-ns")?;
+        let remote = job["remote"].as_str().map(|remote| {
+            // `/datastore/{store}/{ns…}` is `/remote/{remote}/{store}/{ns…}` elsewhere.
+            let below = there.segments()[1..].iter().map(String::as_str);
+            AclPath::of(["remote", remote].into_iter().chain(below))
+        });
         if job["sync-direction"] == "push" {
             self.demand(here, Privilege::DatastoreRead)?;
             let Some(remote) = &remote else {
                 return Ok(());
             };
-            needs(remote, Privilege::RemoteDatastoreBackup)?;
+            self.demand(remote, Privilege::RemoteDatastoreBackup)?;
             if reaches {
-                needs(remote, Privilege::RemoteDatastoreModify)?;
+                self.demand(remote, Privilege::RemoteDatastoreModify)?;
             }
             if vanished {
-                needs(remote, Privilege::RemoteDatastorePrune)?;
+                self.demand(remote, Privilege::RemoteDatastorePrune)?;
             }
             return Ok(());
         }
@@ -125,11 +132,10 @@ impl Asked<'_> {
         if vanished {
             self.demand(here, Privilege::DatastorePrune)?;
         }
-        if let Some(remote) = &remote {
-            return needs(remote, Privilege::RemoteRead);
+        match &remote {
+            Some(remote) => self.demand(remote, Privilege::RemoteRead),
+            None => self.demand(&there, Privilege::DatastoreRead),
         }
-        let there = namespace_of(job, "remote-store", "remote-ns")?;
-        self.demand(&there, Privilege::DatastoreRead)
     }
 
     /// Whether the job writes groups that are the caller's own.

@@ -40,13 +40,23 @@ async fn a_remotes_password_goes_in_and_never_comes_out() {
             .map(|secret| secret.reveal().to_owned())
     };
     assert_eq!(secret().as_deref(), Some("hush"));
-    let change = json!({"password": "other", "comment": "c", "delete": ["fingerprint"]});
+    let change = json!({"comment": "c"});
+    fixture.done(Method::PUT, one, change).await;
+    // Whoever may change where it is does not get the password sent there.
+    for change in [
+        json!({"host": "127.0.0.2"}),
+        json!({"delete": ["fingerprint"]}),
+    ] {
+        let why = "'password' is missing";
+        fixture.refused(Method::PUT, one, change, why).await;
+    }
+    let change = json!({"password": "other", "delete": ["fingerprint"]});
     fixture.done(Method::PUT, one, change).await;
     assert_eq!(secret().as_deref(), Some("other"));
     let shown = fixture.done(Method::GET, one, json!({})).await;
     assert_eq!(shown["data"]["comment"], "c");
     assert!(shown["data"]["fingerprint"].is_null());
-    let needed = json!({"delete": ["host"]});
+    let needed = json!({"delete": ["host"], "password": "other"});
     fixture
         .refused(
             Method::PUT,
