@@ -105,7 +105,7 @@ pub use step::Step;
 #[cfg(feature = "sabotage")]
 pub use step::watch as watch_steps;
 pub use sync::{
-    Copied, DatastoreSource, DatastoreTarget, GroupFilter, GroupFilterError, InFlight,
+    Copied, DatastoreSource, DatastoreTarget, GroupFilter, GroupFilterError, InFlight, Mover,
     SnapshotSource, SyncCounts, SyncFile, SyncGroup, SyncOptions, SyncSnapshot, SyncSource,
     SyncStep, SyncTarget, sync,
 };

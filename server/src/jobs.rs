@@ -6,13 +6,14 @@
 //! | `due.rs`, `record.rs`, `scheduler.rs` | when each is due, what is known of its past, and who starts it |
 //! | `run.rs` | what all runs have in common: one at a time, a task with a log, an end that is recorded |
 //! | `gc.rs`, `prune.rs`, `verify.rs`, `sync.rs` | the kinds |
-//! | `refresh.rs` | a task that is no job |
+//! | `refresh.rs`, `moving.rs` | tasks that are no jobs |
 //!
 //! Decision 0012 says why.
 
 mod due;
 pub(crate) mod gc;
 mod key;
+pub(crate) mod moving;
 pub(crate) mod prune;
 mod record;
 pub(crate) mod refresh;

@@ -141,7 +141,7 @@ impl Snapshots {
     }
 
     /// The end of a group whose finished snapshots are gone.
-    async fn remove_group_folder(&self, group: &GroupLock) -> Result<()> {
+    pub(crate) async fn remove_group_folder(&self, group: &GroupLock) -> Result<()> {
         let id = &group.id;
         self.remove_unsealed_of(id).await?;
         let pass = self.fence.check().await?;

@@ -7,6 +7,7 @@
 //! | `run.rs`, `vanish.rs` | the driver: namespaces, groups side by side, retries, the log; what has vanished |
 //! | `from.rs`, `into.rs` | an open datastore as source and as target |
 //! | `chunks.rs` | the chunks of one index on their way into a datastore |
+//! | `moving.rs` | groups and namespaces moved within a datastore: a copy and a removal |
 //!
 //! Servers elsewhere implement the same traits outside of this crate.
 //!
@@ -24,6 +25,7 @@ mod chunks;
 mod filter;
 mod from;
 mod into;
+mod moving;
 mod plan;
 mod run;
 mod sides;
@@ -34,6 +36,7 @@ mod vanish;
 pub use filter::{GroupFilter, GroupFilterError};
 pub use from::DatastoreSource;
 pub use into::DatastoreTarget;
+pub use moving::Mover;
 pub use plan::SyncStep;
 pub use run::{SyncCounts, sync};
 pub use sides::{

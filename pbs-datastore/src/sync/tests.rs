@@ -502,3 +502,75 @@ async fn groups_of_others_are_not_written_to() {
     assert!(counts.failures[0].contains("other@pbs"), "{counts:?}");
     assert_eq!(target.listed().await.len(), 3);
 }
+
+#[rstest]
+#[tokio::test(start_paused = true)]
+async fn a_group_is_moved_with_all_that_belongs_to_it(#[values(true, false)] bucket: bool) {
+    let (side, _) = filled(bucket).await;
+    let snapshots = side.datastore.snapshots();
+    snapshots.set_protected(&id(A2), true).await.unwrap();
+    let (from, to) = (id(A1).group(), "x/y".parse::<Namespace>().unwrap());
+    snapshots
+        .set_group_notes(&from, "the cellar")
+        .await
+        .unwrap();
+    let before = side.contents().await;
+    let mover = Mover::new(side.datastore.clone(), "here");
+    let job = JobContext::detached();
+    assert_eq!(mover.group(&from, &to, &job).await.unwrap(), 3);
+    let moved = |text: &str| format!("ns/x/ns/y/{text}");
+    let listed = side.listed().await;
+    assert_eq!(listed, [B1, DEEP, &moved(A1), &moved(A2), &moved(A3)]);
+    let after = side.contents().await;
+    for (name, files) in before.iter().filter(|(name, _)| name.starts_with("host")) {
+        assert!(after.contains(&(moved(name), files.clone())), "{name}");
+    }
+    assert!(snapshots.protected(&id(&moved(A2))).await.unwrap());
+    let group = id(&moved(A1)).group();
+    assert_eq!(snapshots.group_notes(&group).await.unwrap(), "the cellar");
+    let owner = snapshots.owner(&group).await.unwrap();
+    assert_eq!(owner.unwrap().to_string(), OWNER);
+    assert!(side.is_whole().await);
+    // Where another group of the name is, nothing is moved.
+    side.backup(A1, "a.didx", &["other"]).await;
+    let refused = mover.group(&from, &to, &job).await;
+    assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
+    assert_eq!(side.listed().await.len(), 6);
+}
+
+#[rstest]
+#[tokio::test(start_paused = true)]
+async fn a_move_that_is_cut_off_goes_on(#[values(true, false)] bucket: bool) {
+    let (side, _) = filled(bucket).await;
+    let (x, z): (Namespace, Namespace) = ("x".parse().unwrap(), "z".parse().unwrap());
+    let to_x = id(A1).group();
+    let mover = Mover::new(side.datastore.clone(), "here");
+    // One snapshot is copied before the stop.
+    let (stop, stopped) = watch::channel(false);
+    let log = move |line: String| {
+        if line.contains("copied") {
+            stop.send_replace(true);
+        }
+    };
+    let job = JobContext::new(std::sync::Arc::new(log), stopped);
+    let cut = mover.group(&to_x, &x, &job).await;
+    assert!(matches!(cut, Err(Error::Stopped)), "{cut:?}");
+    side.env.drain(Duration::from_hours(1)).await;
+    assert_eq!(side.listed().await.len(), 6);
+    let job = JobContext::detached();
+    assert_eq!(mover.group(&to_x, &x, &job).await.unwrap(), 3);
+    assert_eq!(side.listed().await.len(), 5);
+    // The namespace with both groups.
+    assert_eq!(mover.namespace(&x, &z, &job).await.unwrap(), 2);
+    let listed = side.listed().await;
+    let within = listed
+        .iter()
+        .filter(|name| name.starts_with("ns/z/"))
+        .count();
+    assert_eq!((within, listed.len()), (4, 5), "{listed:?}");
+    assert!(!side.datastore.snapshots().has_namespace(&x).await.unwrap());
+    assert!(side.is_whole().await);
+    let inner = "z/y".parse().unwrap();
+    let into_itself = mover.namespace(&z, &inner, &job).await;
+    assert!(matches!(into_itself, Err(Error::Invalid(_))));
+}

@@ -1,17 +1,18 @@
-//! `/admin/datastore/{store}/namespace`: list, create, delete.
+//! `/admin/datastore/{store}/namespace`: list, create, delete; and moves of groups and namespaces.
 
 use std::sync::Arc;
 
-use pbs_datastore::{DatastoreName, DeleteOptions, NAMESPACE_DEPTH_MAX, Namespace};
+use pbs_datastore::{Datastore, DatastoreName, DeleteOptions, NAMESPACE_DEPTH_MAX, Namespace};
 use serde_json::{Value, json};
 
 use super::call::{Call, CallResult, data};
 use super::error::ApiError;
 use super::groups::statistics;
 use super::rule::{MODIFY, SEE_NAMESPACE};
-use super::target::{Opened, open, take_depth};
+use super::target::{Opened, open, take_depth, take_group};
 use crate::auth::AclPath;
 use crate::daemon::Daemon;
+use crate::jobs::moving::{self, Moved};
 
 /// `GET …/namespace`: a namespace and those below it that the caller may see. One that does not exist is listed alone,
 /// as clients expect. Refused only if nothing at all may be seen.
@@ -87,4 +88,42 @@ pub(crate) async fn remove(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
         )));
     }
     data(&statistics(&stats))
+}
+
+/// `POST …/move-group`: a group into another namespace of the datastore; answers the task's id. Both need the right to change
+/// everything in them.
+pub(crate) async fn move_group(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let group = take_group(&mut call.params)?;
+    let target: Namespace = call.params.optional("target-ns")?.unwrap_or_default();
+    let store = open_both(&daemon, &mut call, &group.namespace, &target)?;
+    let user = call.who()?.id().clone();
+    call.params.finish()?;
+    let moved = Moved::Group(group);
+    data(&moving::start(&daemon, store, moved, target, user)?)
+}
+
+/// `POST …/move-namespace`: a namespace with all that is in it; answers the task's id. It needs the right to remove the one and to make the
+/// other.
+pub(crate) async fn move_namespace(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let namespace: Namespace = call.params.required("ns")?;
+    let target: Namespace = call.params.required("target-ns")?;
+    let above = |namespace: &Namespace| namespace.parent().unwrap_or_default();
+    let store = open_both(&daemon, &mut call, &above(&namespace), &above(&target))?;
+    let user = call.who()?.id().clone();
+    call.params.finish()?;
+    let moved = Moved::Namespace(namespace);
+    data(&moving::start(&daemon, store, moved, target, user)?)
+}
+
+/// Opens a datastore for changes in two of its namespaces.
+fn open_both(
+    daemon: &Daemon,
+    call: &mut Call,
+    one: &Namespace,
+    other: &Namespace,
+) -> Result<Arc<Datastore>, ApiError> {
+    let Opened { store, .. } = open(daemon, call, MODIFY, one)?;
+    let (name, who) = (store.name().as_str(), call.who()?);
+    MODIFY.check(&daemon.authority, who, name, &other.to_string())?;
+    Ok(store)
 }

@@ -75,6 +75,8 @@ fn contents() -> Vec<RouteEntry> {
         known!(GET "admin/datastore/{store}/namespace" => namespaces::list),
         known!(POST "admin/datastore/{store}/namespace" => namespaces::create),
         known!(DELETE "admin/datastore/{store}/namespace" => namespaces::remove),
+        known!(POST "admin/datastore/{store}/move-group" => namespaces::move_group),
+        known!(POST "admin/datastore/{store}/move-namespace" => namespaces::move_namespace),
         known!(GET "admin/datastore/{store}/gc" => gc::status),
         known!(POST "admin/datastore/{store}/gc" => gc::start),
         known!(GET "admin/datastore/{store}/active-operations" => sessions::active_operations),

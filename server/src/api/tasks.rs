@@ -28,9 +28,8 @@ fn sees(daemon: &Daemon, who: &Principal, task: &TaskInfo) -> bool {
         return true;
     }
     let starter = match task.upid.kind() {
-        "garbage_collection" | "prune" | "prunejob" | "s3-refresh" | "sync" | "syncjob" => {
-            Privilege::DatastoreModify
-        }
+        "garbage_collection" | "prune" | "prunejob" | "s3-refresh" | "sync" | "syncjob"
+        | "move-group" | "move-namespace" => Privilege::DatastoreModify,
         "verify" | "verify_group" | "verify_snapshot" | "verificationjob" => {
             Privilege::DatastoreVerify
         }

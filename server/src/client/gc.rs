@@ -1,12 +1,11 @@
 //! `holdfast gc`: start, status.
 
-use anyhow::Context as _;
 use serde_json::{Value, json};
 
 use super::ServerArgs;
 use super::output;
 use super::progress::Progress;
-use super::task::follow;
+use super::task::start_and_follow;
 
 /// `holdfast gc …`
 #[derive(Debug, clap::Subcommand)]
@@ -31,15 +30,8 @@ impl GcCommand {
         match self {
             Self::Start { detach, server } => {
                 let mut session = server.session().await?;
-                let path = session.datastore("gc");
-                let started = session.post(&path, &json!({})).await?;
-                let upid = started
-                    .as_str()
-                    .context("the server's answer is not understood: it is no task id")?;
-                if detach {
-                    return server.output().value(&started, upid);
-                }
-                follow(&mut session, upid, server.output(), progress).await
+                let output = server.output();
+                start_and_follow(&mut session, "gc", &json!({}), detach, output, progress).await
             }
             Self::Status { server } => {
                 let mut session = server.session().await?;

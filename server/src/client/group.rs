@@ -1,18 +1,38 @@
-//! `holdfast group`: list, forget, notes; and `holdfast change-owner`.
+//! `holdfast group`: list, move, forget, notes; and `holdfast change-owner`.
 
-use pbs_datastore::{AuthId, BackupGroup};
+use pbs_datastore::{AuthId, BackupGroup, Namespace};
 use serde_json::{Value, json};
 
 use super::RepositoryArgs;
 use super::output::{self, Column};
+use super::progress::Progress;
 use super::session::{group_parameters, namespace_parameters};
 use super::snapshot::{files_of, rows};
+use super::task::start_and_follow;
 
 /// `holdfast group …`
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum GroupCommand {
     /// List the groups of a namespace.
     List {
+        #[command(flatten)]
+        repository: RepositoryArgs,
+    },
+    /// Move a group into another namespace of the datastore. Prints the log to its end.
+    Move {
+        /// TYPE/ID
+        group: BackupGroup,
+        /// Where to, like a/b; the root if not given.
+        #[arg(
+            long,
+            default_value = "",
+            hide_default_value = true,
+            value_name = "NAMESPACE"
+        )]
+        target_ns: Namespace,
+        /// Print the task's id and leave it to run.
+        #[arg(long)]
+        detach: bool,
         #[command(flatten)]
         repository: RepositoryArgs,
     },
@@ -52,7 +72,7 @@ const COLUMNS: &[Column] = &[
 ];
 
 impl GroupCommand {
-    pub(super) async fn run(self) -> anyhow::Result<()> {
+    pub(super) async fn run(self, progress: &Progress) -> anyhow::Result<()> {
         match self {
             Self::List { repository } => {
                 let mut session = repository.session().await?;
@@ -63,6 +83,21 @@ impl GroupCommand {
                     (row["backup-type"].to_string(), row["backup-id"].to_string())
                 });
                 repository.output().table(&rows, COLUMNS)
+            }
+            Self::Move {
+                group,
+                target_ns,
+                detach,
+                repository,
+            } => {
+                let mut body = json!({ "target-ns": target_ns.to_string() });
+                for (name, value) in group_parameters(&repository.ns, &group) {
+                    body[name] = value.into();
+                }
+                let output = repository.output();
+                let mut session = repository.session().await?;
+                let what = "move-group";
+                start_and_follow(&mut session, what, &body, detach, output, progress).await
             }
             Self::Forget {
                 group,

@@ -1,4 +1,4 @@
-//! `holdfast namespace`: list, create, delete.
+//! `holdfast namespace`: list, create, move, delete.
 
 use anyhow::bail;
 use pbs_datastore::Namespace;
@@ -6,8 +6,10 @@ use serde_json::{Value, json};
 
 use super::ServerArgs;
 use super::output::{self, Column};
+use super::progress::Progress;
 use super::session::namespace_parameters;
 use super::snapshot::rows;
+use super::task::start_and_follow;
 
 /// `holdfast namespace …`
 #[derive(Debug, clap::Subcommand)]
@@ -27,6 +29,19 @@ pub(crate) enum NamespaceCommand {
     Create {
         /// Like a/b
         namespace: Namespace,
+        #[command(flatten)]
+        server: ServerArgs,
+    },
+    /// Move a namespace with all that is in it. Prints the log to its end.
+    Move {
+        /// Like a/b
+        namespace: Namespace,
+        /// What it is called afterwards, like c/d; the one around that must exist.
+        #[arg(long, value_name = "NAMESPACE")]
+        target_ns: Namespace,
+        /// Print the task's id and leave it to run.
+        #[arg(long)]
+        detach: bool,
         #[command(flatten)]
         server: ServerArgs,
     },
@@ -51,7 +66,7 @@ const COLUMNS: &[Column] = &[
 ];
 
 impl NamespaceCommand {
-    pub(super) async fn run(self) -> anyhow::Result<()> {
+    pub(super) async fn run(self, progress: &Progress) -> anyhow::Result<()> {
         match self {
             Self::List {
                 namespace,
@@ -83,6 +98,21 @@ impl NamespaceCommand {
                 server
                     .output()
                     .value(&created, &format!("{namespace} is there"))
+            }
+            Self::Move {
+                namespace,
+                target_ns,
+                detach,
+                server,
+            } => {
+                let body = json!({
+                    "ns": namespace.to_string(),
+                    "target-ns": target_ns.to_string(),
+                });
+                let output = server.output();
+                let mut session = server.session().await?;
+                let what = "move-namespace";
+                start_and_follow(&mut session, what, &body, detach, output, progress).await
             }
             Self::Delete {
                 namespace,

@@ -120,6 +120,26 @@ impl TaskSource for Session {
     }
 }
 
+/// Makes a call that starts a task, and prints the log of that to the end, or with `detach` its id at once.
+pub(super) async fn start_and_follow(
+    session: &mut Session,
+    what: &str,
+    body: &Value,
+    detach: bool,
+    output: Output,
+    progress: &Progress,
+) -> anyhow::Result<()> {
+    let path = session.datastore(what);
+    let started = session.post(&path, body).await?;
+    let upid = started
+        .as_str()
+        .context("the server's answer is not understood: it is no task id")?;
+    if detach {
+        return output.value(&started, upid);
+    }
+    follow(session, upid, output, progress).await
+}
+
 /// Prints the log of a task until it ends, then its status in JSON. A task that ended with warnings is a warning here.
 ///
 /// # Errors

@@ -1,13 +1,12 @@
 //! `holdfast verify`: has the server read back a snapshot, a group, or everything below a namespace.
 
-use anyhow::Context as _;
 use serde_json::json;
 
 use super::RepositoryArgs;
 use super::progress::Progress;
 use super::session::{group_parameters, namespace_parameters, snapshot_parameters};
 use super::snapshot::SnapshotChoice;
-use super::task::follow;
+use super::task::start_and_follow;
 
 /// `holdfast verify`
 #[derive(Debug, clap::Args)]
@@ -65,14 +64,6 @@ impl VerifyArgs {
         }
         let output = self.repository.output();
         let mut session = self.repository.session().await?;
-        let path = session.datastore("verify");
-        let started = session.post(&path, &body).await?;
-        let upid = started
-            .as_str()
-            .context("the server's answer is not understood: it is no task id")?;
-        if self.detach {
-            return output.value(&started, upid);
-        }
-        follow(&mut session, upid, output, progress).await
+        start_and_follow(&mut session, "verify", &body, self.detach, output, progress).await
     }
 }

@@ -65,7 +65,7 @@ const TOKENS: [(&str, &str); 18] = [
 ];
 
 /// Place, identity, role.
-const RIGHTS: [(&str, &str, &str); 36] = [
+const RIGHTS: [(&str, &str, &str); 37] = [
     ("/", ADMIN, "Admin"),
     ("/datastore/vault", OWNER, "DatastorePowerUser"),
     ("/datastore/vault", "owner@pbs!t", "DatastorePowerUser"),
@@ -85,6 +85,7 @@ const RIGHTS: [(&str, &str, &str); 36] = [
     ("/datastore", "barred@pbs!t", "NoAccess"),
     ("/access", "barred@pbs!t", "NoAccess"),
     ("/system", "barred@pbs!t", "NoAccess"),
+    ("/remote", "barred@pbs!t", "NoAccess"),
     ("/", "shallow@pbs", "shallow Admin"),
     ("/", "shallow@pbs!t", "shallow Admin"),
     ("/datastore/vault", "auditor@pbs", "DatastoreAudit"),

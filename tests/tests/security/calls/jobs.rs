@@ -200,6 +200,27 @@ pub(super) const ROWS: &[Row] = &[
         200,
     ),
     rest("GET", "/api2/json/admin/gc", NONE, Filtered, 200),
+    // The administrator's tasks find nothing to move.
+    rest(
+        "POST",
+        "/api2/json/admin/datastore/{store}/move-group",
+        [
+            "store=vault&backup-type=host&backup-id=nothing&target-ns=deep",
+            "store=missing&backup-type=host&backup-id=nothing&target-ns=deep",
+        ],
+        Refused(403),
+        200,
+    ),
+    rest(
+        "POST",
+        "/api2/json/admin/datastore/{store}/move-namespace",
+        [
+            "store=vault&ns=nothing&target-ns=elsewhere",
+            "store=missing&ns=nothing&target-ns=elsewhere",
+        ],
+        Refused(403),
+        200,
+    ),
     rest(
         "GET",
         "/api2/json/status/datastore-usage",

@@ -47,6 +47,8 @@ pub(super) fn all(store: &str, json: &str, known: &str) -> Vec<String> {
         format!("POST {store}/verify?{known}&ignore-verified=0"),
         format!("POST {store}/prune-datastore?keep-last=1&max-depth=3&dry-run=1"),
         format!("PUT {store}/s3-refresh"),
+        format!("POST {store}/move-group?backup-type=host&backup-id=known&ns=&target-ns=a"),
+        format!("POST {store}/move-namespace?ns=a&target-ns=b/c"),
         format!("POST config/remote {json}\n{{\"name\":\"far\",\"host\":\"127.0.0.1\",\"port\":1,\"auth-id\":\"a@pbs!t\",\"password\":\"p\"}}"),
         "PUT config/remote/far?comment=c&password=q&delete=fingerprint".to_owned(),
         "DELETE config/remote/far".to_owned(),
