@@ -15,7 +15,7 @@ use serde_json::Value;
 /// How long all recordings may take on one kind of datastore.
 const TIME_MAX: Duration = Duration::from_mins(8);
 /// Those that must be the same on this server.
-const SCENARIOS: [&str; 23] = [
+const SCENARIOS: [&str; 24] = [
     "login-version-status",
     "backup-legacy",
     "backup-now",
@@ -33,6 +33,7 @@ const SCENARIOS: [&str; 23] = [
     "benchmark",
     "client-3-2",
     "h2-raw",
+    "namespaces",
     "snapshot-ops",
     "prune",
     "change-owner",
