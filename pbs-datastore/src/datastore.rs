@@ -189,6 +189,7 @@ impl Datastore {
         contents.refresh().await?;
         let late = config.late_request_max;
         let snapshots = Snapshots::new(Arc::new(contents), owner.fence().clone(), &report, late);
+        snapshots.freeze_known().await?;
         let sessions = Sessions::new(env.clone(), report.start.clone());
         let snapshot_roots = Arc::new(SnapshotRoots::new(Arc::clone(&snapshots)));
         let ours = root.join(LocalLayout::Cache.folder(&Folder::Holdfast));

@@ -106,11 +106,19 @@ pub enum Rule {
     LockKept,
     /// After an unclean stop nothing of a snapshot of the time before is created or removed before T (I8).
     FrozenAfterCrash,
+    /// Chunks that an index from elsewhere names are touched before they are relied on (I2).
+    CopiedChunksTouched,
+    /// What a marker stands for is of the nature of the archive that names it (I11).
+    CopiedNatureChecked,
+    /// Before a damaged snapshot is called whole its chunks are read, whatever their markers say.
+    MendReadsBack,
+    /// What changes a target runs to its end although the sync was stopped (I8).
+    SyncChangesDetached,
 }
 
 impl Rule {
     /// All rules.
-    pub const ALL: [Self; 49] = [
+    pub const ALL: [Self; 53] = [
         Self::MarkerBeforeUpload,
         Self::CheckUnderGuard,
         Self::WaitForRelease,
@@ -160,6 +168,10 @@ impl Rule {
         Self::LostSealSettled,
         Self::LockKept,
         Self::FrozenAfterCrash,
+        Self::CopiedChunksTouched,
+        Self::CopiedNatureChecked,
+        Self::MendReadsBack,
+        Self::SyncChangesDetached,
     ];
 }
 

@@ -8,8 +8,8 @@
 //! the manifest leaves a folder that counts as unsealed and is removed after the next start. A request whose answer was
 //! lost keeps the lock until it can have no effect any more (I8).
 //!
-//! After an unclean stop, snapshots that are not younger than the start are neither created nor removed until requests
-//! of the time before can have no effect any more.
+//! After an unclean stop, snapshots that are not younger than the start, or than the newest that their group had at the start (for the clock
+//! may have been set back), are neither created nor removed until requests of the time before can have no effect any more.
 
 mod delete;
 mod edit;
@@ -23,8 +23,8 @@ mod state;
 mod summaries;
 mod unsealed;
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -34,7 +34,7 @@ use crate::contents::Contents;
 use crate::error::{Error, Result};
 #[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
-use crate::{Env, Fence, Namespace, StartReport};
+use crate::{BackupTime, Env, Fence, NAMESPACE_DEPTH_MAX, Namespace, StartReport};
 
 pub use delete::{DeleteOptions, DeleteStats};
 pub use group::{GroupInfo, GroupLock};
@@ -59,6 +59,8 @@ pub struct Snapshots {
     start: String,
     started: Timestamp,
     frozen_until: Option<Instant>,
+    /// The newest of each group at the start, sealed or not, if that was after an unclean stop.
+    known: OnceLock<BTreeMap<GroupRef, BackupTime>>,
     read_only: Option<String>,
     no_collect: Option<String>,
     summaries: Mutex<Summaries>,
@@ -97,6 +99,7 @@ impl Snapshots {
             start: report.start.clone(),
             started: report.started,
             frozen_until,
+            known: OnceLock::new(),
             read_only: report.read_only.clone(),
             no_collect: report.no_collect.clone(),
             summaries: Mutex::new(Summaries::new()),
@@ -140,11 +143,36 @@ impl Snapshots {
             .map_or(Ok(()), |why| Err(Error::Refused(why)))
     }
 
+    /// Takes note of what there is at the start, if that is one after an unclean stop. To be called once, before anybody writes.
+    pub(crate) async fn freeze_known(&self) -> Result<()> {
+        if self.frozen_until.is_none() {
+            return Ok(());
+        }
+        let mut known = BTreeMap::new();
+        for namespace in self
+            .namespaces(&Namespace::root(), NAMESPACE_DEPTH_MAX)
+            .await?
+        {
+            for group in self.group_ids(&namespace).await? {
+                let group = GroupRef::new(namespace.clone(), group);
+                if let Some(newest) = self.folders(&group).await?.pop() {
+                    known.insert(group, newest.id.snapshot.time);
+                }
+            }
+        }
+        self.known.set(known).ok();
+        Ok(())
+    }
+
     /// Until when requests of the time before the start may still concern this snapshot; `None` if they cannot.
     pub(crate) fn frozen_until(&self, id: &SnapshotRef) -> Option<Instant> {
         let now = self.env().instant();
         let until = self.frozen_until.filter(|until| *until > now);
-        until.filter(|_| id.snapshot.time.timestamp() <= self.started)
+        let time = id.snapshot.time;
+        let newest = self.known.get().and_then(|known| known.get(&id.group()));
+        until.filter(|_| {
+            time.timestamp() <= self.started || newest.is_some_and(|newest| time <= *newest)
+        })
     }
 
     /// Fails while requests of the time before the start may still concern this snapshot.

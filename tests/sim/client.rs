@@ -134,7 +134,13 @@ impl Client {
             .append(running.wid, IndexKind::Dynamic, &entries)
             .await?;
         let csum = self.close(running, &entries, offset).await?;
-        self.finish(running, csum, offset, &entries).await
+        let encrypted = contents.iter().all(Content::is_encrypted);
+        let mode = if encrypted {
+            CryptMode::Encrypt
+        } else {
+            CryptMode::None
+        };
+        self.finish(running, mode, csum, offset, &entries).await
     }
 
     /// Registers the chunks of the backup before as known.
@@ -172,13 +178,17 @@ impl Client {
     fn choose(&mut self) -> Vec<Content> {
         let pool = self.world.pool.contents.clone();
         let share = [20, 50, 90][self.rng.random_range(0..3)];
+        let first = pool[self.rng.random_range(0..pool.len())].clone();
+        // Most archives are encrypted or not as a whole.
+        let mixed = self.chance(20);
         let mut chosen: Vec<_> = pool
             .iter()
+            .filter(|content| mixed || content.is_encrypted() == first.is_encrypted())
             .filter(|_| self.chance(share))
             .cloned()
             .collect();
         if chosen.is_empty() {
-            chosen.push(pool[self.rng.random_range(0..pool.len())].clone());
+            chosen.push(first);
         }
         if self.chance(20) {
             chosen.push(chosen[0].clone());
@@ -278,6 +288,7 @@ impl Client {
     async fn finish(
         &mut self,
         running: &Running,
+        crypt_mode: CryptMode,
         csum: Digest,
         size: u64,
         entries: &[(Digest, u64)],
@@ -285,7 +296,7 @@ impl Client {
         let id = running.backup.snapshot().clone();
         let mut files = vec![ManifestFile {
             name: archive(),
-            crypt_mode: CryptMode::None,
+            crypt_mode,
             size,
             csum: Some(csum),
         }];

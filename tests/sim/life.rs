@@ -105,7 +105,13 @@ impl Life {
         config.delete_batch_keys_max = scenario.delete_batch;
         config.list_ranges = scenario.list_ranges;
         config.read_ahead_bytes_max = 2000;
-        let line = Line::over(world.client(self.env()).await, self.mortal.dead.clone());
+        let line = Line::over(
+            world.client(self.env()).await,
+            self.mortal.dead.clone(),
+            self.number,
+            world.layout.clone(),
+            Arc::clone(&world.oracle),
+        );
         let policy = RetryPolicy {
             attempts_max: 4,
             ..RetryPolicy::default()

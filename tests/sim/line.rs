@@ -14,10 +14,13 @@ use s3_client::{
 use crate::oracle::Oracle;
 use crate::world::History;
 
-/// A process's line: when the process has died, nothing goes out any more.
+/// A process's line: when the process has died, nothing goes out any more. The oracle learns which chunks it sends.
 pub(crate) struct Line {
     inner: Arc<dyn ObjectStore>,
     dead: Arc<AtomicBool>,
+    life: u64,
+    layout: BucketLayout,
+    oracle: Arc<Oracle>,
 }
 
 impl std::fmt::Debug for Line {
@@ -27,8 +30,20 @@ impl std::fmt::Debug for Line {
 }
 
 impl Line {
-    pub(crate) fn over(inner: Arc<dyn ObjectStore>, dead: Arc<AtomicBool>) -> Arc<dyn ObjectStore> {
-        Arc::new(Self { inner, dead })
+    pub(crate) fn over(
+        inner: Arc<dyn ObjectStore>,
+        dead: Arc<AtomicBool>,
+        life: u64,
+        layout: BucketLayout,
+        oracle: Arc<Oracle>,
+    ) -> Arc<dyn ObjectStore> {
+        Arc::new(Self {
+            inner,
+            dead,
+            life,
+            layout,
+            oracle,
+        })
     }
 
     async fn inner(&self) -> &dyn ObjectStore {
@@ -73,13 +88,6 @@ impl Watched {
         &*self.model
     }
 
-    fn chunk(&self, key: &ObjectKey) -> Option<Digest> {
-        match self.layout.parse(key) {
-            Some(Place::Chunk(digest)) => Some(digest),
-            _ => None,
-        }
-    }
-
     fn note(&self, digest: &Digest, what: &str) {
         let digest = digest.to_string();
         self.history
@@ -90,6 +98,13 @@ impl Watched {
         self.model
             .object(key)
             .map(|object| object.body.into_bytes())
+    }
+}
+
+fn chunk_at(layout: &BucketLayout, key: &ObjectKey) -> Option<Digest> {
+    match layout.parse(key) {
+        Some(Place::Chunk(digest)) => Some(digest),
+        _ => None,
     }
 }
 
@@ -168,7 +183,11 @@ macro_rules! store {
 
 store!(Line {
     async fn put(&self, put: Put) -> Result<Answer<PutOutcome>, Error> {
-        self.inner().await.put(put).await
+        let inner = self.inner().await;
+        if let Some(digest) = chunk_at(&self.layout, &put.key) {
+            self.oracle.chunk_sent(self.life, digest);
+        }
+        inner.put(put).await
     }
 
     async fn delete(
@@ -182,7 +201,7 @@ store!(Line {
 
 store!(Watched {
     async fn put(&self, put: Put) -> Result<Answer<PutOutcome>, Error> {
-        let digest = self.chunk(&put.key);
+        let digest = chunk_at(&self.layout, &put.key);
         let (before, body) = (self.before(&put.key), put.body.clone());
         let answer = self.model.put(put).await?;
         if let (Some(digest), PutOutcome::Created { .. }) = (digest, &answer.value) {
@@ -200,7 +219,7 @@ store!(Watched {
     ) -> Result<Answer<Vec<DeleteOutcome>>, Error> {
         let before: Vec<_> = requests
             .iter()
-            .filter_map(|request| Some((self.chunk(&request.key)?, &request.key, self.before(&request.key)?)))
+            .filter_map(|request| Some((chunk_at(&self.layout, &request.key)?, &request.key, self.before(&request.key)?)))
             .collect();
         let answer = self.model.delete(requests, validity).await;
         for (digest, key, before) in before {

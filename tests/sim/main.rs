@@ -9,6 +9,7 @@
 
 mod client;
 mod content;
+mod copier;
 mod forced;
 mod life;
 mod line;

@@ -137,6 +137,9 @@ struct State {
     damaged: BTreeSet<Digest>,
     /// Set aside since, or found missing.
     gone: BTreeSet<Digest>,
+    /// Chunks that a life without the prefix sent anew while they were damaged: the owner's deletion of the damaged one
+    /// may come late, and he knows of no other.
+    brought_by_strangers: BTreeSet<Digest>,
     was_damaged: bool,
     violations: Vec<String>,
     checks: u64,
@@ -256,6 +259,25 @@ impl Oracle {
         }
     }
 
+    /// A copy of a snapshot is about to be made; whether the original is known. One that is there already stays what it is.
+    pub(crate) fn copy_begins(&self, original: &SnapshotRef, copy: &SnapshotRef) -> bool {
+        let mut state = self.state();
+        let Some(digests) = state
+            .snapshots
+            .get(original)
+            .map(|known| known.digests.clone())
+        else {
+            return false;
+        };
+        let fate = Fate::Unknown;
+        let copy = state.snapshots.entry(copy.clone());
+        let copy = copy.or_insert(Snapshot { fate, digests });
+        if copy.fate == Fate::Given {
+            copy.fate = fate;
+        }
+        true
+    }
+
     /// The session was told that its snapshot is sealed (I1).
     pub(crate) fn finished(&self, id: u64, snapshot: &SnapshotRef) {
         let mut state = self.state();
@@ -323,6 +345,14 @@ impl Oracle {
         self.state().was_damaged
     }
 
+    /// A life sends a chunk to the bucket.
+    pub(crate) fn chunk_sent(&self, life: u64, digest: Digest) {
+        let mut state = self.state();
+        if life != state.owner && state.damaged.contains(&digest) {
+            state.brought_by_strangers.insert(digest);
+        }
+    }
+
     /// An object of a chunk was written: `before` is what was there.
     pub(crate) fn chunk_written(&self, digest: Digest, before: Option<Bytes>, after: &Bytes) {
         let readable = |bytes: &Bytes| DataBlob::parse_chunk(bytes.clone(), &digest).ok();
@@ -345,7 +375,8 @@ impl Oracle {
             // The daemon believes in it again, and it may be a forgery in the place of what was damaged.
             state.gone.remove(&digest);
         }
-        if self.is_right(&digest, after.clone()) {
+        let ours = !state.brought_by_strangers.contains(&digest);
+        if ours && self.is_right(&digest, after.clone()) {
             state.damaged.remove(&digest);
         }
     }
@@ -357,7 +388,7 @@ impl Oracle {
         state.checks += 1;
         if state.damaged.contains(&digest) {
             state.gone.insert(digest);
-            if !intact {
+            if !intact || state.brought_by_strangers.contains(&digest) {
                 return;
             }
         }

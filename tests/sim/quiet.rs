@@ -14,7 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use pbs_datastore::files::Files as _;
 use pbs_datastore::{
-    ArchiveKind, DataBlob, Datastore, Digest, Index, Manifest, Place, Snapshot, SnapshotFile,
+    ArchiveKind, DataBlob, Datastore, Digest, Index, Manifest, Place, SnapshotFile, SnapshotRef,
 };
 
 use crate::life::Life;
@@ -72,7 +72,7 @@ async fn settle(world: &World, datastore: &Datastore) {
 /// All files by their place, wherever they are kept.
 struct Stored {
     chunks: BTreeSet<Digest>,
-    snapshots: BTreeMap<Snapshot, BTreeMap<String, Bytes>>,
+    snapshots: BTreeMap<SnapshotRef, BTreeMap<String, Bytes>>,
 }
 
 impl Stored {
@@ -107,8 +107,9 @@ impl Stored {
             Place::Chunk(digest) => {
                 self.chunks.insert(digest);
             }
-            Place::SnapshotFile(_, snapshot, SnapshotFile::Archive(name)) => {
-                let files = self.snapshots.entry(snapshot).or_default();
+            Place::SnapshotFile(namespace, snapshot, SnapshotFile::Archive(name)) => {
+                let id = SnapshotRef::new(namespace, snapshot);
+                let files = self.snapshots.entry(id).or_default();
                 files.insert(name.to_string(), content());
             }
             _ => {}
@@ -152,7 +153,7 @@ impl Stored {
             }
         }
         for (id, _) in oracle.acknowledged() {
-            if !self.snapshots.contains_key(&id.snapshot) {
+            if !self.snapshots.contains_key(&id) {
                 oracle.violation(format!("LOST: snapshot {id}"));
             }
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pbs_datastore::{
-    ArchiveKind, ArchiveName, Datastore, Digest, Error, Index, Namespace, Result, SnapshotRef,
+    ArchiveKind, ArchiveName, Datastore, Digest, Error, Index, Result, SnapshotRef,
 };
 use rand::RngExt as _;
 use rand::rngs::StdRng;
@@ -60,7 +60,7 @@ pub(crate) async fn restore(
     whole: bool,
 ) -> Result<()> {
     let reader = datastore
-        .begin_read(&Namespace::root(), &id.snapshot, None)
+        .begin_read(&id.namespace, &id.snapshot, None)
         .await?;
     let name: ArchiveName = "root.pxar.didx".parse().expect("a valid name");
     let bytes = reader.download(&name).await?;

@@ -423,6 +423,9 @@ impl Run {
         if scenario.disk_faults {
             actors.push(life.env().spawn(operator(43).disk()));
         }
+        if scenario.copier {
+            actors.push(life.env().spawn(operator(44).copy()));
+        }
         actors
     }
 

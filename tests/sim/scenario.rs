@@ -88,6 +88,8 @@ pub(crate) struct Scenario {
     pub(crate) forger: bool,
     /// From which of the reads of chunks on some bring wrong bytes, and how many; each brings others.
     pub(crate) bad_line: Option<(u64, u64)>,
+    /// Snapshots are copied into another namespace, verified and mended.
+    pub(crate) copier: bool,
     pub(crate) forced: Option<Forced>,
 }
 
@@ -137,6 +139,7 @@ impl Scenario {
             bad_line: rng
                 .random_bool(0.2)
                 .then(|| (rng.random_range(0..12), rng.random_range(1..=6))),
+            copier: rng.random_bool(0.4),
             forced,
         };
         scenario.make_room_for_what_is_forced();

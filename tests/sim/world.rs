@@ -110,6 +110,7 @@ pub(crate) struct World {
     pub(crate) plan: FaultPlan,
     pub(crate) disk: ModelDisk,
     pub(crate) oracle: Arc<Oracle>,
+    pub(crate) layout: BucketLayout,
     pub(crate) history: Arc<History>,
     pub(crate) pool: Pool,
     /// The actors are to end.
@@ -162,7 +163,7 @@ impl World {
         });
         let watched = Watched::over(
             Arc::clone(&model),
-            layout,
+            layout.clone(),
             Arc::clone(&oracle),
             Arc::clone(&history),
         );
@@ -182,6 +183,7 @@ impl World {
             plan,
             disk,
             oracle,
+            layout,
             pool,
             stop: AtomicBool::new(false),
             stopped: Notify::new(),
@@ -258,6 +260,14 @@ impl World {
 
     pub(crate) fn is_stopping(&self) -> bool {
         self.stop.load(Ordering::Acquire)
+    }
+
+    /// Waits until the actors are to end.
+    pub(crate) async fn wait_stopping(&self) {
+        let stopped = self.stopped.notified();
+        if !self.is_stopping() {
+            stopped.await;
+        }
     }
 
     /// Waits for up to `longest`, or until the actors are to end.

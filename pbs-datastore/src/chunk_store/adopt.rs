@@ -204,13 +204,25 @@ impl Look {
     fn adopt(&self, files: &dyn Files, guard: Guard, size: u32) -> Result<Found> {
         let (markers, digest) = (&self.markers, guard.digest());
         let path = markers.path(&digest);
+        #[cfg(feature = "sabotage")]
+        if sabotage::is_off(Rule::CopiedChunksTouched) && self.nature.is_some() {
+            let marker = markers.get(files, &digest).about(&path)?;
+            if marker.is_none_or(|marker| self.directory && marker.size == 0) {
+                return Ok(Found::Missing);
+            }
+            self.session.tell(digest, size)?;
+            return Ok(Found::Told);
+        }
         if self.directory || self.nature.is_some() {
             // An empty chunk file of a directory holds nothing.
             let marker = markers.get(files, &digest).about(&path)?;
             let Some(marker) = marker.filter(|marker| !self.directory || marker.size > 0) else {
                 return Ok(Found::Missing);
             };
-            if let Some(nature) = self.nature {
+            let nature = self.nature;
+            #[cfg(feature = "sabotage")]
+            let nature = nature.filter(|_| !sabotage::is_off(Rule::CopiedNatureChecked));
+            if let Some(nature) = nature {
                 match self.nature_of(files, &digest, &marker)? {
                     Nature::Unknown if self.directory => return Ok(Found::Missing),
                     Nature::Unknown => return Ok(Found::OfUnknownNature(guard, size)),

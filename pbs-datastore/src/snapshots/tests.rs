@@ -184,6 +184,26 @@ async fn a_session_that_ends_meanwhile_does_not_stop_the_removal_of_what_is_unse
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_there_is_frozen_though_the_clock_was_set_back() {
+    let world = World::new();
+    let daemon = world.start("a", false).await;
+    let (newest, next) = (
+        id("vm/100/2030-01-01T00:00:00Z"),
+        id("vm/100/2030-01-02T00:00:00Z"),
+    );
+    daemon.backup(&newest, &["x"]).await;
+    drop(daemon);
+    // It is later than this start, by the clock.
+    let daemon = world.start("a", false).await;
+    let refused = daemon.snapshots.delete(&newest).await;
+    assert!(matches!(refused, Err(Error::Busy(_))), "{refused:?}");
+    daemon.backup(&next, &["x"]).await;
+    daemon.snapshots.delete(&next).await.unwrap();
+    world.env.sleep(T).await;
+    daemon.snapshots.delete(&newest).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn old_ids_are_frozen_after_an_unclean_stop_and_new_ones_are_not() {
     let world = World::new();
     let daemon = world.start("a", false).await;

@@ -13,6 +13,8 @@ use super::chunks::Bringing;
 use super::{
     Copied, InFlight, SnapshotSource, SyncFile, SyncGroup, SyncSnapshot, SyncStep, SyncTarget,
 };
+#[cfg(feature = "sabotage")]
+use crate::sabotage::{self, Rule};
 use crate::seal::SnapshotWriter;
 use crate::{
     ArchiveKind, ArchiveName, AuthId, BackupTime, DataBlob, Datastore, DeleteOptions, DeleteStats,
@@ -49,6 +51,10 @@ impl DatastoreTarget {
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
+        #[cfg(feature = "sabotage")]
+        if sabotage::is_off(Rule::SyncChangesDetached) {
+            return work.await;
+        }
         self.datastore.env().to_the_end(work).await
     }
 

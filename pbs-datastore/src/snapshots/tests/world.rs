@@ -117,7 +117,9 @@ impl World {
                 .await;
         let contents = Arc::new(contents.unwrap());
         contents.refresh().await.unwrap();
-        self.daemon(owner, report, contents)
+        let daemon = self.daemon(owner, report, contents);
+        daemon.snapshots.freeze_known().await.unwrap();
+        daemon
     }
 
     fn daemon(&self, owner: Owner, report: StartReport, contents: Arc<Contents>) -> Daemon {

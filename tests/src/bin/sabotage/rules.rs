@@ -248,4 +248,22 @@ pub(crate) const CASES: &[Case] = &[
         "FrozenAfterCrash",
         "seal::tests::crash::a_crash_with_the_seal_under_way_is_decided_by_the_bucket",
     ),
+    case(
+        "CopiedChunksTouched",
+        "sync::tests::a_collection_meanwhile_takes_nothing::into_1_true",
+    ),
+    case(
+        "CopiedNatureChecked",
+        "sync::tests::a_forged_chunk_is_not_taken_for_the_one_of_its_name::into_1_true",
+    )
+    .blind("source and target of its copies are one datastore"),
+    case(
+        "MendReadsBack",
+        "sync::tests::what_is_mended_was_read_whatever_its_marker_says::into_1_true",
+    )
+    .blind("source and target of its copies are one datastore"),
+    case(
+        "SyncChangesDetached",
+        "sync::tests::a_stop_cuts_no_write_off_in_the_middle",
+    ),
 ];
