@@ -35,6 +35,15 @@ impl Namespace {
         self.0.is_empty()
     }
 
+    /// The namespace in a sentence: `namespace 'a/b'`, or `the root namespace`, which has no name.
+    pub fn in_words(&self) -> String {
+        if self.is_root() {
+            "the root namespace".to_owned()
+        } else {
+            format!("namespace '{self}'")
+        }
+    }
+
     /// The components, outermost first.
     pub fn components(&self) -> &[String] {
         &self.0
@@ -136,6 +145,12 @@ serde_as_text!(Namespace);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_root_is_named_in_sentences_though_it_has_no_name() {
+        assert_eq!(Namespace::root().in_words(), "the root namespace");
+        assert_eq!(ns("a/b").in_words(), "namespace 'a/b'");
+    }
 
     fn ns(text: &str) -> Namespace {
         text.parse().expect("a valid namespace")

@@ -184,6 +184,25 @@ async fn a_session_that_ends_meanwhile_does_not_stop_the_removal_of_what_is_unse
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_was_sealed_since_it_was_listed_is_not_locked_by_the_removal_of_what_is_unsealed() {
+    let world = World::new();
+    let daemon = world.start("a", false).await;
+    let id = id("vm/100/2030-01-01T00:00:00Z");
+    let writer = daemon.write(&id, &["x"]).await;
+    let listed = daemon.snapshots.folders(&id.group()).await.unwrap();
+    assert_eq!(listed.len(), 1);
+    writer
+        .finish(crate::ChunkUploadStats::default())
+        .await
+        .unwrap();
+    drop(writer);
+    // A removal that took the lock of the snapshot would find it in use.
+    let _read = daemon.snapshots.hold(&id).unwrap();
+    let stats = daemon.snapshots.remove_unsealed_in(listed).await.unwrap();
+    assert_eq!((stats.removed, stats.sealed, stats.left), (0, 1, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_there_is_frozen_though_the_clock_was_set_back() {
     let world = World::new();
     let daemon = world.start("a", false).await;

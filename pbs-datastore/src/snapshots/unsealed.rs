@@ -1,5 +1,6 @@
 //! Folders without a manifest that no writer owns: hidden everywhere, and removed when nothing can seal them any more.
 
+use super::list::Folder;
 use super::locked;
 use super::{GroupRef, SnapshotRef, Snapshots};
 use crate::NAMESPACE_DEPTH_MAX;
@@ -67,17 +68,27 @@ impl Snapshots {
     }
 
     pub(crate) async fn remove_unsealed_of(&self, group: &GroupRef) -> Result<UnsealedStats> {
-        let mut stats = UnsealedStats::default();
         if self.read_only.is_some() {
-            return Ok(stats);
+            return Ok(UnsealedStats::default());
         }
-        for folder in self.folders(group).await? {
+        self.remove_unsealed_in(self.folders(group).await?).await
+    }
+
+    /// Removes those of the folders that have no manifest and get none any more.
+    pub(super) async fn remove_unsealed_in(&self, folders: Vec<Folder>) -> Result<UnsealedStats> {
+        let mut stats = UnsealedStats::default();
+        for folder in folders {
             let sealed = folder
                 .files
                 .iter()
                 .any(|entry| entry.name == "index.json.blob");
             if sealed || self.is_running(&folder.id) || self.thawed(&folder.id).is_err() {
                 stats.left += u64::from(!sealed);
+                continue;
+            }
+            // Its backup may have ended since the list was made; whoever restores it now is not to find it locked.
+            if self.contents.exists(&folder.id.manifest()).await? {
+                stats.sealed += 1;
                 continue;
             }
             match self.remove_unsealed_one(&folder.id).await {

@@ -158,7 +158,7 @@ impl Run<'_> {
                 Ok(gone) => vanished.extend(gone),
                 Err(error) => {
                     fatal(&error)?;
-                    self.fail(format!("namespace '{}': {error}", pair.source));
+                    self.fail(format!("{}: {error}", pair.source.in_words()));
                 }
             }
         }
@@ -217,8 +217,9 @@ impl Run<'_> {
                     target,
                 }),
                 Err(error) => self.fail(format!(
-                    "namespace '{namespace}' has no place in '{}': {error}",
-                    self.options.target
+                    "{} has no place in {}: {error}",
+                    namespace.in_words(),
+                    self.options.target.in_words()
                 )),
             }
         }
@@ -265,8 +266,8 @@ impl Run<'_> {
         let (total, all) = (groups.len(), known);
         let meant: Vec<BackupGroup> = all.into_iter().filter(meant).collect();
         self.job.log(format!(
-            "namespace '{}': {} of {total} groups",
-            pair.source,
+            "{}: {} of {total} groups",
+            pair.source.in_words(),
             meant.len()
         ));
         let work = meant.into_iter().map(|group| {
@@ -432,11 +433,11 @@ impl Run<'_> {
         let figures = || {
             let rate = copied.bytes as f64 / taken.as_secs_f64().max(0.001) / 1e6;
             format!(
-                "{} chunks, {:.1} MB in {:.1} s ({rate:.1} MB/s), {} were there",
+                "{} of {} chunks, {:.1} MB in {:.1} s ({rate:.1} MB/s)",
                 copied.chunks,
+                copied.chunks + copied.known,
                 copied.bytes as f64 / 1e6,
-                taken.as_secs_f64(),
-                copied.known
+                taken.as_secs_f64()
             )
         };
         let line = match step {

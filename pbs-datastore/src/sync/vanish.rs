@@ -56,7 +56,7 @@ impl Run<'_> {
                 }
                 Err(error) => {
                     fatal(&error)?;
-                    self.fail(format!("groups of namespace '{namespace}': {error}"));
+                    self.fail(format!("groups of {}: {error}", namespace.in_words()));
                 }
             }
         }
