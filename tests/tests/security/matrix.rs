@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use holdfast_tests::attack::http1::{Answer, Connection, Request};
@@ -21,6 +22,8 @@ use super::world::World;
 
 /// Refusals are held back for three seconds, so that many connections wait at the same time.
 const CONNECTIONS: usize = 1200;
+/// How long tasks may take to end when they are told to.
+const TASKS_END_MAX: Duration = Duration::from_secs(60);
 /// What a stranger is told, whatever was shown.
 const STRANGER: &str = "authentication failed";
 /// Words that tell what there is to somebody who may not know it.
@@ -321,12 +324,34 @@ fn fill(world: &World) -> Result<()> {
     Ok(())
 }
 
+/// Ends what the calls have started, such as a pull that asks its remote again: no datastore is removed under it.
+async fn end_tasks(world: &World) -> Result<()> {
+    let began = Instant::now();
+    loop {
+        let answer = world.call(ADMIN, "GET", "nodes/localhost/tasks?running=1");
+        let tasks = answer.await?.json()?["data"].take();
+        let tasks = tasks.as_array().context("no list of tasks")?.clone();
+        if tasks.is_empty() {
+            return Ok(());
+        }
+        ensure!(began.elapsed() < TASKS_END_MAX, "still running: {tasks:?}");
+        for task in tasks {
+            let upid = task["upid"].as_str().context("no UPID")?;
+            let path = format!("nodes/localhost/tasks/{}", upid.replace('\\', "%5C"));
+            world.call(ADMIN, "DELETE", &path).await?;
+        }
+    }
+}
+
 /// Makes every call as the administrator, so that it is sure that the rows are about what they say.
 async fn administrator(world: &World, things: &Things) -> Result<usize> {
     let (name, value) = token_header(ADMIN, &secret_of(ADMIN));
     let mut made = 0;
     for row in rows().into_iter().filter(|row| row.admin != 0) {
         let target = things.target(row, false);
+        if row.method == "DELETE" && target.starts_with("/api2/json/config/datastore/") {
+            end_tasks(world).await?;
+        }
         let mut request = Request::new(row.method, &target).with(&name, &value);
         if let Some(protocol) = protocol_of(row) {
             request = request
