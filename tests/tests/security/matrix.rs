@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use holdfast_tests::attack::http1::{Answer, Connection, Request};
@@ -13,6 +13,7 @@ use holdfast_tests::attack::peer::Peer;
 use holdfast_tests::process::say;
 use sha2::{Digest as _, Sha256};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::accounts::{ADMIN, OWNER, STORE, secret_of, token_header};
 use super::calls::{check_completeness, rows};
@@ -23,7 +24,7 @@ use super::world::World;
 /// Refusals are held back for three seconds, so that many connections wait at the same time.
 const CONNECTIONS: usize = 1200;
 /// How long tasks may take to end when they are told to.
-const TASKS_END_MAX: Duration = Duration::from_secs(60);
+const TASKS_END_MAX: Duration = Duration::from_mins(1);
 /// What a stranger is told, whatever was shown.
 const STRANGER: &str = "authentication failed";
 /// Words that tell what there is to somebody who may not know it.
