@@ -291,6 +291,7 @@ impl Backup {
         let finished = self.is_finished();
         // A client that comes back at once finds its group free.
         self.writer.give_up(GIVE_UP_MAX).await;
+        self.datastore.save_usage().await;
         if finished
             && self.benchmark
             && let Err(error) = self.datastore.snapshots().delete(self.writer.id()).await

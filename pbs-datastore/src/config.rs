@@ -41,6 +41,8 @@ pub struct DatastoreConfig {
     pub backend: Backend,
     /// Durability of a filesystem datastore.
     pub sync_level: SyncLevel,
+    /// How many bytes of chunks may be stored; no backup begins beyond it. Default: any number, as is 0.
+    pub quota_bytes: Option<u64>,
     /// Unused chunks are kept at least this long: 0 to 48 h, default 24 h 5 min.
     pub gc_atime_cutoff: Duration,
     /// T: how long a request that was given up may still take effect (A1). Default 15 min.
@@ -67,6 +69,7 @@ impl DatastoreConfig {
             name: name.into(),
             backend,
             sync_level: SyncLevel::default(),
+            quota_bytes: None,
             gc_atime_cutoff: Duration::from_mins(1445),
             late_request_max: Duration::from_mins(15),
             upload_attempts_max: 8,

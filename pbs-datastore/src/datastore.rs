@@ -14,6 +14,7 @@
 //! takes no longer than whoever stops it allows.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -36,6 +37,7 @@ use crate::layout::{Folder, LocalLayout, Place};
 use crate::metrics::CacheMetrics;
 use crate::owner::{Capabilities, Owner, StartReport};
 use crate::roots::{SessionRoots, SnapshotRoots};
+use crate::usage::{Added, DatastoreUsage};
 use crate::verify::VerifiedChunks;
 use crate::{
     AuthId, Backend, BucketLayout, BucketPrefix, CacheCounts, ChunkReader, DatastoreConfig,
@@ -112,6 +114,9 @@ pub struct Datastore {
     metrics: Arc<CacheMetrics>,
     collector: Arc<Collector>,
     gc_status: Mutex<Option<GcStatus>>,
+    added: Arc<Added>,
+    /// 0 is none.
+    quota_bytes: AtomicU64,
     setting_aside: Arc<Semaphore>,
     verified: VerifiedChunks,
 }
@@ -229,18 +234,22 @@ impl Datastore {
                 cache,
             });
         let verified = VerifiedChunks::new(env.clone(), markers.clone(), &root, cache.is_none());
+        let added = Arc::new(Added::open(&env, &root).await);
         let chunks = Arc::new(ChunkStore {
             env: env.clone(),
             config: Arc::clone(&config),
             table: Arc::clone(&table),
             markers,
             bucket: chunk_bucket,
+            added: Arc::clone(&added),
             not_before: report.not_before,
         });
         let this = Arc::new(Self {
             gc_status: Mutex::new(
                 load_status(&env, root.join(LocalLayout::Cache.path(&Place::GcStatus))).await,
             ),
+            added,
+            quota_bytes: AtomicU64::new(config.quota_bytes.unwrap_or(0)),
             name,
             env,
             config,
@@ -380,8 +389,9 @@ impl Datastore {
     }
 
     /// Begins a backup; see [`Backup`]. Its first uploads may have to wait for requests of an earlier life (I3), which a
-    /// client bears for some minutes; [`Error::Busy`] if it would take more than an hour.
+    /// client bears for some minutes; [`Error::Busy`] if it would take more than an hour, [`Error::Full`] if the quota is used up.
     pub async fn begin_backup(self: &Arc<Self>, request: BackupRequest) -> Result<Arc<Backup>> {
+        self.has_room()?;
         let wait = self
             .report
             .not_before
@@ -421,6 +431,7 @@ impl Datastore {
     ) -> Result<GcStatus> {
         self.snapshots.collectable()?;
         self.snapshot_roots.set_task(upid);
+        let added = self.added.bytes();
         let mut status = self.collector.run(options, job).await?;
         status.upid = Some(upid.to_owned());
         if !options.dry_run {
@@ -431,6 +442,7 @@ impl Datastore {
                 .gc_status
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner) = Some(status.clone());
+            self.added.collected(added).await?;
         }
         Ok(status)
     }
@@ -454,16 +466,62 @@ impl Datastore {
             .clone()
     }
 
-    /// Room. A bucket's use is what the last collection counted.
+    /// What is stored.
+    pub fn usage(&self) -> DatastoreUsage {
+        let collected = self.gc_status().unwrap_or_default();
+        let added = self.added.bytes();
+        DatastoreUsage {
+            logical: collected.index_data_bytes,
+            stored: collected.disk_bytes + collected.pending_bytes + added,
+            garbage: collected.pending_bytes,
+            added,
+            cached: self.cache_bytes(),
+            quota: Some(self.quota_bytes.load(Ordering::Relaxed)).filter(|quota| *quota > 0),
+        }
+    }
+
+    /// Changes how many bytes of chunks may be stored, from the next backup on.
+    pub fn set_quota(&self, bytes: Option<u64>) {
+        self.quota_bytes
+            .store(bytes.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// [`Error::Full`] if nothing more may be stored.
+    pub(crate) fn has_room(&self) -> Result<()> {
+        let usage = self.usage();
+        let Some(quota) = usage.quota.filter(|_| usage.is_full()) else {
+            return Ok(());
+        };
+        Err(Error::Full(format!(
+            "datastore {} is full: {} bytes are stored and its quota is {quota}; prune and collect garbage, or raise the quota",
+            self.name, usage.stored
+        )))
+    }
+
+    /// Writes down how much was added; what a crash takes of that is found by the next collection.
+    pub(crate) async fn save_usage(&self) {
+        if let Err(error) = self.added.save().await {
+            tracing::warn!(datastore = %self.name, %error, "how much is stored was not written down");
+        }
+    }
+
+    /// Room: of the quota, if there is one; otherwise of the file system, and in a bucket as much as anybody needs.
     pub async fn space(&self) -> Result<DatastoreSpace> {
+        let usage = self.usage();
+        let within = |quota: u64, avail: u64| DatastoreSpace {
+            total: quota.max(1),
+            used: usage.stored,
+            avail: quota.saturating_sub(usage.stored).min(avail),
+        };
         if self.cache.is_some() {
-            let used = self
-                .gc_status()
-                .map_or(0, |status| status.disk_bytes + status.pending_bytes);
-            return Ok(DatastoreSpace {
-                total: used.saturating_add(BUCKET_ROOM),
-                used,
-                avail: BUCKET_ROOM,
+            let used = usage.stored;
+            return Ok(match usage.quota {
+                Some(quota) => within(quota, u64::MAX),
+                None => DatastoreSpace {
+                    total: used.saturating_add(BUCKET_ROOM),
+                    used,
+                    avail: BUCKET_ROOM,
+                },
             });
         }
         let root = self.root.clone();
@@ -472,6 +530,9 @@ impl Datastore {
             .io(move |files: &dyn Files| files.free_space(&root))
             .await
             .about(&self.root)?;
+        if let Some(quota) = usage.quota {
+            return Ok(within(quota, free.bytes_free));
+        }
         let used = free.bytes_total.saturating_sub(free.bytes_free);
         Ok(DatastoreSpace {
             total: free.bytes_total.max(1),
@@ -497,6 +558,7 @@ impl Datastore {
         {
             self.env.sleep(IDLE_LOOK).await;
         }
+        self.save_usage().await;
         let idle = self.sessions.oldest_open().is_none()
             && !self.collector.is_busy().await
             && self.snapshots.close_if_idle();

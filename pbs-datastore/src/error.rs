@@ -75,6 +75,9 @@ pub enum Error {
     /// Something that is not possible in the datastore's present state.
     #[error("{0}")]
     Refused(String),
+    /// The quota of the datastore is used up.
+    #[error("{0}")]
+    Full(String),
     /// Another server refused something, or could not be reached.
     #[error("{why}")]
     Remote {

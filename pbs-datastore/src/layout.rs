@@ -92,6 +92,8 @@ pub enum HoldfastFile {
     ContentsLog,
     /// Which chunks were read back and found good.
     Verified,
+    /// How much was stored since the last collection.
+    Usage,
     /// The digest is being uploaded.
     UploadMarker(Digest),
     /// GC found the digest in an index and no marker for it.
@@ -108,6 +110,7 @@ impl HoldfastFile {
             Self::AtimeProof => "atime-proof".to_owned(),
             Self::ContentsLog => "contents.log".to_owned(),
             Self::Verified => "verified".to_owned(),
+            Self::Usage => "usage".to_owned(),
             Self::UploadMarker(digest) => format!("{UPLOADS}{digest}"),
             Self::UsingMarker(digest) => format!("{USING}{digest}"),
         }
@@ -121,6 +124,7 @@ impl HoldfastFile {
             Self::AtimeProof,
             Self::ContentsLog,
             Self::Verified,
+            Self::Usage,
         ];
         if let Some(digest) = text.strip_prefix(UPLOADS) {
             digest.parse().ok().map(Self::UploadMarker)

@@ -18,6 +18,8 @@ mod digest;
 mod env;
 mod error;
 pub mod files;
+#[cfg(test)]
+mod fixture;
 #[cfg(feature = "fuzz")]
 pub mod fuzz;
 mod gc;
@@ -45,6 +47,7 @@ mod snapshot;
 mod snapshots;
 mod step;
 mod sync;
+mod usage;
 mod verify;
 mod zstd_frame;
 
@@ -109,4 +112,5 @@ pub use sync::{
     SnapshotSource, SyncCounts, SyncFile, SyncGroup, SyncOptions, SyncSnapshot, SyncSource,
     SyncStep, SyncTarget, sync,
 };
+pub use usage::DatastoreUsage;
 pub use verify::{Verified, Verifier, VerifyCounts, VerifyFilter, VerifyLimits, is_benchmark};

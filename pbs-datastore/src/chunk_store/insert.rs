@@ -42,6 +42,7 @@ use crate::files::Files;
 use crate::sabotage::{self, Rule};
 use crate::session::SessionHandle;
 use crate::step::Step;
+use crate::usage::Added;
 use crate::{
     BlobError, BucketLayout, CHUNK_BYTES_MAX, DataBlob, DatastoreConfig, Digest, Env, Error,
     IndexChunk, Result, SyncLevel, WriterSession,
@@ -79,6 +80,8 @@ pub(crate) struct ChunkStore {
     pub(crate) table: Arc<ChunkTable>,
     pub(crate) markers: Markers,
     pub(crate) bucket: Option<ChunkBucket>,
+    /// Told of what is stored.
+    pub(crate) added: Arc<Added>,
     /// Until then nothing is answered: the markers were dropped, and requests of an earlier life may still arrive (I3).
     pub(crate) not_before: Option<Instant>,
 }
@@ -233,7 +236,8 @@ impl ChunkStore {
         }
         let this = Arc::clone(self);
         let rest = async move {
-            match &this.bucket {
+            let bytes = chunk.encoded_len() as u64;
+            let inserted = match &this.bucket {
                 Some(bucket) => {
                     let upload = Upload {
                         store: &this,
@@ -245,7 +249,11 @@ impl ChunkStore {
                         .await
                 }
                 None => this.insert_into_directory(guard, chunk, handle).await,
+            };
+            if let Ok(Inserted::New) = inserted {
+                this.added.add(bytes);
             }
+            inserted
         };
         #[cfg(feature = "sabotage")]
         if sabotage::is_off(Rule::InsertDetached) {

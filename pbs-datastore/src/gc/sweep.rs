@@ -30,7 +30,7 @@ use crate::step::Step;
 use crate::{Digest, Error, JobContext, Place, Result};
 
 /// Number of chunk folders.
-pub(super) const FOLDERS: u32 = 1 << 16;
+pub(crate) const FOLDERS: u32 = 1 << 16;
 /// Chunk folders of a directory read in one batch of file work.
 const FOLDERS_PER_BATCH: u32 = 64;
 
@@ -107,7 +107,7 @@ fn parse_name(name: &str) -> Option<(Digest, bool)> {
 }
 
 /// The chunk folder of a digest.
-fn folder_of(digest: &Digest) -> u32 {
+pub(crate) fn folder_of(digest: &Digest) -> u32 {
     u32::from(u16::from_be_bytes([digest.0[0], digest.0[1]]))
 }
 

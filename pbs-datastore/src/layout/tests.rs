@@ -213,6 +213,7 @@ fn any_place() -> impl Strategy<Value = Place> {
         Just(HoldfastFile::AtimeProof),
         Just(HoldfastFile::ContentsLog),
         Just(HoldfastFile::Verified),
+        Just(HoldfastFile::Usage),
         Just(HoldfastFile::Owner),
         Just(HoldfastFile::GcJournal),
         any_digest().prop_map(HoldfastFile::UploadMarker),

@@ -198,6 +198,7 @@ impl World {
         *self.snapshots.sessions.lock().unwrap() = Some(Arc::clone(&sessions));
         let config = Arc::new(self.config.clone());
         let chunks = Arc::new(ChunkStore {
+            added: Arc::new(crate::usage::Added::new(&self.env, self.dir.path())),
             env: self.env.clone(),
             config: Arc::clone(&config),
             table: Arc::clone(&table),

@@ -80,6 +80,10 @@ impl Bringing<'_> {
             nature,
         };
         let missing = self.adopt(&archive, copied).await?;
+        // What mends needs no more room than what it mends.
+        if !missing.is_empty() && !self.distrust {
+            self.datastore.has_room()?;
+        }
         self.fetch(&archive, missing, copied).await
     }
 
@@ -103,9 +107,8 @@ impl Bringing<'_> {
                 break;
             }
             let chunks = self.datastore.chunks();
-            let absent = chunks.adopt_known(self.session, &batch, archive.nature);
-            let absent: HashSet<Digest> = absent.await?.into_iter().collect();
-            let mut absent = absent;
+            let adopted = chunks.adopt_known(self.session, &batch, archive.nature);
+            let mut absent: HashSet<Digest> = adopted.await?.into_iter().collect();
             let distrust = self.distrust;
             #[cfg(feature = "sabotage")]
             let distrust = distrust && !sabotage::is_off(Rule::MendReadsBack);

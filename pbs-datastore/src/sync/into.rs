@@ -144,6 +144,7 @@ impl DatastoreTarget {
         if result.is_err() {
             writer.give_up(GIVE_UP_MAX).await;
         }
+        self.datastore.save_usage().await;
         result
     }
 
@@ -154,10 +155,9 @@ impl DatastoreTarget {
         job: &JobContext,
     ) -> Result<Copied> {
         let mut copied = Copied::default();
+        let bringing = self.bringing(original, writer.session(), job, false);
         for file in original.manifest.files() {
             job.check()?;
-            let session = writer.session();
-            let bringing = self.bringing(original, session, job, false);
             let stored = self.file(original, file, &bringing, &mut copied).await?;
             match file.name.kind() {
                 ArchiveKind::Blob => writer.put_blob(&file.name, stored.bytes).await?,
@@ -279,9 +279,9 @@ impl DatastoreTarget {
         }
         let session = self.session(id);
         let mut copied = Copied::default();
+        let bringing = self.bringing(original, &session, job, true);
         for file in original.manifest.files() {
             job.check()?;
-            let bringing = self.bringing(original, &session, job, true);
             let stored = self.file(original, file, &bringing, &mut copied).await?;
             let (snapshots, at) = (Arc::clone(snapshots), id.clone());
             let (name, bytes) = (file.name.clone(), stored.bytes.clone());

@@ -1,12 +1,12 @@
 //! Groups and namespaces moved within a datastore: copied as by a sync, then removed where they were. No chunk moves.
 //!
 //! One group, whose lock is held all the time, so that no backup comes into it
-//! 1. What the target has of it must be what an earlier attempt left: snapshots of which each is one of ours.
+//! 1. What the target has of it must be what an earlier attempt left: a part of ours, or all that is left of ours and some that are ours no more.
 //! 2. Each snapshot is copied, oldest first; then protections and notes.
 //! 3. The target is listed: only if every finished snapshot is there, those of the source go, and the group with them.
 //!
-//! A crash or a stop before 3 leaves the group where it was, and maybe a part of it where it was to go; the next attempt goes on there. In
-//! 3 each snapshot is in both places or in the new one.
+//! A crash or a stop before 3 leaves the group where it was, and maybe a part of it where it was to go. In 3 each snapshot is in both places
+//! or in the new one. The next attempt goes on in either case.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -80,7 +80,9 @@ impl Mover {
         for (from, to) in &places {
             job.check()?;
             if let (Some(parent), Some(name)) = (to.parent(), to.name()) {
-                snapshots.create_namespace(&parent, name).await?;
+                let (snapshots, name) = (Arc::clone(&snapshots), name.to_owned());
+                let create = async move { snapshots.create_namespace(&parent, &name).await };
+                self.datastore.env().to_the_end(create).await?;
             }
             for group in snapshots.groups_in_use(from).await? {
                 self.group(&group, to, job).await?;
@@ -126,7 +128,7 @@ impl Mover {
                 "the owner of group {group} cannot be read; set it anew with change-owner"
             ))
         })?;
-        self.check_rest(&infos, &to).await?;
+        self.check_rest(&infos, &owner, &to).await?;
         self.copy(group, &to, owner, job).await?;
         self.annotate(group, &to, &infos).await?;
         let there = snapshots.group_snapshots(&to).await?;
@@ -150,28 +152,37 @@ impl Mover {
     }
 
     /// Step 1.
-    async fn check_rest(&self, ours: &[SnapshotInfo], to: &GroupRef) -> Result<()> {
-        let ours: BTreeMap<BackupTime, &SnapshotInfo> = ours
+    async fn check_rest(&self, ours: &[SnapshotInfo], owner: &AuthId, to: &GroupRef) -> Result<()> {
+        let snapshots = self.datastore.snapshots();
+        let mut missing: BTreeMap<BackupTime, &SnapshotInfo> = ours
             .iter()
             .map(|info| (info.id.snapshot.time, info))
             .collect();
-        for there in self.datastore.snapshots().group_snapshots(to).await? {
-            let same = ours.get(&there.id.snapshot.time).is_some_and(|ours| {
-                match (&*ours.state, &*there.state) {
-                    (SnapshotState::Sealed(one), SnapshotState::Sealed(other)) => {
-                        one.is_same_backup(other)
-                    }
-                    _ => false,
+        let mut others = None;
+        for there in snapshots.group_snapshots(to).await? {
+            let time = there.id.snapshot.time;
+            let ours = missing.get(&time).map(|info| &*info.state);
+            match (ours, &*there.state) {
+                (Some(SnapshotState::Sealed(one)), SnapshotState::Sealed(other))
+                    if one.is_same_backup(other) =>
+                {
+                    missing.remove(&time);
                 }
-            });
-            if !same {
-                return Err(Error::Refused(format!(
-                    "group {to} is there already, with other snapshots such as {}",
-                    there.id.snapshot.time
-                )));
+                // What a copy left that a crash cut off.
+                (Some(SnapshotState::Sealed(_)), SnapshotState::Unsealed) => {}
+                (None, SnapshotState::Sealed(_)) => others = Some(time),
+                _ => return Err(is_another(to, time)),
             }
         }
-        Ok(())
+        if let Some(other) = others.filter(|_| !missing.is_empty()) {
+            return Err(is_another(to, other));
+        }
+        match snapshots.owner(to).await? {
+            Some(there) if there != *owner => Err(Error::Refused(format!(
+                "group {to} is there already and belongs to {there}, not to {owner}; change the owner of one of the two"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// Step 2, the snapshots.
@@ -222,6 +233,12 @@ impl Mover {
         };
         self.datastore.env().to_the_end(annotate).await
     }
+}
+
+fn is_another(to: &GroupRef, time: BackupTime) -> Error {
+    Error::Refused(format!(
+        "group {to} is there already, with another snapshot of {time}; move or forget that group first"
+    ))
 }
 
 /// Step 3: everything of the source goes.

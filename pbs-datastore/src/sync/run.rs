@@ -144,7 +144,8 @@ impl Run<'_> {
         let anchor = &self.options.target;
         if !there.contains(anchor) {
             return Err(Error::NotFound(format!(
-                "namespace '{anchor}' of {target}, which has to be created first,"
+                "{} of {target}, which has to be created first,",
+                anchor.in_words()
             )));
         }
         let pairs = self.pairs().await?;

@@ -1,5 +1,6 @@
 //! Tests of sync between two datastores of one process.
 
+mod moving;
 mod world;
 
 use std::time::Duration;
@@ -180,7 +181,7 @@ async fn a_forged_chunk_is_not_taken_for_the_one_of_its_name(#[values(true, fals
 async fn what_a_listing_has_shown_is_looked_at_and_not_fetched() {
     let ((source, line), target) = (filled(true).await, Side::new(true).await);
     target.backup(A1, "a.didx", &["one", "two", "one"]).await;
-    let root = target.dir.path().join("place");
+    let root = target.place();
     for text in ["one", "two"] {
         // As a marker that was made from a listing.
         let place = Place::Chunk(Digest::of(text.as_bytes()));
@@ -313,7 +314,7 @@ async fn what_is_damaged_here_is_mended(#[values(true, false)] into: bool) {
     // A flipped bit in a chunk of the oldest, the index of the second gone.
     let place = Place::Chunk(Digest::of(b"two"));
     let index = id(A2).file(&name("a.didx"));
-    let root = target.dir.path().join("place");
+    let root = target.place();
     if into {
         let layout = BucketLayout::new(&"store".parse().unwrap());
         let mut bytes = target.model.object(&layout.key(&place)).unwrap();
@@ -359,7 +360,7 @@ async fn damage_behind_the_marker(target: &Side, into: bool) {
         *body.last_mut().unwrap() ^= 1;
         target.model.corrupt_raw(&key, body);
     } else {
-        let root = target.dir.path().join("place");
+        let root = target.place();
         let path = root.join(LocalLayout::Directory.path(&place));
         let mut body = std::fs::read(&path).unwrap();
         *body.last_mut().unwrap() ^= 1;
@@ -505,72 +506,21 @@ async fn groups_of_others_are_not_written_to() {
 
 #[rstest]
 #[tokio::test(start_paused = true)]
-async fn a_group_is_moved_with_all_that_belongs_to_it(#[values(true, false)] bucket: bool) {
-    let (side, _) = filled(bucket).await;
-    let snapshots = side.datastore.snapshots();
-    snapshots.set_protected(&id(A2), true).await.unwrap();
-    let (from, to) = (id(A1).group(), "x/y".parse::<Namespace>().unwrap());
-    snapshots
-        .set_group_notes(&from, "the cellar")
-        .await
-        .unwrap();
-    let before = side.contents().await;
-    let mover = Mover::new(side.datastore.clone(), "here");
-    let job = JobContext::detached();
-    assert_eq!(mover.group(&from, &to, &job).await.unwrap(), 3);
-    let moved = |text: &str| format!("ns/x/ns/y/{text}");
-    let listed = side.listed().await;
-    assert_eq!(listed, [B1, DEEP, &moved(A1), &moved(A2), &moved(A3)]);
-    let after = side.contents().await;
-    for (name, files) in before.iter().filter(|(name, _)| name.starts_with("host")) {
-        assert!(after.contains(&(moved(name), files.clone())), "{name}");
-    }
-    assert!(snapshots.protected(&id(&moved(A2))).await.unwrap());
-    let group = id(&moved(A1)).group();
-    assert_eq!(snapshots.group_notes(&group).await.unwrap(), "the cellar");
-    let owner = snapshots.owner(&group).await.unwrap();
-    assert_eq!(owner.unwrap().to_string(), OWNER);
-    assert!(side.is_whole().await);
-    // Where another group of the name is, nothing is moved.
-    side.backup(A1, "a.didx", &["other"]).await;
-    let refused = mover.group(&from, &to, &job).await;
-    assert!(matches!(refused, Err(Error::Refused(_))), "{refused:?}");
-    assert_eq!(side.listed().await.len(), 6);
-}
-
-#[rstest]
-#[tokio::test(start_paused = true)]
-async fn a_move_that_is_cut_off_goes_on(#[values(true, false)] bucket: bool) {
-    let (side, _) = filled(bucket).await;
-    let (x, z): (Namespace, Namespace) = ("x".parse().unwrap(), "z".parse().unwrap());
-    let to_x = id(A1).group();
-    let mover = Mover::new(side.datastore.clone(), "here");
-    // One snapshot is copied before the stop.
-    let (stop, stopped) = watch::channel(false);
-    let log = move |line: String| {
-        if line.contains("copied") {
-            stop.send_replace(true);
-        }
-    };
-    let job = JobContext::new(std::sync::Arc::new(log), stopped);
-    let cut = mover.group(&to_x, &x, &job).await;
-    assert!(matches!(cut, Err(Error::Stopped)), "{cut:?}");
-    side.env.drain(Duration::from_hours(1)).await;
-    assert_eq!(side.listed().await.len(), 6);
-    let job = JobContext::detached();
-    assert_eq!(mover.group(&to_x, &x, &job).await.unwrap(), 3);
-    assert_eq!(side.listed().await.len(), 5);
-    // The namespace with both groups.
-    assert_eq!(mover.namespace(&x, &z, &job).await.unwrap(), 2);
-    let listed = side.listed().await;
-    let within = listed
-        .iter()
-        .filter(|name| name.starts_with("ns/z/"))
-        .count();
-    assert_eq!((within, listed.len()), (4, 5), "{listed:?}");
-    assert!(!side.datastore.snapshots().has_namespace(&x).await.unwrap());
-    assert!(side.is_whole().await);
-    let inner = "z/y".parse().unwrap();
-    let into_itself = mover.namespace(&z, &inner, &job).await;
-    assert!(matches!(into_itself, Err(Error::Invalid(_))));
+async fn a_full_target_takes_no_chunk_and_loses_nothing(#[values(true, false)] into: bool) {
+    let ((source, line), target) = (filled(true).await, Side::new(into).await);
+    target.datastore.set_quota(Some(1));
+    let counts = target.pull(&line, &all()).await.unwrap();
+    // What is begun with room ends well.
+    assert!(counts.added > 0, "{counts:?}");
+    assert!(counts.failures.iter().all(|why| why.contains("is full")));
+    assert_eq!(counts.failures.len(), 3, "{counts:?}");
+    target.datastore.set_quota(None);
+    done(&target.pull(&line, &all()).await.unwrap());
+    assert_eq!(target.listed().await, source.listed().await);
+    // What needs no chunk needs no room.
+    target.datastore.set_quota(Some(1));
+    target.datastore.snapshots().delete(&id(A3)).await.unwrap();
+    done(&target.pull(&line, &all()).await.unwrap());
+    assert_eq!(target.listed().await, source.listed().await);
+    assert!(target.is_whole().await);
 }

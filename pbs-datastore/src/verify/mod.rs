@@ -15,11 +15,18 @@
 //! to it (an error of S3, of a disk, no memory, a stop) ends the run with an error and changes nothing: it says nothing
 //! about the data. A corrupt chunk was read twice before it is called so, and is set aside by whoever the reader tells.
 //!
+//! A run may read a *sample* of the chunks, or none ([`Verifier::sampling`]). Then what is wanted of the others is that they are there and not too short
+//! or too long, as a list says that is made when the run begins ([`inventory`]); a chunk of which it does not say so is read like one of the
+//! sample. Files are read from the mirror, which is refreshed before. What is found to be wrong counts as above; what is not says nothing
+//! about the rest, so the manifest is told of faults only.
+//!
 //! A run may be given limits. Once they are used up no chunk is read any more; a snapshot that is not finished by then keeps
 //! the state it had, unless a fault was found already.
 
+mod inventory;
 mod progress;
 mod record;
+mod sample;
 mod select;
 mod snapshot;
 
@@ -33,6 +40,7 @@ use tokio::time::Instant;
 use self::progress::Progress;
 use self::record::Loaded;
 pub(crate) use self::record::VerifiedChunks;
+use self::sample::Sample;
 pub use self::select::{VerifyFilter, is_benchmark};
 
 use crate::{
@@ -57,6 +65,8 @@ enum Known {
         length: u64,
     },
     Bad,
+    /// It was not read, and is there.
+    Present,
 }
 
 /// What a run may cost; what is `None` is not limited. The chunks that are being read when a limit is reached come on top.
@@ -77,6 +87,8 @@ pub struct VerifyCounts {
     pub bytes: u64,
     /// Chunks that were not read, because they were found good not long ago.
     pub trusted: u64,
+    /// Chunks that were not read, and are there.
+    pub present: u64,
 }
 
 impl VerifyLimits {
@@ -91,6 +103,8 @@ impl VerifyLimits {
 pub enum Verified {
     /// All of it was looked at, or enough to know that it is not whole; its manifest says so.
     Done(VerifyOutcome),
+    /// All of it is there, and what was read is good.
+    Present,
     /// The run's limits are used up, and no fault was found so far.
     OutOfLimits,
 }
@@ -104,6 +118,8 @@ pub struct Verifier {
     /// How long ago a chunk may have been found good and need not be read again.
     trust: Option<SignedDuration>,
     record: Option<Arc<Loaded>>,
+    /// What is read if that is not everything.
+    sample: Option<Sample>,
     saved: Instant,
     progress: Progress,
 }
@@ -119,6 +135,7 @@ impl Verifier {
             limits: VerifyLimits::default(),
             trust: None,
             record: None,
+            sample: None,
         }
     }
 
@@ -126,6 +143,14 @@ impl Verifier {
     #[must_use]
     pub fn trusting(mut self, days: Option<u64>) -> Self {
         self.trust = days.map(select::days);
+        self
+    }
+
+    /// The same, which reads so many of 100 chunks, chosen anew by each run, and of the others sees to it that they are there. 100 or more is
+    /// all of them. Verify only snapshots that were finished before the first call of [`Verifier::verify`].
+    #[must_use]
+    pub fn sampling(mut self, percent: u64) -> Self {
+        self.sample = (percent < 100).then(|| Sample::new(percent, self.datastore.env()));
         self
     }
 
@@ -150,6 +175,9 @@ impl Verifier {
         job: &JobContext,
     ) -> Result<Verified> {
         let snapshots = Arc::clone(self.datastore.snapshots());
+        if let Some(sample) = &mut self.sample {
+            sample.begin(&self.datastore, job).await?;
+        }
         let _held = snapshots.hold(id)?;
         job.log(format!("verify snapshot {id}"));
         if self.record.is_none() {
@@ -163,10 +191,12 @@ impl Verifier {
             Err(error) => return Err(error),
         };
         let faults = examined.faults;
-        let state = if faults == 0 && examined.complete {
-            VerifyOutcome::Ok
-        } else if faults == 0 {
+        let state = if faults == 0 && !examined.complete {
             return Ok(Verified::OutOfLimits);
+        } else if faults == 0 && self.sample.is_some() {
+            return Ok(Verified::Present);
+        } else if faults == 0 {
+            VerifyOutcome::Ok
         } else {
             job.log(format!("snapshot {id}: {faults} faults"));
             VerifyOutcome::Failed
@@ -207,12 +237,21 @@ impl Verifier {
         let now = self.datastore.env().instant();
         if now.duration_since(self.saved) >= SAVE_EVERY {
             self.saved = now;
-            self.end(job).await;
+            self.save(job).await;
         }
     }
 
-    /// Writes down which chunks were found good. A run that is dropped without only has to read them again.
-    pub async fn end(&self, job: &JobContext) {
+    /// To be called at the end: writes down which chunks were found good. A run that is dropped without has to read them again.
+    pub async fn end(&mut self, job: &JobContext) {
+        self.save(job).await;
+        if let Some(sample) = &mut self.sample
+            && let Err(error) = sample.end(&self.datastore).await
+        {
+            job.log(format!("the list of the chunks is left behind: {error}"));
+        }
+    }
+
+    async fn save(&self, job: &JobContext) {
         if let Some(record) = &self.record
             && let Err(error) = self.datastore.verified().save(record).await
         {

@@ -27,6 +27,11 @@ impl Progress {
         self.counts.trusted += chunks as u64;
     }
 
+    /// So many chunks are there and are not read.
+    pub(super) fn pass(&mut self, chunks: usize) {
+        self.counts.present += chunks as u64;
+    }
+
     /// A chunk of so many stored bytes was read: `done` of `total` of one file. Says so now and then.
     pub(super) fn read(&mut self, bytes: u64, done: usize, total: usize, job: &JobContext) {
         self.counts.chunks += 1;

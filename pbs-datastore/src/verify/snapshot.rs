@@ -3,13 +3,14 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::StreamExt as _;
 use jiff::Timestamp;
 
 use super::{FAULTS_LOGGED_MAX, Known, READS_MAX, Verifier};
 use crate::{
     ArchiveKind, BlobError, ChunkReader, CryptMode, Digest, Env, Error, Index, IndexChunk,
-    JobContext, ManifestFile, Result, SnapshotRef,
+    JobContext, ManifestFile, Place, Result, SnapshotRef,
 };
 
 /// Digests that are looked up at once.
@@ -46,7 +47,7 @@ impl Verifier {
         let mut faults = Faults { job, count: 0 };
         let snapshots = Arc::clone(self.datastore.snapshots());
         let contents = Arc::clone(snapshots.contents());
-        if contents.stored(&id.manifest()).await?.is_none() {
+        if self.sample.is_none() && contents.stored(&id.manifest()).await?.is_none() {
             return Err(Error::NotFound(format!("finished snapshot {id}")));
         }
         snapshots.changed(id);
@@ -63,34 +64,58 @@ impl Verifier {
         };
         for file in manifest.files() {
             job.check()?;
-            let Some(bytes) = contents.stored(&id.file(&file.name)).await? else {
-                faults.add(format_args!("{}: the file is missing", file.name));
-                continue;
-            };
-            if file.name.kind() == ArchiveKind::Blob {
+            let (place, kind) = (id.file(&file.name), file.name.kind());
+            if kind == ArchiveKind::Blob {
                 let checked = file.clone();
-                let check = move || checked.check_blob(&bytes);
-                if let Err(why) = self.datastore.env().compute(check).await {
+                let check = move |bytes| checked.check_blob(&bytes);
+                if let Err(why) = self.file(&place, check, |()| true).await? {
                     faults.add(format_args!("{}: {why}", file.name));
                 }
                 continue;
             }
-            let kind = file.name.kind();
-            let parse = move || Index::parse(kind, bytes);
-            match self.datastore.env().compute(parse).await {
-                Ok(index) => {
-                    if let Err(why) = file.check_index(&index) {
+            let checked = file.clone();
+            let parse = move |bytes| {
+                let index = Index::parse(kind, bytes).map_err(|error| error.to_string())?;
+                Ok((checked.check_index(&index).err(), index))
+            };
+            match self.file(&place, parse, |(why, _)| why.is_none()).await? {
+                Ok((why, index)) => {
+                    if let Some(why) = why {
                         faults.add(format_args!("{}: {why}", file.name));
                     }
                     complete &= self.examine_chunks(file, &index, &mut faults).await?;
                 }
-                Err(error) => faults.add(format_args!("{}: {error}", file.name)),
+                Err(why) => faults.add(format_args!("{}: {why}", file.name)),
             }
         }
         Ok(Examined {
             faults: faults.count,
             complete,
         })
+    }
+
+    /// What `judge` makes of a file as it is stored; a run that does not read everything asks for it only if the local copy is not `good`.
+    async fn file<T: Send + 'static>(
+        &self,
+        place: &Place,
+        judge: impl Fn(Bytes) -> std::result::Result<T, String> + Clone + Send + 'static,
+        good: impl FnOnce(&T) -> bool,
+    ) -> Result<std::result::Result<T, String>> {
+        let contents = self.datastore.snapshots().contents();
+        let env = self.datastore.env();
+        if self.sample.is_some()
+            && let Some(bytes) = contents.read(place).await?
+        {
+            let judge = judge.clone();
+            let found = env.compute(move || judge(bytes)).await;
+            if found.as_ref().is_ok_and(good) {
+                return Ok(found);
+            }
+        }
+        match contents.stored(place).await? {
+            Some(bytes) => Ok(env.compute(move || judge(bytes)).await),
+            None => Ok(Err("the file is missing".to_owned())),
+        }
     }
 
     /// Answers whether all chunks were looked at.
@@ -114,7 +139,19 @@ impl Verifier {
             }
         }
         drop(asked);
+        let mut doubtful = Vec::new();
+        if let Some(sample) = &self.sample {
+            let encrypted = file.crypt_mode == CryptMode::Encrypt;
+            let sorted = sample.sort(&self.datastore, encrypted, &reads, faults.job);
+            let sorted = sorted.await?;
+            self.progress.pass(sorted.present.len());
+            for digest in sorted.present {
+                self.remember(digest, Known::Present);
+            }
+            (doubtful, reads) = (sorted.doubtful, sorted.chosen);
+        }
         self.trust_some(file, &mut reads, faults).await?;
+        reads.append(&mut doubtful);
         if !reads.is_empty() && self.limits.is_used_up(self.progress.counts()) {
             return Ok(false);
         }
@@ -214,7 +251,7 @@ impl Verifier {
             Some(Known::Good { encrypted, length }) => {
                 record.note(digest, *encrypted, *length, self.datastore.env().now());
             }
-            Some(Known::Bad) | None => record.forget(digest),
+            Some(Known::Bad | Known::Present) | None => record.forget(digest),
         }
     }
 }
@@ -259,7 +296,7 @@ fn judge(
                 chunk.len()
             ));
         }
-        Known::Good { .. } => {}
+        Known::Good { .. } | Known::Present => {}
     }
 }
 

@@ -1,23 +1,17 @@
 //! Tests of verification.
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use bytes::Bytes;
-use jiff::Timestamp;
 use rstest::rstest;
-use s3_client::{
-    Action, ErrorKind, Fault, FaultPlan, FaultyStore, ModelOptions, ModelStore, ObjectStore, Op,
-};
+use s3_client::{Action, ErrorKind, Fault, Op};
+use std::sync::Arc;
 
 use super::*;
-use crate::files::OsFiles;
+use crate::fixture::Fixture;
 use crate::index::IndexChecksum;
 use crate::layout::{BucketLayout, LocalLayout, Place};
 use crate::{
-    ArchiveName, Backend, BackupRequest, BucketAccess, Capabilities, CryptKey, CryptMode, DataBlob,
-    DatastoreConfig, Env, Error, IndexKind, Manifest, ManifestFile, MemoryBudget, Namespace,
-    OpenOptions,
+    ArchiveName, BackupRequest, CryptKey, CryptMode, DataBlob, Error, IndexKind, Manifest,
+    ManifestFile, Namespace,
 };
 
 const UPID: &str = "UPID:tests:00000001:00000002:00000003:6A000000:verify:store:tester@pbs:";
@@ -25,11 +19,14 @@ const SNAPSHOT: &str = "host/a/2026-11-14T22:13:20Z";
 const CHUNKS: [&str; 3] = ["the first chunk", "the second one", "the first chunk"];
 
 /// A datastore with one finished snapshot: an index of [`CHUNKS`] and a blob.
-struct World {
-    model: Arc<ModelStore>,
-    plan: FaultPlan,
-    dir: tempfile::TempDir,
-    datastore: Arc<Datastore>,
+struct World(Fixture);
+
+impl std::ops::Deref for World {
+    type Target = Fixture;
+
+    fn deref(&self) -> &Fixture {
+        &self.0
+    }
 }
 
 fn id() -> SnapshotRef {
@@ -42,49 +39,21 @@ fn name(text: &str) -> ArchiveName {
 
 impl World {
     async fn new(bucket: bool, key: Option<&CryptKey>) -> Self {
-        let start = Timestamp::from_second(1_800_000_000).unwrap();
-        let env = Env::simulated(start, 1, Arc::new(OsFiles));
-        let (dir, plan) = (tempfile::tempdir().unwrap(), FaultPlan::new());
-        let model = Arc::new(ModelStore::new(ModelOptions::default()));
-        let place = dir.path().join("place");
-        let backend = if bucket {
-            Backend::Bucket {
-                prefix: "store".to_owned(),
-                cache_dir: place,
-                cache_bytes_max: 1 << 30,
-            }
-        } else {
-            std::fs::create_dir(&place).unwrap();
-            Backend::Directory(place)
-        };
-        let store = FaultyStore::new(Arc::clone(&model) as Arc<dyn ObjectStore>, plan.clone());
-        let store: Arc<dyn ObjectStore> = Arc::new(store);
-        let access = BucketAccess {
-            once: Arc::clone(&store),
-            store,
-            capabilities: Capabilities {
-                conditional_create: true,
-                conditional_overwrite: true,
-            },
-            signature_window: Duration::from_mins(15),
-        };
-        let options = OpenOptions {
-            hostname: "host".to_owned(),
-            installation: "installation".to_owned(),
-            take_over: false,
-            previous_owner_is_dead: false,
-            budget: MemoryBudget::new(256 << 20),
-        };
-        let config = DatastoreConfig::new("store", backend);
-        let datastore = Datastore::open(env, config, bucket.then_some(access), options).await;
-        let world = Self {
-            model,
-            plan,
-            dir,
-            datastore: datastore.unwrap(),
-        };
+        let world = Self(Fixture::new(bucket).await);
         world.backup(key).await;
         world
+    }
+
+    /// What a run finds that reads so many of 100 chunks.
+    async fn sample(&self, percent: u64) -> (Verified, VerifyCounts) {
+        let verifier = Verifier::new(Arc::clone(&self.datastore));
+        let mut verifier = verifier.sampling(percent);
+        let job = JobContext::detached();
+        let verified = verifier.verify(&id(), UPID, &job).await.unwrap();
+        verifier.end(&job).await;
+        let left = std::fs::read_dir(self.place().join(".holdfast/tmp"));
+        assert_eq!(left.map_or(0, Iterator::count), 0, "its list is removed");
+        (verified, verifier.counts())
     }
 
     /// With a key the chunks are encrypted, although the manifest does not say so.
@@ -148,7 +117,7 @@ impl World {
             .await?
         {
             Verified::Done(outcome) => Ok(outcome),
-            Verified::OutOfLimits => panic!("there are none"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -254,7 +223,7 @@ async fn a_chunk_that_lost_its_marker_is_read_again_whatever_is_remembered() {
     first.end(&job).await;
     assert!(world.model.remove_raw(&World::key(&World::chunk())));
     let marker = LocalLayout::Cache.path(&World::chunk());
-    std::fs::remove_file(world.dir.path().join("place").join(marker)).unwrap();
+    std::fs::remove_file(world.place().join(marker)).unwrap();
     let mut second = trusting();
     let verified = second.verify(&id(), UPID, &job).await.unwrap();
     assert_eq!(verified, Verified::Done(VerifyOutcome::Failed));
@@ -294,7 +263,7 @@ async fn what_the_bucket_has_lost_fails_although_there_is_a_local_copy(
 #[tokio::test(start_paused = true)]
 async fn a_damaged_file_of_a_directory_fails_and_is_set_aside() {
     let world = World::new(false, None).await;
-    let root = world.dir.path().join("place");
+    let root = world.place();
     let path = root.join(LocalLayout::Directory.path(&World::chunk()));
     let other = DataBlob::encode_plain(Bytes::from_static(b"another chunk")).unwrap();
     std::fs::write(&path, other.encoded()).unwrap();
@@ -327,4 +296,92 @@ async fn a_fault_on_the_way_says_nothing_about_the_data() {
     assert!(matches!(result, Err(Error::Stopped)));
     drop(stop);
     assert_eq!(world.state().await, None);
+}
+
+#[rstest]
+#[tokio::test(start_paused = true)]
+async fn a_quick_run_reads_nothing_and_calls_nothing_verified(#[values(true, false)] bucket: bool) {
+    let world = World::new(bucket, None).await;
+    world.model.reset_counts();
+    let (verified, counts) = world.sample(0).await;
+    assert_eq!(verified, Verified::Present);
+    assert_eq!((counts.chunks, counts.present), (0, 2));
+    assert_eq!(world.model.count(Op::Get), 0);
+    assert_eq!(world.state().await, None);
+    // All of them is no sample.
+    let (verified, counts) = world.sample(100).await;
+    assert_eq!(verified, Verified::Done(VerifyOutcome::Ok));
+    assert_eq!((counts.chunks, counts.present), (2, 0));
+}
+
+#[rstest]
+#[tokio::test(start_paused = true)]
+async fn a_quick_run_finds_what_is_gone_or_has_another_length(
+    #[values(true, false)] bucket: bool,
+    #[values(
+        "",
+        "short",
+        "a text of another length, which no chunk of so few bytes can have"
+    )]
+    content: &'static str,
+    #[values(true, false)] gone: bool,
+) {
+    let world = World::new(bucket, None).await;
+    let (key, place) = (World::key(&World::chunk()), World::chunk());
+    let path = world.place().join(LocalLayout::Directory.path(&place));
+    match (bucket, gone) {
+        (true, true) => assert!(world.model.remove_raw(&key)),
+        (true, false) => assert!(world.model.corrupt_raw(&key, content)),
+        (false, true) => std::fs::remove_file(path).unwrap(),
+        (false, false) => std::fs::write(path, content).unwrap(),
+    }
+    let (verified, counts) = world.sample(0).await;
+    assert_eq!(verified, Verified::Done(VerifyOutcome::Failed));
+    assert_eq!(counts.present, 1, "the other one");
+    assert_eq!(world.state().await, Some(state(VerifyOutcome::Failed)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_quick_run_finds_that_a_file_is_gone() {
+    let world = World::new(true, None).await;
+    let key = World::key(&id().file(&name("b.blob")));
+    assert!(world.model.remove_raw(&key));
+    let (verified, _) = world.sample(0).await;
+    assert_eq!(verified, Verified::Done(VerifyOutcome::Failed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_damaged_local_copy_of_a_file_is_no_fault() {
+    let world = World::new(true, None).await;
+    for file in ["a.didx", "b.blob"] {
+        let path = LocalLayout::Cache.path(&id().file(&name(file)));
+        std::fs::write(world.place().join(path), "rubbish").unwrap();
+    }
+    assert_eq!(world.sample(0).await.0, Verified::Present);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_list_does_not_show_is_read_before_it_is_called_missing() {
+    let world = World::new(true, None).await;
+    let job = JobContext::detached();
+    let mut verifier = Verifier::new(Arc::clone(&world.datastore)).sampling(0);
+    // The list is made while the chunk is away.
+    let key = World::key(&World::chunk());
+    let object = world.model.object(&key).unwrap();
+    assert!(world.model.remove_raw(&key));
+    verifier
+        .sample
+        .as_mut()
+        .unwrap()
+        .begin(&world.datastore, &job)
+        .await
+        .unwrap();
+    let metadata = s3_client::Metadata::default();
+    world.model.insert_raw(key, object.body, metadata, None);
+    let verified = verifier.verify(&id(), UPID, &job).await.unwrap();
+    assert_eq!(verified, Verified::Present);
+    assert_eq!(
+        (verifier.counts().chunks, verifier.counts().present),
+        (1, 1)
+    );
 }

@@ -139,6 +139,7 @@ pub(crate) async fn status(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     if let Some(meters) = daemon.env.io(move |_| stores.meters(&of)).await {
         body["s3-statistics"] = s3_statistics(&meters);
     }
+    body["usage"] = json!(store.usage());
     if verbose {
         body["gc-status"] = gc::to_json(&store.gc_status().unwrap_or_default())?;
         body["counts"] = counts(&store).await?;

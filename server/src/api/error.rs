@@ -80,11 +80,16 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, message)
     }
 
+    /// 507: there is no room.
+    pub(crate) fn insufficient_storage(message: impl AsRef<str>) -> Self {
+        Self::new(StatusCode::INSUFFICIENT_STORAGE, message)
+    }
+
     /// A file that cannot be used: 507 if its disk is full, 500 otherwise. The caller has logged it.
     pub(crate) fn of_file(fault: &std::io::Error, message: impl AsRef<str>) -> Self {
         use std::io::ErrorKind::{QuotaExceeded, StorageFull};
         match fault.kind() {
-            StorageFull | QuotaExceeded => Self::new(StatusCode::INSUFFICIENT_STORAGE, message),
+            StorageFull | QuotaExceeded => Self::insufficient_storage(message),
             _ => Self::internal(message),
         }
     }

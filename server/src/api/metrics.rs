@@ -100,6 +100,10 @@ async fn spaces(daemon: &Daemon, figures: &mut Figures, names: &[String]) {
     let help = "Room of the file system, or of the bucket as it is shown to clients";
     let total = figures.gauge("datastore_total", help, Some(Unit::Bytes));
     let used = figures.gauge("datastore_used", "Room that is taken", Some(Unit::Bytes));
+    let help = "Chunks as they are stored, added ones included";
+    let stored = figures.gauge("datastore_stored", help, Some(Unit::Bytes));
+    let help = "How much may be stored; left out where that is not limited";
+    let quota = figures.gauge("datastore_quota", help, Some(Unit::Bytes));
     for name in names {
         let labels = [("datastore", name.as_str())];
         let open = matches!(daemon.stores.state(name), Some(StoreState::Open(_)));
@@ -110,6 +114,11 @@ async fn spaces(daemon: &Daemon, figures: &mut Figures, names: &[String]) {
         if let Ok(space) = store.space().await {
             set(&total, &labels, space.total as f64);
             set(&used, &labels, space.used as f64);
+        }
+        let usage = store.usage();
+        set(&stored, &labels, usage.stored as f64);
+        if let Some(limit) = usage.quota {
+            set(&quota, &labels, limit as f64);
         }
     }
 }

@@ -14,7 +14,7 @@ use super::respond::blocking;
 use super::rule::require;
 use super::settings::{Settings, given_and_deleted, take_name};
 use crate::auth::{AclEntry, AclPath, Privilege};
-use crate::config::{self, Backend, ConfigError, ConfigStore, Datastore, SyncLevel};
+use crate::config::{self, Backend, ConfigError, ConfigStore, Datastore, SyncLevel, unless_zero};
 use crate::daemon::Daemon;
 use crate::jobs::{JobKey, JobKind, PlannedJob, StoreUser};
 use crate::protocol::SessionKind;
@@ -36,6 +36,7 @@ const NUMBERS: [&str; 3] = [
     "gc-jitter-seconds",
     "late-request-max-seconds",
 ];
+const SIZES: [&str; 2] = ["cache-bytes-max", "quota"];
 
 fn entry(daemon: &Daemon, name: &str, settings: &Datastore) -> Value {
     let mut entry = json!({
@@ -50,6 +51,9 @@ fn entry(daemon: &Daemon, name: &str, settings: &Datastore) -> Value {
         },
         "verify-new": settings.verify_new,
     });
+    if let Some(quota) = unless_zero(settings.quota.get()) {
+        entry["quota"] = json!(quota);
+    }
     if let Some(maintenance) = &settings.maintenance {
         entry["maintenance-mode"] = json!(maintenance.to_string());
     }
@@ -125,7 +129,7 @@ pub(crate) async fn create(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let digest: Option<String> = params.optional("digest")?;
     let mut settings = Settings::default();
     settings.take_texts(params, &TEXTS)?;
-    settings.take_sizes(params, &["cache-bytes-max"])?;
+    settings.take_sizes(params, &SIZES)?;
     settings.take_numbers(params, &NUMBERS)?;
     settings.take_flag(params, "verify-new")?;
     let path = AclPath::of(["datastore"]);
@@ -162,11 +166,12 @@ pub(crate) async fn create(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
 }
 
 /// What can be changed while a datastore is open, and what only when it is opened.
-const LIVE: [&str; 5] = [
+const LIVE: [&str; 6] = [
     "comment",
     "gc-schedule",
     "gc-jitter-seconds",
     "maintenance-mode",
+    "quota",
     "verify-new",
 ];
 const AT_OPENING: [&str; 4] = [
@@ -187,7 +192,7 @@ pub(crate) async fn update(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
         params,
         &["comment", "gc-schedule", "maintenance-mode", "sync-level"],
     )?;
-    settings.take_sizes(params, &["cache-bytes-max"])?;
+    settings.take_sizes(params, &SIZES)?;
     settings.take_numbers(params, &NUMBERS)?;
     settings.take_flag(params, "verify-new")?;
     let unset = params.list::<String>("delete", 16)?;
@@ -229,6 +234,7 @@ pub(crate) async fn update(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     })
     .await?;
     daemon.jobs.look_again();
+    daemon.stores.apply_settings();
     // One that is not open takes the settings when it is.
     if unused.is_some() && daemon.stores.opened(&name).is_ok() {
         daemon.stores.open_now(&name, TakeOver::No).await?;

@@ -117,6 +117,7 @@ impl From<pbs_datastore::Error> for ApiError {
                 tracing::error!(error = %text, "a file of a datastore cannot be used");
                 Self::of_file(&source, text)
             }
+            E::Full(_) => Self::insufficient_storage(text),
             E::Store(error) if error.kind.is_transient() => Self::unavailable(text),
             _ => Self::bad_request(text),
         }

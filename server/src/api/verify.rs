@@ -9,10 +9,10 @@ use super::call::{Call, CallResult, data};
 use super::error::ApiError;
 use super::rule::VERIFY;
 use super::target::{open, take_depth, take_namespace};
-use crate::config::{ByteCount, OUTDATED_AFTER_MAX};
+use crate::config::{ByteCount, OUTDATED_AFTER_MAX, SAMPLE_MAX, unless_zero};
 use crate::daemon::Daemon;
 use crate::jobs::Scope;
-use crate::jobs::verify::{VerifyRequest, start, unless_zero};
+use crate::jobs::verify::{VerifyRequest, start};
 
 /// `POST …/verify`: one snapshot, one group, or all groups of a namespace and those below it, as far as the caller reaches.
 /// Answers the task's id.
@@ -31,6 +31,7 @@ pub(crate) async fn verify(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let reread_after = params.integer("reread-after", 0..=OUTDATED_AFTER_MAX as i64)?;
     let bytes_max: Option<ByteCount> = params.optional("bytes-max")?;
     let requests_max = params.integer("requests-max", 0..=i64::MAX)?;
+    let sample = params.integer("sample", 0..=SAMPLE_MAX as i64)?;
     let depth = take_depth(params)?.unwrap_or(NAMESPACE_DEPTH_MAX);
     // How many threads read and compute is this daemon's own matter.
     params.ignore(&["read-threads", "verify-threads"]);
@@ -77,6 +78,7 @@ pub(crate) async fn verify(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
             chunks_max: requests_max.and_then(|max| unless_zero(max as u64)),
         },
         reread_after: reread_after.and_then(|days| unless_zero(days as u64)),
+        sample: sample.map_or(SAMPLE_MAX, |percent| percent as u64),
         scope: Scope::Of(who.clone(), VERIFY),
     };
     data(&start(&daemon, opened.store, request, who.id().clone())?)

@@ -97,6 +97,9 @@ pub(crate) struct CreateArgs {
     /// When garbage is collected, like "daily" or "sat 18:15"; never by itself if not given.
     #[arg(long, value_name = "EVENT")]
     gc_schedule: Option<String>,
+    /// How much may be stored, such as "2 TiB"; no backup begins beyond it.
+    #[arg(long, value_name = "SIZE")]
+    quota: Option<String>,
     /// Verify each snapshot right after its backup; everything in it is read back.
     #[arg(long)]
     verify_new: bool,
@@ -127,6 +130,9 @@ pub(crate) struct UpdateArgs {
     /// Whether each snapshot is verified right after its backup.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     verify_new: Option<bool>,
+    /// How much may be stored, such as "2 TiB"; no backup begins beyond it. 0 for any amount.
+    #[arg(long, value_name = "SIZE")]
+    quota: Option<String>,
     /// What is refused while somebody works on it: read-only or offline, or type=offline,message=TEXT.
     #[arg(long, value_name = "MODE")]
     maintenance_mode: Option<String>,
@@ -158,6 +164,7 @@ impl UpdateArgs {
             ("gc-jitter-seconds", json!(self.gc_jitter_seconds)),
             ("maintenance-mode", json!(self.maintenance_mode)),
             ("verify-new", json!(self.verify_new)),
+            ("quota", json!(self.quota)),
             ("cache-bytes-max", json!(self.cache_bytes_max)),
             (
                 "gc-atime-cutoff-minutes",
@@ -233,6 +240,7 @@ impl CreateArgs {
             ("sync-level", json!(self.sync_level)),
             ("gc-schedule", json!(self.gc_schedule)),
             ("verify-new", set(self.verify_new)),
+            ("quota", json!(self.quota)),
             ("take-over", set(self.take_over)),
             ("previous-owner-is-dead", set(self.previous_owner_is_dead)),
         ]))

@@ -197,6 +197,9 @@ pub(crate) struct VerifySettings {
     /// How many chunks one run reads at most; 0 for no limit.
     #[arg(long, value_name = "N")]
     requests_max: Option<u64>,
+    /// How many of 100 chunks are read, chosen anew by each run; that the others are there is seen in the bucket's list. 0 reads none.
+    #[arg(long, value_name = "PERCENT")]
+    sample: Option<u64>,
 }
 
 impl JobSettings for VerifySettings {
@@ -214,6 +217,7 @@ impl JobSettings for VerifySettings {
             ("reread-after", json!(self.reread_after)),
             ("bytes-max", json!(self.bytes_max)),
             ("requests-max", json!(self.requests_max)),
+            ("sample", json!(self.sample)),
         ]);
         params
     }
@@ -262,10 +266,7 @@ impl<S: JobSettings> JobCommand<S> {
             }
             Self::Show { id, manage } => {
                 let data = manage.call(Method::GET, &one(&id), nothing()).await?;
-                let members = data.as_object().into_iter().flatten();
-                let lines = members.map(|(name, value)| format!("{name}: {}", plain(value)));
-                let text = lines.collect::<Vec<_>>().join("\n");
-                manage.output().value(&data, &text)
+                manage.output().members(&data)
             }
             Self::Update {
                 id,

@@ -160,10 +160,7 @@ impl RemoteCommand {
             }
             Self::Show { name, manage } => {
                 let data = manage.call(Method::GET, &one(&name), nothing()).await?;
-                let members = data.as_object().into_iter().flatten();
-                let lines = members.map(|(name, value)| format!("{name}: {}", plain(value)));
-                let text = lines.collect::<Vec<_>>().join("\n");
-                manage.output().value(&data, &text)
+                manage.output().members(&data)
             }
             Self::Update {
                 name,

@@ -163,6 +163,7 @@ async fn watch_files(daemon: Arc<Daemon>) {
             Ok((false, false)) => {}
             Ok(_) => {
                 tracing::info!("the configuration was changed and is in force");
+                daemon.stores.apply_settings();
                 daemon.reopen();
                 daemon.jobs.look_again();
                 reported.clear();

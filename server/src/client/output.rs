@@ -86,6 +86,13 @@ impl Output {
         }
     }
 
+    /// One value with whatever members it has.
+    pub(crate) fn members(self, value: &Value) -> anyhow::Result<()> {
+        let members = value.as_object().into_iter().flatten();
+        let lines = members.map(|(name, value)| format!("{name}: {}", plain(value)));
+        self.value(value, &lines.collect::<Vec<_>>().join("\n"))
+    }
+
     /// A value that stands for itself: as JSON, or as `text`.
     pub(crate) fn value(self, value: &Value, text: &str) -> anyhow::Result<()> {
         match self.format {

@@ -23,6 +23,19 @@ impl StatusArgs {
             format!("used: {}", bytes("used")),
             format!("available: {}", bytes("avail")),
         ];
+        // Only our own server tells more than what the room is.
+        for (name, member) in [
+            ("stored", "stored"),
+            ("of that garbage", "garbage"),
+            ("of that since the last collection", "added"),
+            ("in the cache", "cached"),
+            ("quota", "quota"),
+        ] {
+            let figure = &status["usage"][member];
+            if !figure.is_null() {
+                lines.push(format!("{name}: {}", bytes_of(figure)));
+            }
+        }
         for (kind, counts) in status["counts"].as_object().into_iter().flatten() {
             if let (Some(groups), Some(snapshots)) =
                 (counts["groups"].as_u64(), counts["snapshots"].as_u64())

@@ -31,6 +31,12 @@ pub(crate) struct VerifyArgs {
     /// How many chunks are read at most.
     #[arg(long, value_name = "N")]
     requests_max: Option<u64>,
+    /// Read no chunk: only see whether each is in the bucket's list, and not too short or too long. Looks at every snapshot.
+    #[arg(long, conflicts_with_all = ["sample", "all", "outdated_after"])]
+    quick: bool,
+    /// Read so many of 100 chunks, and of the others only see whether they are there. Looks at every snapshot.
+    #[arg(long, value_name = "PERCENT", conflicts_with_all = ["all", "outdated_after"])]
+    sample: Option<u64>,
     /// Print the task's id and leave it to run.
     #[arg(long)]
     detach: bool,
@@ -58,6 +64,7 @@ impl VerifyArgs {
             ("reread-after", json!(self.reread_after)),
             ("bytes-max", json!(self.bytes_max)),
             ("requests-max", json!(self.requests_max)),
+            ("sample", json!(self.quick.then_some(0).or(self.sample))),
         ];
         for (name, value) in more.into_iter().filter(|(_, value)| !value.is_null()) {
             body[name] = value;

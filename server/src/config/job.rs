@@ -14,6 +14,8 @@ use crate::calendar::CalendarEvent;
 pub(super) const JITTER_SECONDS_MAX: u64 = 86_400;
 /// How long a chunk that was found good is not read again, in days.
 const REREAD_AFTER: u64 = 30;
+/// All chunks.
+pub(crate) const SAMPLE_MAX: u64 = 100;
 /// Longest `outdated-after`, in days: a century.
 pub(crate) const OUTDATED_AFTER_MAX: u64 = 36_500;
 /// Most snapshots that a rule keeps.
@@ -76,6 +78,8 @@ pub(crate) struct VerifyJob {
     pub(crate) bytes_max: ByteCount,
     /// `requests-max`: how many chunks one run reads at most, 0 for no limit. Default: 0.
     pub(crate) requests_max: u64,
+    /// `sample`: how many of 100 chunks are read, 0 to 100. Of the others only a list is asked for. Default: 100.
+    pub(crate) sample: u64,
 }
 
 impl Config {
@@ -212,6 +216,7 @@ struct RawVerify {
     reread_after: Option<u64>,
     bytes_max: Option<ByteCount>,
     requests_max: u64,
+    sample: Option<u64>,
 }
 
 pub(super) fn read_verify(
@@ -231,6 +236,8 @@ pub(super) fn read_verify(
     if let Some(days) = raw.reread_after {
         section.bounded(faults, "reread-after", &days, &(0..=OUTDATED_AFTER_MAX));
     }
+    let sample = raw.sample.unwrap_or(SAMPLE_MAX);
+    section.bounded(faults, "sample", &sample, &(0..=SAMPLE_MAX));
     if let Some(target) = target {
         let reread_after = raw.reread_after.or(raw.outdated_after);
         let bounded = raw.requests_max > 0 || raw.bytes_max.is_some_and(|max| max.get() > 0);
@@ -248,6 +255,7 @@ pub(super) fn read_verify(
             outdated_after: raw.outdated_after,
             bytes_max: raw.bytes_max.unwrap_or(ByteCount(0)),
             requests_max: raw.requests_max,
+            sample,
         };
         config.verify.insert(id, job);
     }

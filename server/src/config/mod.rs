@@ -20,14 +20,14 @@ mod tests;
 pub(crate) use self::{
     edit::{add_acl, has_section, remove, remove_acl, remove_acl_of, section, set, set_in},
     fault::Fault,
-    job::{JobTarget, KEEP_MAX, OUTDATED_AFTER_MAX, PruneJob, VerifyJob},
+    job::{JobTarget, KEEP_MAX, OUTDATED_AFTER_MAX, PruneJob, SAMPLE_MAX, VerifyJob},
     maintenance::{Maintenance, MaintenanceMode},
     model::{
         Account, Backend, Config, CredentialsKind, Datastore, Expiry, LogFormat, LogLevel,
         S3Backend, S3Endpoint, Server, SyncLevel,
     },
     secrets::{S3Keys, Secrets},
-    size::{ByteCount, ByteCountError},
+    size::{ByteCount, ByteCountError, unless_zero},
     store::{ConfigError, ConfigStore, SecretsStore, open_both},
     sync::{REMOTE_PASSWORD_BYTES_MAX, Remote, SyncDirection, SyncJob},
 };

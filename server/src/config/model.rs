@@ -151,6 +151,8 @@ pub(crate) struct Datastore {
     pub(crate) sync_level: SyncLevel,
     /// `verify-new`: verify each snapshot right after its backup; reads all of it back. Default: false.
     pub(crate) verify_new: bool,
+    /// `quota`: how many bytes of chunks may be stored, at least 1 MiB, or 0 for any number. Default: 0.
+    pub(crate) quota: ByteCount,
     /// `gc-schedule`: when garbage is collected, a calendar event. Default: never by itself.
     pub(crate) gc_schedule: Option<CalendarEvent>,
     /// `gc-jitter-seconds`: how much later at most, 0 to 86400 s. Default: 0.

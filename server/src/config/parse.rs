@@ -150,6 +150,9 @@ fn read_server(faults: &mut Faults<'_>, config: &mut Config, section: &mut Secti
     config.server = server;
 }
 
+/// Smallest quota: less is a slip of the pen.
+const QUOTA_MIN: ByteCount = ByteCount(1 << 20);
+
 /// `[datastore.NAME]` as written; which settings are required depends on `backend`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -166,6 +169,7 @@ struct RawDatastore {
     late_request_max_seconds: Option<u64>,
     sync_level: SyncLevel,
     verify_new: bool,
+    quota: Option<ByteCount>,
     gc_schedule: Option<CalendarEvent>,
     gc_jitter_seconds: u64,
     maintenance_mode: Option<Maintenance>,
@@ -211,6 +215,10 @@ fn read_datastore(
     );
     let (comment, sync_level, verify_new) = (raw.comment.clone(), raw.sync_level, raw.verify_new);
     let maintenance = raw.maintenance_mode.clone();
+    let quota = raw.quota.unwrap_or(ByteCount(0));
+    if quota.get() > 0 {
+        section.bounded(faults, "quota", &quota, &(QUOTA_MIN..=ByteCount(1 << 60)));
+    }
     let (gc_schedule, gc_jitter_seconds) = (raw.gc_schedule.clone(), raw.gc_jitter_seconds);
     if let Some(backend) = read_backend(faults, &name, section, raw) {
         let datastore = Datastore {
@@ -220,6 +228,7 @@ fn read_datastore(
             late_request_max_seconds,
             sync_level,
             verify_new,
+            quota,
             gc_schedule,
             gc_jitter_seconds,
             maintenance,

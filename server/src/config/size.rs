@@ -126,6 +126,11 @@ impl<'de> Deserialize<'de> for ByteCount {
     }
 }
 
+/// A setting of which 0 is none.
+pub(crate) fn unless_zero(number: u64) -> Option<u64> {
+    (number > 0).then_some(number)
+}
+
 #[cfg(test)]
 mod tests {
     use rstest::rstest;

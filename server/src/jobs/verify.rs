@@ -19,7 +19,7 @@ use super::{JobKey, launch, stop_asked, supervise};
 use crate::api::ApiError;
 use crate::api::rule::VERIFY;
 use crate::auth::{AuthId, Principal};
-use crate::config::VerifyJob;
+use crate::config::{SAMPLE_MAX, VerifyJob, unless_zero};
 use crate::daemon::Daemon;
 use crate::protocol::SessionSubject;
 use crate::tasks::{Task, TaskLogger, TaskStart, Upid};
@@ -61,6 +61,8 @@ pub(crate) struct VerifyRequest {
     pub(crate) limits: VerifyLimits,
     /// How many days a chunk that was found good is not read again; `None` reads every chunk once.
     pub(crate) reread_after: Option<u64>,
+    /// How many of 100 chunks are read. With fewer than all, every snapshot is looked at, whatever the filter says.
+    pub(crate) sample: u64,
     /// On behalf of whom.
     pub(crate) scope: Scope,
 }
@@ -82,6 +84,7 @@ impl VerifyRequest {
                 chunks_max: unless_zero(job.requests_max),
             },
             reread_after: unless_zero(job.reread_after),
+            sample: job.sample,
             scope: Scope::of(who, VERIFY),
         }
     }
@@ -99,6 +102,7 @@ impl VerifyRequest {
             },
             limits: VerifyLimits::default(),
             reread_after: None,
+            sample: SAMPLE_MAX,
             scope: Scope::All,
         }
     }
@@ -115,11 +119,6 @@ impl VerifyRequest {
             (None, _) => (KIND, place),
         }
     }
-}
-
-/// A setting of which 0 is none.
-pub(crate) fn unless_zero(number: u64) -> Option<u64> {
-    (number > 0).then_some(number)
 }
 
 /// Begins to verify the snapshot of a session that has ended, if its datastore is set to `verify-new`.
@@ -221,6 +220,8 @@ struct Run<'a> {
     verifier: Verifier,
     job: JobContext,
     good: u64,
+    /// All there, and not all of it read.
+    present: u64,
     /// Removed meanwhile, or being removed.
     gone: u64,
     failed: Vec<SnapshotRef>,
@@ -240,13 +241,15 @@ impl<'a> Run<'a> {
         Self {
             verifier: Verifier::new(Arc::clone(&store))
                 .within(request.limits)
-                .trusting(request.reread_after),
+                .trusting(request.reread_after)
+                .sampling(request.sample),
             logger: task.logger(),
             daemon,
             task,
             store,
             job,
             good: 0,
+            present: 0,
             gone: 0,
             failed: Vec::new(),
             errors: 0,
@@ -257,12 +260,14 @@ impl<'a> Run<'a> {
     async fn verify(&mut self, request: &VerifyRequest) -> pbs_datastore::Result<()> {
         let all = self.snapshots(request).await?;
         let count = all.len();
-        let selected = request
-            .filter
-            .select(all, self.daemon.clock.now(), verified_at);
+        let mut filter = request.filter;
+        // What only a part was read of has no result to go by.
+        filter.ignore_verified &= request.sample >= SAMPLE_MAX;
+        let selected = filter.select(all, self.daemon.clock.now(), verified_at);
         let total = selected.len();
         self.logger.log(format!(
-            "{total} of {count} snapshots are to be verified{}",
+            "{total} of {count} snapshots are to be verified{}{}",
+            sample(request.sample),
             limits(request.limits)
         ));
         let upid = self.task.upid().to_string();
@@ -270,11 +275,12 @@ impl<'a> Run<'a> {
             self.job.check()?;
             let _turn = self.turn().await?;
             let verified = self.verifier.verify(&info.id, &upid, &self.job).await;
-            if let Ok(Verified::Done(_)) = &verified {
+            if let Ok(Verified::Done(_) | Verified::Present) = &verified {
                 self.errors_in_a_row = 0;
             }
             match verified {
                 Ok(Verified::Done(VerifyOutcome::Ok)) => self.good += 1,
+                Ok(Verified::Present) => self.present += 1,
                 Ok(Verified::Done(VerifyOutcome::Failed)) => self.failed.push(info.id.clone()),
                 Ok(Verified::OutOfLimits) => {
                     self.logger.log(format!(
@@ -349,13 +355,15 @@ impl<'a> Run<'a> {
     fn end(self) -> Result<(), String> {
         let counts = self.verifier.counts();
         self.logger.log(format!(
-            "good: {}, failed: {}, passed over: {}; chunks read: {}, {} bytes; not read again: {}",
+            "good: {}, there: {}, failed: {}, passed over: {}; chunks read: {}, {} bytes; not read again: {}; only looked for: {}",
             self.good,
+            self.present,
             self.failed.len(),
             self.gone,
             counts.chunks,
             counts.bytes,
-            counts.trusted
+            counts.trusted,
+            counts.present
         ));
         for id in &self.failed {
             self.logger.log(format!("failed: {id}"));
@@ -371,6 +379,16 @@ impl<'a> Run<'a> {
                 "verification of {} snapshots failed; see the task's log",
                 all.len()
             )),
+        }
+    }
+}
+
+fn sample(percent: u64) -> String {
+    match percent {
+        SAMPLE_MAX.. => String::new(),
+        0 => ", by the list of what is stored".to_owned(),
+        percent => {
+            format!(", {percent} % of their chunks; the others by the list of what is stored")
         }
     }
 }

@@ -167,7 +167,7 @@ impl From<ApiError> for Refusal {
 }
 
 impl From<pbs_datastore::Error> for Refusal {
-    /// Clients tell failures apart by nothing but their texts, so every one is a 400, but for a disk that is full; where
+    /// Clients tell failures apart by nothing but their texts, so every one is a 400, but for a disk or a datastore that is full; where
     /// the status matters the endpoint decides.
     fn from(error: pbs_datastore::Error) -> Self {
         let text = error.to_string();
@@ -176,6 +176,9 @@ impl From<pbs_datastore::Error> for Refusal {
             if told.status() == StatusCode::INSUFFICIENT_STORAGE {
                 return told.into();
             }
+        }
+        if let pbs_datastore::Error::Full(_) = error {
+            return ApiError::insufficient_storage(text).into();
         }
         ApiError::bad_request(text).into()
     }

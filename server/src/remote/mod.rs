@@ -38,9 +38,14 @@ impl From<RequestError> for Error {
         if let RequestError::NoMemory = error {
             return Self::Busy(error.to_string());
         }
+        let why = if error.status().is_some() {
+            format!("the other server refuses: {error}")
+        } else {
+            error.to_string()
+        };
         Self::Remote {
             transient: error.is_transient(),
-            why: error.to_string(),
+            why,
         }
     }
 }

@@ -26,7 +26,7 @@ pub(crate) use self::open::TakeOver;
 use self::open::{OpenFault, Opening};
 use self::record::{CheckRecord, Records};
 use crate::api::ApiError;
-use crate::config::{Backend, ConfigStore, MaintenanceMode, SecretsStore};
+use crate::config::{Backend, ConfigStore, MaintenanceMode, SecretsStore, unless_zero};
 
 /// Waits between attempts to open a datastore: the first, and the longest; each is twice the one before.
 const RETRY_FIRST: Duration = Duration::from_secs(2);
@@ -141,6 +141,15 @@ impl Stores {
     pub(crate) fn open_all(&self) {
         for name in self.0.config.read().datastores.keys() {
             self.keep(name, TakeOver::No);
+        }
+    }
+
+    /// Takes over those settings of open datastores that hold at once.
+    pub(crate) fn apply_settings(&self) {
+        for (name, settings) in &self.0.config.read().datastores {
+            if let Ok(datastore) = self.opened(name) {
+                datastore.set_quota(unless_zero(settings.quota.get()));
+            }
         }
     }
 

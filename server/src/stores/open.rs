@@ -15,7 +15,7 @@ use s3_client::{Capabilities, IfMatch, Meter, Report, State};
 
 use super::bucket::Bucket;
 use super::record::{CheckRecord, Records};
-use crate::config::{self, Backend, Config, S3Backend, Secrets};
+use crate::config::{self, Backend, Config, S3Backend, Secrets, unless_zero};
 
 /// How long a signed request may be accepted where the check did not find out: what S3 itself allows.
 const SIGNATURE_WINDOW: Duration = Duration::from_mins(15);
@@ -256,6 +256,7 @@ impl Opening {
             config::SyncLevel::Filesystem => pbs_datastore::SyncLevel::Filesystem,
         };
         config.gc_atime_cutoff = Duration::from_mins(settings.gc_atime_cutoff_minutes);
+        config.quota_bytes = unless_zero(settings.quota.get());
         config.late_request_max = Duration::from_secs(settings.late_request_max_seconds);
         if let Some(attempts) = attempts {
             config.upload_attempts_max = (attempts as u32).clamp(2, 20);

@@ -26,6 +26,7 @@ impl Directory {
         let backend = Backend::Directory(dir.path().to_owned());
         let session = Sessions::new(env.clone(), "start".into()).open("a");
         let chunks = Arc::new(ChunkStore {
+            added: Arc::new(Added::new(&env, dir.path())),
             env,
             config: Arc::new(DatastoreConfig::new("store", backend)),
             table: ChunkTable::new(),

@@ -2,22 +2,17 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use jiff::Timestamp;
-use s3_client::{FaultPlan, FaultyStore, ModelOptions, ModelStore, ObjectStore};
 use tokio::sync::{Notify, watch};
 
-use crate::files::OsFiles;
+use crate::fixture::Fixture;
 use crate::index::IndexChecksum;
 use crate::sync::*;
 use crate::{
-    ArchiveName, AuthId, Backend, BackupGroup, BackupRequest, BucketAccess, Capabilities, Chunk,
-    CryptKey, CryptMode, DataBlob, Datastore, DatastoreConfig, Digest, Env, Error, GroupRef,
-    IndexKind, JobContext, Manifest, ManifestFile, MemoryBudget, Namespace, OpenOptions, Result,
-    SnapshotRef,
+    ArchiveName, AuthId, BackupGroup, BackupRequest, Chunk, CryptKey, CryptMode, DataBlob, Digest,
+    Error, GroupRef, IndexKind, JobContext, Manifest, ManifestFile, Namespace, Result, SnapshotRef,
 };
 
 pub(super) const OWNER: &str = "sync@pbs";
@@ -31,28 +26,19 @@ pub(super) fn name(text: &str) -> ArchiveName {
 }
 
 /// One datastore.
-pub(super) struct Side {
-    pub(super) env: Env,
-    pub(super) model: Arc<ModelStore>,
-    pub(super) plan: FaultPlan,
-    pub(super) dir: tempfile::TempDir,
-    pub(super) datastore: Arc<Datastore>,
+pub(super) struct Side(Fixture);
+
+impl std::ops::Deref for Side {
+    type Target = Fixture;
+
+    fn deref(&self) -> &Fixture {
+        &self.0
+    }
 }
 
 impl Side {
     pub(super) async fn new(bucket: bool) -> Self {
-        let start = Timestamp::from_second(1_800_000_000).unwrap();
-        let env = Env::simulated(start, 1, Arc::new(OsFiles));
-        let (dir, plan) = (tempfile::tempdir().unwrap(), FaultPlan::new());
-        let model = Arc::new(ModelStore::new(ModelOptions::default()));
-        let datastore = open(&env, &dir, &model, &plan, bucket).await;
-        Self {
-            env,
-            model,
-            plan,
-            dir,
-            datastore,
-        }
+        Self(Fixture::new(bucket).await)
     }
 
     /// A backup of one archive with these chunks, a fixed one if its name says so, and a blob.
@@ -198,48 +184,6 @@ impl Side {
         let job = JobContext::new(Arc::new(|line| tracing::info!("{line}")), stopped);
         sync(source, &target, options, &self.env, &job).await
     }
-}
-
-async fn open(
-    env: &Env,
-    dir: &tempfile::TempDir,
-    model: &Arc<ModelStore>,
-    plan: &FaultPlan,
-    bucket: bool,
-) -> Arc<Datastore> {
-    let place = dir.path().join("place");
-    let backend = if bucket {
-        Backend::Bucket {
-            prefix: "store".to_owned(),
-            cache_dir: place,
-            cache_bytes_max: 1 << 30,
-        }
-    } else {
-        std::fs::create_dir_all(&place).unwrap();
-        Backend::Directory(place)
-    };
-    let store = FaultyStore::new(Arc::clone(model) as Arc<dyn ObjectStore>, plan.clone());
-    let store: Arc<dyn ObjectStore> = Arc::new(store);
-    let access = BucketAccess {
-        once: Arc::clone(&store),
-        store,
-        capabilities: Capabilities {
-            conditional_create: true,
-            conditional_overwrite: true,
-        },
-        signature_window: Duration::from_mins(15),
-    };
-    let options = OpenOptions {
-        hostname: "host".to_owned(),
-        installation: "installation".to_owned(),
-        take_over: false,
-        previous_owner_is_dead: false,
-        budget: MemoryBudget::new(256 << 20),
-    };
-    let mut config = DatastoreConfig::new("store", backend);
-    config.gc_atime_cutoff = Duration::ZERO;
-    let opened = Datastore::open(env.clone(), config, bucket.then_some(access), options).await;
-    opened.unwrap()
 }
 
 /// What a line does to the requests on it.

@@ -3,9 +3,8 @@
 use pbs_datastore::Namespace;
 use serde_json::{Value, json};
 
-use crate::config::{Config, JobTarget, SyncDirection, SyncJob};
+use crate::config::{Config, JobTarget, SAMPLE_MAX, SyncDirection, SyncJob, unless_zero};
 use crate::jobs::JobKind;
-use crate::jobs::verify::unless_zero;
 
 /// A job's settings; defaults are left out, as is everything of a job that is not there.
 pub(super) fn entry(config: &Config, kind: JobKind, id: &str) -> Value {
@@ -36,6 +35,8 @@ pub(super) fn entry(config: &Config, kind: JobKind, id: &str) -> Value {
                 entry["reread-after"] = json!(job.reread_after);
                 set(&mut entry, "bytes-max", unless_zero(job.bytes_max.get()));
                 set(&mut entry, "requests-max", unless_zero(job.requests_max));
+                let sample = (job.sample < SAMPLE_MAX).then_some(job.sample);
+                set(&mut entry, "sample", sample);
             }
         }
         JobKind::Sync => {

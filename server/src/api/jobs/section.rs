@@ -73,6 +73,7 @@ const VERIFY: Section = Section {
         "outdated-after",
         "reread-after",
         "requests-max",
+        "sample",
     ],
     sizes: &["bytes-max"],
     flags: &["disable", "ignore-verified"],
