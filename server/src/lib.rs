@@ -22,6 +22,7 @@ mod idle_io;
 mod instance;
 mod jobs;
 mod log_lines;
+mod notify;
 mod parent;
 mod places;
 mod protocol;

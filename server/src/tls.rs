@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -20,6 +20,9 @@ use rcgen::{
     CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_ECDSA_P256_SHA256, SanType,
 };
 use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -159,11 +162,27 @@ pub(crate) enum TlsError {
     },
 }
 
-/// The daemon's certificate chain and key, ready to serve.
+/// The pair that is shown to whoever connects now.
+#[derive(Debug)]
+struct Shown(RwLock<Arc<CertifiedKey>>);
+
+impl Shown {
+    fn get(&self) -> Arc<CertifiedKey> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl ResolvesServerCert for Shown {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.get())
+    }
+}
+
+/// The daemon's certificate chain and key, ready to serve. Clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct ServerTls {
     config: Arc<ServerConfig>,
-    fingerprint: Fingerprint,
+    shown: Arc<Shown>,
     #[cfg(test)]
     certificate_path: PathBuf,
 }
@@ -189,19 +208,23 @@ impl ServerTls {
     /// A pair that somebody else provides. Blocks on the disk.
     pub(crate) fn load(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
         let chain = read_chain(certificate)?;
-        let leaf = chain.first().ok_or_else(|| TlsError::Malformed {
-            what: "a certificate",
-            path: certificate.to_owned(),
-        })?;
-        let fingerprint = Fingerprint::of(leaf);
-        let key = read_key(key)?;
-        let config = server_config(chain, key).map_err(|source| TlsError::Unusable {
+        if chain.is_empty() {
+            return Err(TlsError::Malformed {
+                what: "a certificate",
+                path: certificate.to_owned(),
+            });
+        }
+        let unusable = |source| TlsError::Unusable {
             path: certificate.to_owned(),
             source,
-        })?;
+        };
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let pair = CertifiedKey::from_der(chain, read_key(key)?, &provider).map_err(unusable)?;
+        let shown = Arc::new(Shown(RwLock::new(Arc::new(pair))));
+        let config = server_config(provider, Arc::clone(&shown)).map_err(unusable)?;
         Ok(Self {
             config: Arc::new(config),
-            fingerprint,
+            shown,
             #[cfg(test)]
             certificate_path: certificate.to_owned(),
         })
@@ -214,7 +237,16 @@ impl ServerTls {
 
     /// What clients pin.
     pub(crate) fn fingerprint(&self) -> Fingerprint {
-        self.fingerprint
+        let pair = self.shown.get();
+        // Without a leaf it would not have been loaded.
+        pair.cert
+            .first()
+            .map_or(Fingerprint([0; 32]), Fingerprint::of)
+    }
+
+    /// Shows the other's certificate from the next connection on.
+    pub(crate) fn replace_by(&self, other: &Self) {
+        *self.shown.0.write().unwrap_or_else(PoisonError::into_inner) = other.shown.get();
     }
 
     /// Where the certificate is, for those who copy it.
@@ -226,14 +258,14 @@ impl ServerTls {
 
 /// TLS 1.2 and 1.3 without client certificates and without ALPN: clients speak HTTP/1.1 and upgrade within it.
 fn server_config(
-    chain: Vec<CertificateDer<'static>>,
-    key: PrivateKeyDer<'static>,
+    provider: Arc<CryptoProvider>,
+    shown: Arc<Shown>,
 ) -> Result<ServerConfig, rustls::Error> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    ServerConfig::builder_with_provider(provider)
+    let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
-        .with_single_cert(chain, key)
+        .with_cert_resolver(shown);
+    Ok(config)
 }
 
 fn exists(path: &Path) -> Result<bool, TlsError> {

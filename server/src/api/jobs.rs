@@ -21,7 +21,7 @@ use super::call::{Access, Call, CallResult, Endpoint, RouteEntry, data, done};
 use super::envelope::Reply;
 use super::error::ApiError;
 use super::respond::blocking;
-use super::settings::{given_and_deleted, take_name};
+use super::settings::{check_unset, take_name};
 use crate::config::{self, Config, ConfigError};
 use crate::daemon::Daemon;
 use crate::jobs::{JobKey, JobKind, PlannedJob, next_run, start};
@@ -185,19 +185,8 @@ async fn update(section: &'static Section, daemon: Arc<Daemon>, mut call: Call) 
     let digest: Option<String> = call.params.optional("digest")?;
     let settings = section.take(&mut call)?;
     let unset = call.params.list::<String>("delete", 64)?;
-    for name in &unset {
-        if !section.properties().any(|known| known == name) || name == "store" {
-            return Err(ApiError::bad_request(format!(
-                "parameter verification failed: 'delete': '{name}' is no setting that can be taken away"
-            )));
-        }
-    }
-    if let Some(twice) = settings
-        .names()
-        .find(|name| unset.iter().any(|gone| gone == name))
-    {
-        return Err(given_and_deleted(twice));
-    }
+    let optional = section.properties().filter(|name| *name != "store");
+    check_unset(&settings, &unset, &optional.collect::<Vec<_>>())?;
     let who = call.who()?.clone();
     call.params.finish()?;
     let known = daemon.config.read();
@@ -209,10 +198,7 @@ async fn update(section: &'static Section, daemon: Arc<Daemon>, mut call: Call) 
         // Rights were looked at for the job as it was.
         config.edit(Some(&seen), |document| {
             let table = config::section(document, section.name(), &id)?;
-            for name in &unset {
-                config::set(table, name, None::<toml_edit::Value>);
-            }
-            settings.write(table);
+            settings.change(table, &unset);
             Ok(())
         })
     })

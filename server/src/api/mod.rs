@@ -13,6 +13,7 @@ mod jobs;
 mod metrics;
 mod namespaces;
 mod nodes;
+mod notify;
 mod params;
 mod path;
 mod prune;
@@ -34,6 +35,7 @@ mod tasks;
 mod tests;
 mod users;
 mod verify;
+mod with_secret;
 
 pub(crate) use self::{
     call::{Caller, Endpoint},

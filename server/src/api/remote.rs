@@ -8,21 +8,26 @@ use serde_json::{Value, json};
 use super::call::{Call, CallResult, data, done};
 use super::envelope::Reply;
 use super::error::ApiError;
-use super::respond::blocking;
 use super::rule::require;
-use super::settings::{Settings, given_and_deleted, take_name};
+use super::settings::{Settings, take_name};
 use super::target::take_namespace;
+use super::with_secret::WithSecret;
 use crate::auth::{AclPath, Privilege};
 use crate::client::pace::Pace;
-use crate::config::{self, REMOTE_PASSWORD_BYTES_MAX, Remote};
+use crate::config::{REMOTE_PASSWORD_BYTES_MAX, Remote};
 use crate::daemon::Daemon;
 use crate::jobs::sync::{access, no_remote};
 use crate::remote::{RemoteStore, Scan};
 
 const TEXTS: [&str; 4] = ["host", "auth-id", "fingerprint", "comment"];
 const NUMBERS: [&str; 1] = ["port"];
-/// What a change may take away.
-const OPTIONAL: [&str; 3] = ["port", "fingerprint", "comment"];
+static REMOTES: WithSecret = WithSecret {
+    section: "remote",
+    secrets: "remotes",
+    parameter: "password",
+    bytes_max: REMOTE_PASSWORD_BYTES_MAX,
+    optional: &["port", "fingerprint", "comment"],
+};
 /// Stands for a datastore where none is meant.
 const NO_STORE: &str = "none";
 
@@ -75,19 +80,6 @@ pub(crate) async fn show(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     Ok(reply.with("digest", &config.digest)?.into())
 }
 
-fn take_password(call: &mut Call) -> Result<Option<String>, ApiError> {
-    let password: Option<String> = call.params.optional("password")?;
-    if password
-        .as_ref()
-        .is_some_and(|text| text.is_empty() || text.len() > REMOTE_PASSWORD_BYTES_MAX)
-    {
-        return Err(ApiError::bad_request(format!(
-            "parameter verification failed: 'password' must have 1 to {REMOTE_PASSWORD_BYTES_MAX} bytes"
-        )));
-    }
-    Ok(password)
-}
-
 fn take(call: &mut Call) -> Result<Settings, ApiError> {
     let mut settings = Settings::default();
     settings.take_texts(&mut call.params, &TEXTS)?;
@@ -96,31 +88,19 @@ fn take(call: &mut Call) -> Result<Settings, ApiError> {
     Ok(settings)
 }
 
-/// `POST /config/remote`: the password goes into the secrets file, after the remote is there.
+/// `POST /config/remote`
 pub(crate) async fn create(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let id = take_name(&mut call.params, "name")?;
     demand(&daemon, &call, &id, Privilege::RemoteModify)?;
-    let digest: Option<String> = call.params.optional("digest")?;
     let settings = take(&mut call)?;
-    let password = take_password(&mut call)?;
-    let password = password.ok_or_else(|| {
-        ApiError::bad_request("parameter verification failed: 'password' is missing")
-    })?;
+    let change = REMOTES.take(&mut call, settings)?;
     call.params.finish()?;
-    let (store, secrets) = (daemon.config.clone(), daemon.secrets.clone());
-    blocking(move || {
-        store.edit(digest.as_deref(), |document| {
-            if config::has_section(document, "remote", &id) {
-                return Err(format!("the remote '{id}' exists already"));
-            }
-            settings.write(config::section(document, "remote", &id)?);
-            Ok(())
-        })?;
-        secrets.edit(None, |document| {
-            config::set_in(document, "remotes", &id, Some(password))
-        })
-    })
-    .await?;
+    if change.secret.is_none() {
+        return Err(ApiError::bad_request(
+            "parameter verification failed: 'password' is missing",
+        ));
+    }
+    REMOTES.create(&daemon, id, change).await?;
     done()
 }
 
@@ -128,51 +108,16 @@ pub(crate) async fn create(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
 pub(crate) async fn update(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let id: String = call.params.required("name")?;
     demand(&daemon, &call, &id, Privilege::RemoteModify)?;
-    let digest: Option<String> = call.params.optional("digest")?;
     let settings = take(&mut call)?;
-    let password = take_password(&mut call)?;
-    let unset = call.params.list::<String>("delete", 16)?;
+    let change = REMOTES.take(&mut call, settings)?;
     call.params.finish()?;
     // Whoever may only change where the remote is does not get the password sent there.
-    let elsewhere = settings.names().any(|name| name != "comment")
-        || unset.iter().any(|name| name != "comment");
-    if elsewhere && password.is_none() {
+    if change.secret.is_none() && change.names().any(|name| name != "comment") {
         return Err(ApiError::bad_request(
             "parameter verification failed: 'password' is missing: it is needed with a change of where the remote is, and as whom it is entered",
         ));
     }
-    if let Some(name) = unset.iter().find(|name| !OPTIONAL.contains(&name.as_str())) {
-        return Err(ApiError::bad_request(format!(
-            "parameter verification failed: 'delete': '{name}' is no setting that can be taken away"
-        )));
-    }
-    if let Some(twice) = settings
-        .names()
-        .find(|name| unset.iter().any(|gone| gone == name))
-    {
-        return Err(given_and_deleted(twice));
-    }
-    let (store, secrets) = (daemon.config.clone(), daemon.secrets.clone());
-    blocking(move || {
-        store.edit(digest.as_deref(), |document| {
-            if !config::has_section(document, "remote", &id) {
-                return Err(format!("there is no remote '{id}'"));
-            }
-            let table = config::section(document, "remote", &id)?;
-            for name in &unset {
-                config::set(table, name, None::<toml_edit::Value>);
-            }
-            settings.write(table);
-            Ok(())
-        })?;
-        let Some(password) = password else {
-            return Ok(());
-        };
-        secrets.edit(None, |document| {
-            config::set_in(document, "remotes", &id, Some(password))
-        })
-    })
-    .await?;
+    REMOTES.update(&daemon, id, change).await?;
     done()
 }
 
@@ -200,21 +145,7 @@ pub(crate) async fn remove(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
             "the remote '{id}' is used by {named}"
         )));
     }
-    let (store, secrets) = (daemon.config.clone(), daemon.secrets.clone());
-    blocking(move || {
-        store.edit(digest.as_deref(), |document| {
-            if config::remove(document, "remote", &id) {
-                Ok(())
-            } else {
-                Err(format!("there is no remote '{id}'"))
-            }
-        })?;
-        secrets.edit(None, |document| {
-            config::remove(document, "remotes", &id);
-            Ok(())
-        })
-    })
-    .await?;
+    REMOTES.remove(&daemon, id, digest).await?;
     done()
 }
 

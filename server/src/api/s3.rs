@@ -9,10 +9,14 @@ use super::envelope::Reply;
 use super::error::ApiError;
 use super::respond::blocking;
 use super::rule::require;
-use super::settings::{Settings, take_name};
+use super::settings::{Settings, check_unset, take_name};
+use super::stores::refuse_in_use;
 use crate::auth::{AclPath, Privilege};
-use crate::config::{self, Backend, CredentialsKind, S3Endpoint};
+use crate::config::{
+    self, Backend, Config, ConfigError, CredentialsKind, S3Endpoint, SecretsStore,
+};
 use crate::daemon::Daemon;
+use crate::stores::{StoreState, TakeOver};
 
 const TEXTS: [&str; 7] = [
     "endpoint",
@@ -101,29 +105,48 @@ pub(crate) async fn show(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     Ok(reply.with("digest", &config.digest)?.into())
 }
 
-/// `POST /config/s3`: the keys go into the secrets file, after the endpoint is there.
-pub(crate) async fn create(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
-    demand(&daemon, &call, Privilege::SysModify)?;
+/// An access key, and the secret one that belongs to it.
+type Keys = Option<(String, String)>;
+
+/// Takes the settings and keys of a call, and the digest.
+fn take(call: &mut Call) -> Result<(Option<String>, Settings, Keys), ApiError> {
     let params = &mut call.params;
-    let id = take_name(params, "id")?;
     let digest: Option<String> = params.optional("digest")?;
     let access_key: Option<String> = params.optional("access-key")?;
     let secret_key: Option<String> = params.optional("secret-key")?;
-    let (mut settings, mut keys) = (Settings::default(), None);
+    let mut settings = Settings::default();
     settings.take_texts(params, &TEXTS)?;
     settings.take_sizes(params, &SIZES)?;
     settings.take_numbers(params, &NUMBERS)?;
     settings.take_flag(params, "path-style")?;
-    call.params.finish()?;
     match (access_key, secret_key) {
-        (Some(access), Some(secret)) => keys = Some((access, secret)),
-        (None, None) => {}
-        _ => {
-            return Err(ApiError::bad_request(
-                "access-key and secret-key are given together or not at all",
-            ));
-        }
+        (Some(access), Some(secret)) => Ok((digest, settings, Some((access, secret)))),
+        (None, None) => Ok((digest, settings, None)),
+        _ => Err(ApiError::bad_request(
+            "access-key and secret-key are given together or not at all",
+        )),
     }
+}
+
+/// Keeps the keys of an endpoint that is there.
+fn write_keys(secrets: &SecretsStore, id: &str, keys: Keys) -> Result<(), ConfigError> {
+    let Some((access, secret)) = keys else {
+        return Ok(());
+    };
+    secrets.edit(None, |document| {
+        let table = config::section(document, "s3", id)?;
+        config::set(table, "access-key", Some(access));
+        config::set(table, "secret-key", Some(secret));
+        Ok(())
+    })
+}
+
+/// `POST /config/s3`: the keys go into the secrets file, after the endpoint is there.
+pub(crate) async fn create(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    demand(&daemon, &call, Privilege::SysModify)?;
+    let id = take_name(&mut call.params, "id")?;
+    let (digest, settings, keys) = take(&mut call)?;
+    call.params.finish()?;
     let (store, secrets) = (daemon.config.clone(), daemon.secrets.clone());
     blocking(move || {
         store.edit(digest.as_deref(), |document| {
@@ -133,18 +156,62 @@ pub(crate) async fn create(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
             settings.write(config::section(document, "s3", &id)?);
             Ok(())
         })?;
-        let Some((access, secret)) = keys else {
-            return Ok(());
-        };
-        secrets.edit(None, |document| {
-            let table = config::section(document, "s3", &id)?;
-            config::set(table, "access-key", Some(access));
-            config::set(table, "secret-key", Some(secret));
-            Ok(())
-        })
+        write_keys(&secrets, &id, keys)
     })
     .await?;
     done()
+}
+
+/// `PUT /config/s3/{id}`: changes the settings that are given, and sets those named in `delete` back to their defaults. The datastores that use it
+/// are closed and opened, unless somebody works with one of them.
+pub(crate) async fn update(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    demand(&daemon, &call, Privilege::SysModify)?;
+    let id: String = call.params.required("id")?;
+    let (digest, settings, keys) = take(&mut call)?;
+    let unset = call.params.list::<String>("delete", 32)?;
+    call.params.finish()?;
+    let optional = TEXTS[1..].iter().chain(&SIZES).chain(&NUMBERS);
+    let optional: Vec<&str> = optional.copied().chain(["path-style"]).collect();
+    check_unset(&settings, &unset, &optional)?;
+    let users = users(&daemon.config.read(), &id);
+    let kept = users.iter().map(|name| refuse_in_use(&daemon, name));
+    let kept = kept.collect::<Result<Vec<_>, _>>()?;
+    let (store, secrets) = (daemon.config.clone(), daemon.secrets.clone());
+    blocking(move || {
+        store.edit(digest.as_deref(), |document| {
+            if !config::has_section(document, "s3", &id) {
+                return Err(format!("there is no S3 endpoint '{id}'"));
+            }
+            let table = config::section(document, "s3", &id)?;
+            settings.change(table, &unset);
+            Ok(())
+        })?;
+        write_keys(&secrets, &id, keys)
+    })
+    .await?;
+    for name in users {
+        let state = daemon.stores.state(&name);
+        // One that is not open takes the settings when it is.
+        if matches!(state, Some(StoreState::Open(_) | StoreState::Faulty { .. })) {
+            let opened = daemon.stores.open_now(&name, TakeOver::No).await;
+            opened.map_err(|error| {
+                ApiError::bad_request(format!(
+                    "the settings were changed, but with them {}",
+                    error.message()
+                ))
+            })?;
+        }
+    }
+    drop(kept);
+    done()
+}
+
+/// The datastores that use an endpoint.
+fn users(config: &Config, id: &str) -> Vec<String> {
+    let uses = |backend: &Backend| matches!(backend, Backend::S3(s3) if s3.endpoint == id);
+    let users = config.datastores.iter();
+    let users = users.filter(|(_, datastore)| uses(&datastore.backend));
+    users.map(|(name, _)| name.clone()).collect()
 }
 
 /// `DELETE /config/s3/{id}`: with its keys; refused while a datastore uses it.
@@ -153,11 +220,7 @@ pub(crate) async fn remove(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let id: String = call.params.required("id")?;
     let digest: Option<String> = call.params.optional("digest")?;
     call.params.finish()?;
-    let config = daemon.config.read();
-    let uses = |backend: &Backend| matches!(backend, Backend::S3(s3) if s3.endpoint == id);
-    let users = config.datastores.iter();
-    let users = users.filter(|(_, datastore)| uses(&datastore.backend));
-    let users: Vec<&str> = users.map(|(name, _)| name.as_str()).collect();
+    let users = users(&daemon.config.read(), &id);
     if !users.is_empty() {
         return Err(ApiError::bad_request(format!(
             "the S3 endpoint '{id}' is used by datastore {}",

@@ -119,6 +119,14 @@ impl Settings {
         self.0.iter().map(|(name, _)| *name)
     }
 
+    /// Writes them into a section, without what is named in `unset`.
+    pub(crate) fn change(self, table: &mut Table, unset: &[String]) {
+        for name in unset {
+            config::set(table, name, None::<Value>);
+        }
+        self.write(table);
+    }
+
     /// Writes them into a section.
     pub(crate) fn write(self, table: &mut Table) {
         for (name, value) in self.0 {
@@ -127,11 +135,25 @@ impl Settings {
     }
 }
 
-/// The refusal of a setting that is given and taken away in one call.
-pub(crate) fn given_and_deleted(name: &str) -> ApiError {
-    ApiError::bad_request(format!(
-        "parameter verification failed: '{name}' is given, and named in 'delete'"
-    ))
+/// Refuses to take away a setting that is not `optional`, or that is given in the same call.
+pub(crate) fn check_unset(
+    settings: &Settings,
+    unset: &[String],
+    optional: &[&str],
+) -> Result<(), ApiError> {
+    let mut names = unset.iter();
+    if let Some(name) = names.find(|name| !optional.contains(&name.as_str())) {
+        return Err(ApiError::bad_request(format!(
+            "parameter verification failed: 'delete': '{name}' is no setting that can be taken away"
+        )));
+    }
+    let mut given = settings.names();
+    match given.find(|name| unset.iter().any(|gone| gone == name)) {
+        Some(name) => Err(ApiError::bad_request(format!(
+            "parameter verification failed: '{name}' is given, and named in 'delete'"
+        ))),
+        None => Ok(()),
+    }
 }
 
 /// Takes the name of a new section.

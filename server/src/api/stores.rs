@@ -12,7 +12,7 @@ use super::envelope::Reply;
 use super::error::ApiError;
 use super::respond::blocking;
 use super::rule::require;
-use super::settings::{Settings, given_and_deleted, take_name};
+use super::settings::{Settings, check_unset, take_name};
 use crate::auth::{AclEntry, AclPath, Privilege};
 use crate::config::{self, Backend, ConfigError, ConfigStore, Datastore, SyncLevel, unless_zero};
 use crate::daemon::Daemon;
@@ -196,14 +196,9 @@ pub(crate) async fn update(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     settings.take_numbers(params, &NUMBERS)?;
     settings.take_flag(params, "verify-new")?;
     let unset = params.list::<String>("delete", 16)?;
-    for setting in &unset {
-        let mut known = LIVE.iter().chain(&AT_OPENING);
-        if !known.any(|known| known == setting) || setting == "cache-bytes-max" {
-            return Err(ApiError::bad_request(format!(
-                "parameter verification failed: 'delete': '{setting}' is no setting that can be taken away"
-            )));
-        }
-    }
+    let optional = LIVE.iter().chain(&AT_OPENING).copied();
+    let optional: Vec<&str> = optional.filter(|name| *name != "cache-bytes-max").collect();
+    check_unset(&settings, &unset, &optional)?;
     let name = name.as_str().to_owned();
     let path = AclPath::datastore(&name);
     let needed = [Privilege::DatastoreModify];
@@ -212,12 +207,6 @@ pub(crate) async fn update(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     if !daemon.config.read().datastores.contains_key(&name) {
         return Err(none(&name));
     }
-    if let Some(twice) = settings
-        .names()
-        .find(|name| unset.iter().any(|gone| gone == name))
-    {
-        return Err(given_and_deleted(twice));
-    }
     let anew = |setting: &str| AT_OPENING.contains(&setting);
     let reopens = settings.names().any(anew) || unset.iter().any(|setting| anew(setting));
     let unused = reopens.then(|| refuse_in_use(&daemon, &name)).transpose()?;
@@ -225,10 +214,7 @@ pub(crate) async fn update(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     blocking(move || {
         store.edit(digest.as_deref(), |document| {
             let table = config::section(document, "datastore", &id)?;
-            for setting in &unset {
-                config::set(table, setting, None::<toml_edit::Value>);
-            }
-            settings.write(table);
+            settings.change(table, &unset);
             Ok(())
         })
     })
@@ -269,7 +255,7 @@ pub(crate) async fn remove(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
 }
 
 /// Refuses to close a datastore that somebody works with; keeps tasks from starting meanwhile.
-fn refuse_in_use(daemon: &Daemon, name: &str) -> Result<StoreUser, ApiError> {
+pub(super) fn refuse_in_use(daemon: &Daemon, name: &str) -> Result<StoreUser, ApiError> {
     let refuse = |what: &str| ApiError::bad_request(format!("{what}; wait for the end, or end it"));
     let writers = daemon
         .stores

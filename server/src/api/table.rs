@@ -6,8 +6,8 @@ use http::Method;
 use super::call::{Access, Endpoint, RouteEntry};
 use super::router::Router;
 use super::{
-    access, acl, datastore, gc, groups, jobs, metrics, namespaces, nodes, prune, remote, s3,
-    sessions, snapshots, stores, sync, tasks, users, verify,
+    access, acl, datastore, gc, groups, jobs, metrics, namespaces, nodes, notify, prune, remote,
+    s3, sessions, snapshots, stores, sync, tasks, users, verify,
 };
 
 /// A row whose caller must be known.
@@ -108,6 +108,7 @@ fn machine() -> Vec<RouteEntry> {
         known!(GET "config/s3" => s3::list),
         known!(POST "config/s3" => s3::create),
         known!(GET "config/s3/{id}" => s3::show),
+        known!(PUT "config/s3/{id}" => s3::update),
         known!(DELETE "config/s3/{id}" => s3::remove),
         known!(PUT "admin/s3/{id}/check" => s3::check),
         known!(GET "config/remote" => remote::list),
@@ -118,6 +119,12 @@ fn machine() -> Vec<RouteEntry> {
         known!(GET "config/remote/{name}/scan" => remote::scan),
         known!(GET "config/remote/{name}/scan/{store}/groups" => remote::scan_groups),
         known!(GET "config/remote/{name}/scan/{store}/namespaces" => remote::scan_namespaces),
+        known!(GET "config/notify" => notify::list),
+        known!(POST "config/notify" => notify::create),
+        known!(GET "config/notify/{name}" => notify::show),
+        known!(PUT "config/notify/{name}" => notify::update),
+        known!(DELETE "config/notify/{name}" => notify::remove),
+        known!(POST "config/notify/{name}/test" => notify::test),
         known!(POST "pull" => sync::pull),
         known!(POST "push" => sync::push),
     ]

@@ -1,6 +1,7 @@
 //! Tests of the calls, in process.
 
 mod jobs;
+mod notify;
 mod sync;
 
 use std::net::{IpAddr, Ipv4Addr};

@@ -8,6 +8,7 @@ mod calls;
 mod datastore;
 pub(crate) mod job;
 mod link;
+mod notify;
 mod pages;
 mod password;
 mod remote;
@@ -69,6 +70,9 @@ enum Command {
     /// Add, list, change, remove and look into the other servers that snapshots are copied from and to.
     #[command(subcommand)]
     Remote(remote::RemoteCommand),
+    /// Add, list, change, remove and try out who is told how tasks end.
+    #[command(subcommand)]
+    Notify(notify::NotifyCommand),
     /// Add, list, remove and check S3 servers.
     #[command(subcommand)]
     S3(s3::S3Command),
@@ -183,6 +187,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
             Command::Pull(args) => return watched(async |p| args.run("pull", p).await).await,
             Command::Push(args) => return watched(async |p| args.run("push", p).await).await,
             Command::Remote(command) => command.run().await,
+            Command::Notify(command) => command.run().await,
             Command::S3(command) => command.run().await,
             Command::User(command) => command.run().await,
             Command::Token(command) => command.run().await,

@@ -13,6 +13,8 @@ const LINE_BYTES_MAX: u64 = 4096;
 pub(super) const PASSWORD_VARIABLE: &str = "HOLDFAST_PASSWORD";
 /// The variable with the password or token secret for a remote.
 pub(super) const REMOTE_PASSWORD_VARIABLE: &str = "HOLDFAST_REMOTE_PASSWORD";
+/// The variable with the secret of a notification.
+pub(super) const NOTIFY_SECRET_VARIABLE: &str = "HOLDFAST_NOTIFY_SECRET";
 /// The variable with the secret key for an S3 server.
 pub(super) const SECRET_KEY_VARIABLE: &str = "HOLDFAST_S3_SECRET_KEY";
 

@@ -17,6 +17,9 @@ pub(crate) enum S3Command {
     /// Add an S3 server. With static credentials the secret key comes from the terminal, from standard input, or from
     /// the variable HOLDFAST_S3_SECRET_KEY.
     Add(Box<AddArgs>),
+    /// Change the settings of an S3 server that are given, or its keys. The datastores that use it are closed and opened, unless somebody works with
+    /// one of them.
+    Update(Box<UpdateArgs>),
     /// List the S3 servers.
     List {
         #[command(flatten)]
@@ -48,18 +51,12 @@ pub(crate) struct AddArgs {
     /// http:// or https://, host and maybe port.
     #[arg(long, value_name = "URL")]
     endpoint: String,
-    /// Region to sign for.
-    #[arg(long)]
-    region: Option<String>,
     /// Make the bucket part of the host name instead of the path.
     #[arg(long)]
     virtual_host_style: bool,
     /// Where the keys come from: static (given here), environment or profile. static if not given.
     #[arg(long, value_name = "KIND")]
     credentials: Option<String>,
-    /// Which profile of the AWS configuration files.
-    #[arg(long)]
-    profile: Option<String>,
     /// Id of the access key, with static credentials.
     #[arg(
         long,
@@ -68,6 +65,21 @@ pub(crate) struct AddArgs {
         required_if_eq("credentials", "static")
     )]
     access_key: Option<String>,
+    #[command(flatten)]
+    settings: S3Settings,
+    #[command(flatten)]
+    manage: ManageArgs,
+}
+
+/// How an S3 server is reached, and how much is asked of it.
+#[derive(Debug, clap::Args)]
+pub(crate) struct S3Settings {
+    /// Region to sign for.
+    #[arg(long)]
+    region: Option<String>,
+    /// Which profile of the AWS configuration files.
+    #[arg(long)]
+    profile: Option<String>,
     /// PEM file with certificates to trust instead of the system's.
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
@@ -86,9 +98,42 @@ pub(crate) struct AddArgs {
     /// Bytes received per second at most; 0 for no limit.
     #[arg(long, value_name = "SIZE")]
     download_bytes_per_second_max: Option<String>,
+    /// How long a connection may take to be made.
+    #[arg(long, value_name = "SECONDS")]
+    connect_timeout_seconds: Option<u64>,
+    /// How long an answer may take.
+    #[arg(long, value_name = "SECONDS")]
+    request_timeout_seconds: Option<u64>,
+    /// How often a request that may be repeated is sent at most.
+    #[arg(long, value_name = "COUNT")]
+    attempts_max: Option<u64>,
     /// One line about it.
     #[arg(long, value_name = "TEXT")]
     comment: Option<String>,
+}
+
+/// `holdfast s3 update`
+#[derive(Debug, clap::Args)]
+pub(crate) struct UpdateArgs {
+    /// Its id.
+    id: String,
+    /// http:// or https://, host and maybe port.
+    #[arg(long, value_name = "URL")]
+    endpoint: Option<String>,
+    /// Whether the bucket is part of the path, and not of the host name.
+    #[arg(long, value_name = "BOOL")]
+    path_style: Option<bool>,
+    /// Where the keys come from: static, environment or profile.
+    #[arg(long, value_name = "KIND")]
+    credentials: Option<String>,
+    /// Id of a new access key. The secret key comes from the terminal, from standard input, or from the variable HOLDFAST_S3_SECRET_KEY.
+    #[arg(long, value_name = "ID")]
+    access_key: Option<String>,
+    #[command(flatten)]
+    settings: S3Settings,
+    /// Set this setting back to its default; may be repeated.
+    #[arg(long, value_name = "SETTING")]
+    delete: Vec<String>,
     #[command(flatten)]
     manage: ManageArgs,
 }
@@ -120,22 +165,11 @@ const COLUMNS: &[Column] = &[
     ("comment", |row| plain(&row["comment"])),
 ];
 
-impl AddArgs {
-    fn params(&self, secret_key: Option<String>) -> Value {
-        let path_style = if self.virtual_host_style {
-            json!(false)
-        } else {
-            Value::Null
-        };
-        given(&[
-            ("id", json!(self.id)),
-            ("endpoint", json!(self.endpoint)),
+impl S3Settings {
+    fn params(&self) -> Vec<(&'static str, Value)> {
+        vec![
             ("region", json!(self.region)),
-            ("path-style", path_style),
-            ("credentials", json!(self.credentials)),
             ("profile", json!(self.profile)),
-            ("access-key", json!(self.access_key)),
-            ("secret-key", json!(secret_key)),
             ("ca-file", json!(self.ca_file)),
             ("fingerprint", json!(self.fingerprint)),
             ("requests-in-flight-max", json!(self.requests_in_flight_max)),
@@ -151,8 +185,57 @@ impl AddArgs {
                 "download-bytes-per-second-max",
                 json!(self.download_bytes_per_second_max),
             ),
+            (
+                "connect-timeout-seconds",
+                json!(self.connect_timeout_seconds),
+            ),
+            (
+                "request-timeout-seconds",
+                json!(self.request_timeout_seconds),
+            ),
+            ("attempts-max", json!(self.attempts_max)),
             ("comment", json!(self.comment)),
-        ])
+        ]
+    }
+}
+
+/// The secret key that belongs to an access key, if one is given.
+fn secret_key(access_key: Option<&String>) -> anyhow::Result<Option<String>> {
+    let read = access_key.map(|_| password::read(SECRET_KEY_VARIABLE, "Secret key", false));
+    read.transpose()
+}
+
+impl AddArgs {
+    fn params(&self) -> anyhow::Result<Value> {
+        let mut params = self.settings.params();
+        params.extend([
+            ("id", json!(self.id)),
+            ("endpoint", json!(self.endpoint)),
+            (
+                "path-style",
+                json!(self.virtual_host_style.then_some(false)),
+            ),
+            ("credentials", json!(self.credentials)),
+            ("access-key", json!(self.access_key)),
+            ("secret-key", json!(secret_key(self.access_key.as_ref())?)),
+        ]);
+        Ok(given(&params))
+    }
+}
+
+impl UpdateArgs {
+    fn params(&self) -> anyhow::Result<Value> {
+        let delete = (!self.delete.is_empty()).then_some(&self.delete);
+        let mut params = self.settings.params();
+        params.extend([
+            ("endpoint", json!(self.endpoint)),
+            ("path-style", json!(self.path_style)),
+            ("credentials", json!(self.credentials)),
+            ("access-key", json!(self.access_key)),
+            ("secret-key", json!(secret_key(self.access_key.as_ref())?)),
+            ("delete", json!(delete)),
+        ]);
+        Ok(given(&params))
     }
 }
 
@@ -161,15 +244,17 @@ impl S3Command {
     pub(super) async fn run(self) -> anyhow::Result<()> {
         match self {
             Self::Add(args) => {
-                let needs_key = args.access_key.is_some();
-                let secret = needs_key
-                    .then(|| password::read(SECRET_KEY_VARIABLE, "Secret key", false))
-                    .transpose()?;
                 let done = format!("S3 endpoint '{}' was added.", args.id);
-                let params = args.params(secret);
+                let params = args.params()?;
                 args.manage
                     .change(Method::POST, "config/s3", params, &done)
                     .await
+            }
+            Self::Update(args) => {
+                let path = format!("config/s3/{}", args.id);
+                let done = format!("S3 endpoint '{}' was changed.", args.id);
+                let params = args.params()?;
+                args.manage.change(Method::PUT, &path, params, &done).await
             }
             Self::List { manage } => {
                 let data = manage.call(Method::GET, "config/s3", nothing()).await?;
@@ -178,12 +263,7 @@ impl S3Command {
             Self::Show { id, manage } => {
                 let path = format!("config/s3/{id}");
                 let data = manage.call(Method::GET, &path, nothing()).await?;
-                let output = manage.output();
-                output.json(&data)?;
-                let members = data.as_object().into_iter().flatten();
-                members
-                    .map(|(name, value)| format!("{name}: {}", plain(value)))
-                    .try_for_each(|line| output.text(&line))
+                manage.output().members(&data)
             }
             Self::Remove { id, manage } => {
                 let path = format!("config/s3/{id}");

@@ -4,7 +4,8 @@
 //! accounts; 4. the sockets; 5. the datastores, which are opened in the background. End, on SIGTERM or SIGINT: no new
 //! work; sessions, calls and jobs get `shutdown-seconds`; then the datastores are closed, all at once, which records a
 //! clean stop where nothing was cut off. All of that has one deadline, `shutdown-seconds` and [`CLOSE_MAX`] after the
-//! signal; what is not done by then is left to the next start. A second signal ends the process at once.
+//! signal; what is not done by then is left to the next start. A second signal ends the process at once. SIGHUP loads the certificate and the
+//! configuration anew.
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use pbs_datastore::Env;
 use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::api::Caller;
@@ -24,6 +26,7 @@ use crate::daemon::{CONFIG_FILE, Daemon, DirectoryLock, hostname, secrets_file, 
 use crate::jobs::run_scheduler;
 use crate::jobs::verify::verify_new;
 use crate::log_lines::LogLines;
+use crate::notify::run_notifier;
 use crate::protocol::{Access, Protocol, ProtocolMemory};
 use crate::shutdown::{Drained, stop_signal};
 use crate::stores::StoreState;
@@ -144,13 +147,31 @@ pub(crate) fn api_handler(daemon: &Arc<Daemon>) -> ApiHandler {
     })
 }
 
-/// Takes over what was changed by hand, until the daemon stops. A faulty file changes nothing and is reported once.
-async fn watch_files(daemon: Arc<Daemon>) {
+/// Loads the certificate anew; what cannot be used changes nothing.
+async fn reload_tls(daemon: &Arc<Daemon>, tls: &ServerTls) {
+    let loading = Arc::clone(daemon);
+    match daemon.env.io(move |_| load_tls(&loading)).await {
+        Ok(new) => {
+            tls.replace_by(&new);
+            tracing::info!(fingerprint = %tls.fingerprint(), "the certificate was loaded anew");
+        }
+        Err(error) => tracing::error!("{error:#}; the certificate from before stays in use"),
+    }
+}
+
+/// Takes over what was changed by hand, until the daemon stops: the configuration every few seconds, and at once together with the
+/// certificate when it is told to (SIGHUP). A faulty file changes nothing and is reported once.
+async fn watch_files(daemon: Arc<Daemon>, tls: ServerTls, mut told: Signal) {
     let mut reported = String::new();
     loop {
-        let pause = tokio::time::timeout(REFRESH_EVERY, daemon.shutdown.requested());
-        if pause.await.is_ok() {
-            return;
+        let reload = tokio::select! {
+            () = daemon.shutdown.requested() => return,
+            told = told.recv() => told.is_some(),
+            () = tokio::time::sleep(REFRESH_EVERY) => false,
+        };
+        if reload {
+            reported.clear();
+            reload_tls(&daemon, &tls).await;
         }
         let (config, secrets) = (daemon.config.clone(), daemon.secrets.clone());
         let seen = daemon
@@ -192,6 +213,7 @@ impl ServeArgs {
         let (file, inner) = (self.config.clone(), env.clone());
         let daemon = tokio::task::spawn_blocking(move || assemble(&file, inner)).await??;
         let tls = load_tls(&daemon)?;
+        let hangups = signal(SignalKind::hangup()).context("signals cannot be received")?;
         let config = daemon.config.read();
         let listeners = bind(&config.server.listen).await?;
         let control =
@@ -212,7 +234,8 @@ impl ServeArgs {
             drop(env.spawn(async move { app.listen(listener, tls).await }));
         }
         drop(env.spawn(control.serve(daemon.clone())));
-        drop(env.spawn(watch_files(daemon.clone())));
+        drop(env.spawn(watch_files(daemon.clone(), tls, hangups)));
+        drop(env.spawn(run_notifier(daemon.clone())));
         drop(env.spawn(run_scheduler(daemon.clone())));
         notify(&[NotifyState::Ready]);
         stop_signal().await.context("signals cannot be received")?;

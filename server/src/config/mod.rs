@@ -8,6 +8,7 @@ mod fault;
 mod job;
 mod maintenance;
 mod model;
+mod notify;
 mod parse;
 mod secrets;
 mod size;
@@ -26,6 +27,7 @@ pub(crate) use self::{
         Account, Backend, Config, CredentialsKind, Datastore, Expiry, LogFormat, LogLevel,
         S3Backend, S3Endpoint, Server, SyncLevel,
     },
+    notify::{Notify, NotifyLevel, NotifyScheme},
     secrets::{S3Keys, Secrets},
     size::{ByteCount, ByteCountError, unless_zero},
     store::{ConfigError, ConfigStore, SecretsStore, open_both},

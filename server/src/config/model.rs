@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::job::{PruneJob, VerifyJob};
 use super::maintenance::Maintenance;
+use super::notify::Notify;
 use super::size::ByteCount;
 use super::sync::{Remote, SyncJob};
 use crate::auth::{Acl, AclEntry, TokenId, UserId};
@@ -34,6 +35,8 @@ pub(crate) struct Config {
     pub(crate) verify: BTreeMap<String, VerifyJob>,
     /// `[sync.ID]`
     pub(crate) sync: BTreeMap<String, SyncJob>,
+    /// `[notify.ID]`
+    pub(crate) notify: BTreeMap<String, Notify>,
     /// `[remote.ID]`
     pub(crate) remotes: BTreeMap<String, Remote>,
     /// `[user."NAME@REALM"]`

@@ -12,6 +12,7 @@ use super::maintenance::Maintenance;
 use super::model::{
     Account, Backend, Config, CredentialsKind, Datastore, S3Backend, S3Endpoint, Server, SyncLevel,
 };
+use super::notify::read_notify;
 use super::size::ByteCount;
 use super::sync::{read_remote, read_sync};
 use pbs_datastore::{BUCKET_PREFIX_BYTES_MAX, BucketPrefix};
@@ -57,11 +58,12 @@ pub(crate) fn parse(text: &str) -> Result<Config, Vec<Fault>> {
             "verify" => each(&mut faults, &section, &mut config, read_verify),
             "sync" => each(&mut faults, &section, &mut config, read_sync),
             "remote" => each(&mut faults, &section, &mut config, read_remote),
+            "notify" => each(&mut faults, &section, &mut config, read_notify),
             "user" => each(&mut faults, &section, &mut config, read_user),
             "token" => each(&mut faults, &section, &mut config, read_token),
             _ => section.fault_here(
                 &mut faults,
-                "unknown section; there are server, datastore, s3, prune, verify, sync, remote, user, token and acl",
+                "unknown section; there are server, datastore, s3, prune, verify, sync, remote, notify, user, token and acl",
             ),
         }
     }

@@ -17,6 +17,9 @@
 //!
 //! [remotes]
 //! office = "the password of a user or the secret of a token there"
+//!
+//! [notify]
+//! admins = "the password of a mail server's user, or what a webhook is to find in its Authorization header"
 //! ```
 
 use std::collections::BTreeMap;
@@ -41,6 +44,8 @@ pub(crate) struct Secrets {
     pub(crate) s3: BTreeMap<String, S3Keys>,
     /// `[remotes]`: passwords and token secrets for other servers, kept in clear, since they are sent there.
     pub(crate) remotes: BTreeMap<String, ClearSecret>,
+    /// `[notify]`: passwords of mail servers and tokens of webhooks, in clear for the same reason.
+    pub(crate) notify: BTreeMap<String, ClearSecret>,
 }
 
 /// `[s3.ID]`: static keys.
@@ -110,6 +115,7 @@ impl Secrets {
             tokens: BTreeMap::new(),
             s3: BTreeMap::new(),
             remotes: BTreeMap::new(),
+            notify: BTreeMap::new(),
         };
         let document = match Document::parse(text) {
             Ok(document) => document,
@@ -131,6 +137,11 @@ impl Secrets {
                 "remotes" => {
                     for (id, text) in section.texts(&mut faults) {
                         secrets.remotes.insert(id, text.into());
+                    }
+                }
+                "notify" => {
+                    for (id, text) in section.texts(&mut faults) {
+                        secrets.notify.insert(id, text.into());
                     }
                 }
                 "passwords" => {
@@ -157,7 +168,7 @@ impl Secrets {
                 }
                 _ => section.fault_here(
                     &mut faults,
-                    "unknown section; there are keys, passwords, tokens, s3 and remotes",
+                    "unknown section; there are keys, passwords, tokens, s3, remotes and notify",
                 ),
             }
         }

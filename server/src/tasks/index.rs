@@ -55,8 +55,12 @@ pub(super) fn log_path(dir: &Path, key: TaskKey) -> PathBuf {
 }
 
 /// The remembered tasks of an index; those without an end get an unknown one, at the time of their last log line, or
-/// `now`.
-pub(crate) fn read_index(text: &[u8], dir: &Path, now: i64) -> BTreeMap<TaskKey, TaskInfo> {
+/// `now`, and are answered once more by themselves.
+pub(crate) fn read_index(
+    text: &[u8],
+    dir: &Path,
+    now: i64,
+) -> (BTreeMap<TaskKey, TaskInfo>, Vec<TaskInfo>) {
     let mut found: BTreeMap<TaskKey, TaskInfo> = BTreeMap::new();
     let mut damaged = 0;
     for line in text
@@ -94,14 +98,16 @@ pub(crate) fn read_index(text: &[u8], dir: &Path, now: i64) -> BTreeMap<TaskKey,
             "lines of the index of tasks are damaged and left out"
         );
     }
+    let mut cut_off = Vec::new();
     for (key, task) in &mut found {
         if task.end.is_none() {
             let last = last_written(&log_path(dir, *key)).unwrap_or(now);
             let time = last.clamp(key.start_time, now.max(key.start_time));
             task.end = Some((time, Outcome::Unknown));
+            cut_off.push(task.clone());
         }
     }
-    found
+    (found, cut_off)
 }
 
 fn last_written(path: &Path) -> Option<i64> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use jiff::tz::TimeZone;
 use tokio::sync::watch;
@@ -95,6 +95,15 @@ struct Tasks {
     finished: BTreeMap<TaskKey, TaskInfo>,
 }
 
+/// Who is told of each task that has ended.
+struct Listener(Box<dyn Fn(TaskInfo) + Send + Sync>);
+
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Listener")
+    }
+}
+
 #[derive(Debug)]
 struct Inner {
     dir: PathBuf,
@@ -104,6 +113,9 @@ struct Inner {
     clock: Clock,
     zone: TimeZone,
     next_id: AtomicU64,
+    /// Tasks whose end nobody saw, until somebody listens.
+    cut_off: Mutex<Vec<TaskInfo>>,
+    listener: OnceLock<Listener>,
     tasks: Mutex<Tasks>,
     index: Arc<AppendFile>,
     index_lines: AtomicUsize,
@@ -128,8 +140,9 @@ impl TaskRegistry {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(source) => return Err(fault(&index, source)),
         };
+        let (finished, cut_off) = read_index(&text, dir, clock.unix_seconds());
         let mut tasks = Tasks {
-            finished: read_index(&text, dir, clock.unix_seconds()),
+            finished,
             active: BTreeMap::new(),
         };
         let dropped = forget_oldest(&mut tasks.finished);
@@ -140,6 +153,8 @@ impl TaskRegistry {
             clock,
             zone: TimeZone::system(),
             next_id: AtomicU64::new(1),
+            cut_off: Mutex::new(cut_off),
+            listener: OnceLock::new(),
             tasks: Mutex::new(tasks),
             // Behind what is there already, should it not be replaced now.
             index: Arc::new(AppendFile::new(index.clone(), text.len() as u64)),
@@ -152,6 +167,20 @@ impl TaskRegistry {
             tracing::error!(path = %index.display(), %error, "the list of tasks cannot be written; it goes on growing");
         }
         Ok(registry)
+    }
+
+    /// From now on `told` is called with each task that has ended, and at once with those that the last process left without an end.
+    /// The first caller stays the only one.
+    pub(crate) fn listen(&self, told: Box<dyn Fn(TaskInfo) + Send + Sync>) {
+        let cut_off = std::mem::take(
+            &mut *self
+                .0
+                .cut_off
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+        cut_off.into_iter().for_each(&told);
+        drop(self.0.listener.set(Listener(told)));
     }
 
     /// Starts a task. Does not wait for the disk.
@@ -310,6 +339,9 @@ impl TaskRegistry {
             && let Err(error) = self.write_index()
         {
             tracing::error!(%error, "cannot write the index of tasks");
+        }
+        if let Some(Listener(told)) = self.0.listener.get() {
+            told(info);
         }
     }
 

@@ -270,6 +270,22 @@ fn fifty_snapshots_that_share_their_chunks_cost_one_read_of_each() -> Result<()>
             ensure!(text.contains("limits of this run are used up"), "{text}");
             Ok(())
         };
+        let quick = || {
+            let text = daemon.client("store", &["verify", "--quick"])?.success()?;
+            ensure!(text.text().contains("there: 50, failed: 0"), "{text}");
+            Ok(())
+        };
+        let read = requests(&server, "GetObject", quick)?;
+        ensure!(read == 0, "a quick run has read {read} chunks");
+        let sample = || {
+            let verify = ["verify", "--sample", "20"];
+            daemon.client("store", &verify)?.success().map(drop)
+        };
+        let read = requests(&server, "GetObject", sample)?;
+        ensure!(
+            read < chunks / 2,
+            "{read} of {chunks} are more than 20 of 100"
+        );
         let bounded = requests(&server, "GetObject", by_hand)?;
         ensure!(
             (10..=16).contains(&bounded),

@@ -346,6 +346,13 @@ const LAST: &[Row] = &[
     ),
     rest(
         "PUT",
+        "/api2/json/config/s3/{id}",
+        ["id=bucket-server&comment=c", "id=missing&comment=c"],
+        Refused(403),
+        200,
+    ),
+    rest(
+        "PUT",
         "/api2/json/admin/s3/{id}/check",
         [
             "id=bucket-server&bucket=backups",

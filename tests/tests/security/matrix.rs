@@ -313,6 +313,8 @@ fn fill(world: &World) -> Result<()> {
     world.admin("PUT", &notes)?;
     let remote = "config/remote?name=office&host=127.0.0.1&port=1&auth-id=a@pbs&password=hush";
     world.admin("POST", remote)?;
+    let notify = "config/notify?name=admins&url=http://127.0.0.1:1/hook&secret=hush";
+    world.admin("POST", notify)?;
     let jobs = [
         ("prune", "&keep-last=1000"),
         ("verify", ""),

@@ -63,6 +63,8 @@ fn rest() -> Seeds {
         "config/sync",
         "config/sync/copy",
         "admin/sync?store=one",
+        "config/notify",
+        "config/notify/admins",
         "config/remote",
         "config/remote/far",
         "config/remote/far/scan",

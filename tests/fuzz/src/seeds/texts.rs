@@ -137,6 +137,16 @@ disable = true
 outdated-after = 30
 bytes-max = "20 GiB"
 
+[notify.admins]
+url = "smtps://mail.example.com:465"
+user = "robot"
+from = "Backups <robot@example.com>"
+to = ["a@example.com", "b@example.com"]
+level = "info"
+tasks = ["syncjob"]
+store = ["one"]
+body = "{% for line in log %}{{ line }}{% endfor %}"
+
 [s3.main]
 endpoint = "https://{{bucket}}.s3.{{region}}.example.com"
 region = "eu-1"

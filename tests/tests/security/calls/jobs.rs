@@ -199,6 +199,46 @@ pub(super) const ROWS: &[Row] = &[
         Refused(403),
         200,
     ),
+    rest(
+        "POST",
+        "/api2/json/config/notify",
+        [
+            "name=admins&url=http://127.0.0.1:1/hook&secret=hush",
+            "name=absent-notify&url=http://127.0.0.1:1/hook&secret=hush",
+        ],
+        Refused(403),
+        400,
+    ),
+    rest("GET", "/api2/json/config/notify", NONE, Refused(403), 200),
+    rest(
+        "GET",
+        "/api2/json/config/notify/{name}",
+        ["name=admins", "name=absent-notify"],
+        Refused(403),
+        200,
+    ),
+    rest(
+        "PUT",
+        "/api2/json/config/notify/{name}",
+        ["name=admins&comment=c", "name=absent-notify&comment=c"],
+        Refused(403),
+        200,
+    ),
+    // Nothing listens there.
+    rest(
+        "POST",
+        "/api2/json/config/notify/{name}/test",
+        ["name=admins", "name=absent-notify"],
+        Refused(403),
+        400,
+    ),
+    rest(
+        "DELETE",
+        "/api2/json/config/notify/{name}",
+        ["name=admins", "name=absent-notify"],
+        Refused(403),
+        200,
+    ),
     rest("GET", "/api2/json/admin/gc", NONE, Filtered, 200),
     // The administrator's tasks find nothing to move.
     rest(

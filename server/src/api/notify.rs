@@ -1,0 +1,152 @@
+//! `/config/notify`: who is told how tasks end. Secrets go in and never come out. Our own, other servers have no such calls.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::call::{Call, CallResult, data, done};
+use super::envelope::Reply;
+use super::error::ApiError;
+use super::rule::require;
+use super::settings::{Settings, take_name};
+use super::with_secret::{Change, WithSecret};
+use crate::auth::{AclPath, Privilege};
+use crate::config::Notify;
+use crate::daemon::Daemon;
+use crate::notify::{Event, deliver};
+
+const TEXTS: [&str; 7] = ["url", "user", "from", "level", "subject", "body", "comment"];
+const LISTS: [&str; 3] = ["to", "tasks", "store"];
+/// Most elements of a list.
+const LIST_MAX: usize = 64;
+
+static NOTIFY: WithSecret = WithSecret {
+    section: "notify",
+    secrets: "notify",
+    parameter: "secret",
+    bytes_max: 4096,
+    optional: &[
+        "user", "level", "subject", "body", "comment", "tasks", "store", "disable",
+    ],
+};
+
+fn demand(daemon: &Daemon, call: &Call, privilege: Privilege) -> Result<(), ApiError> {
+    let place = AclPath::of(["system", "notifications"]);
+    require(&daemon.authority, call.who()?, &place, &[privilege])
+}
+
+fn none(id: &str) -> ApiError {
+    ApiError::bad_request(format!("there is no notify '{id}'"))
+}
+
+fn entry(daemon: &Daemon, id: &str, notify: &Notify) -> Value {
+    let mut entry = json!({
+        "name": id,
+        "url": notify.url.to_string(),
+        "level": notify.level.name(),
+        "secret": daemon.secrets.read().notify.contains_key(id),
+    });
+    for (name, text) in [
+        ("user", &notify.user),
+        ("from", &notify.from),
+        ("subject", &notify.subject),
+        ("body", &notify.body),
+        ("comment", &notify.comment),
+    ] {
+        if let Some(text) = text {
+            entry[name] = json!(text);
+        }
+    }
+    for (name, list) in [
+        ("to", &notify.to),
+        ("tasks", &notify.tasks),
+        ("store", &notify.stores),
+    ] {
+        if !list.is_empty() {
+            entry[name] = json!(list);
+        }
+    }
+    if notify.disable {
+        entry["disable"] = json!(true);
+    }
+    entry
+}
+
+fn take(call: &mut Call) -> Result<Change, ApiError> {
+    let mut settings = Settings::default();
+    settings.take_texts(&mut call.params, &TEXTS)?;
+    settings.take_lists(&mut call.params, &LISTS, LIST_MAX)?;
+    settings.take_flag(&mut call.params, "disable")?;
+    NOTIFY.take(call, settings)
+}
+
+/// `GET /config/notify`
+pub(crate) async fn list(daemon: Arc<Daemon>, call: Call) -> CallResult {
+    demand(&daemon, &call, Privilege::SysAudit)?;
+    call.params.finish()?;
+    let config = daemon.config.read();
+    let all = config.notify.iter();
+    let list: Vec<Value> = all.map(|(id, notify)| entry(&daemon, id, notify)).collect();
+    Ok(Reply::new(&list)?.with("digest", &config.digest)?.into())
+}
+
+/// `GET /config/notify/{name}`
+pub(crate) async fn show(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let id: String = call.params.required("name")?;
+    demand(&daemon, &call, Privilege::SysAudit)?;
+    call.params.finish()?;
+    let config = daemon.config.read();
+    let notify = config.notify.get(&id).ok_or_else(|| none(&id))?;
+    let reply = Reply::new(&entry(&daemon, &id, notify))?;
+    Ok(reply.with("digest", &config.digest)?.into())
+}
+
+/// `POST /config/notify`
+pub(crate) async fn create(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let id = take_name(&mut call.params, "name")?;
+    demand(&daemon, &call, Privilege::SysModify)?;
+    let change = take(&mut call)?;
+    call.params.finish()?;
+    NOTIFY.create(&daemon, id, change).await?;
+    done()
+}
+
+/// `PUT /config/notify/{name}`: changes the settings that are given, and sets those named in `delete` back to their defaults.
+pub(crate) async fn update(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let id: String = call.params.required("name")?;
+    demand(&daemon, &call, Privilege::SysModify)?;
+    let change = take(&mut call)?;
+    call.params.finish()?;
+    let elsewhere = change.names().any(|name| matches!(name, "url" | "user"));
+    // Whoever may only change where messages go does not get the secret sent there.
+    if elsewhere && change.secret.is_none() && daemon.secrets.read().notify.contains_key(&id) {
+        return Err(ApiError::bad_request(
+            "parameter verification failed: 'secret' is missing: it is needed with a change of where messages go, and as whom",
+        ));
+    }
+    NOTIFY.update(&daemon, id, change).await?;
+    done()
+}
+
+/// `DELETE /config/notify/{name}`: with its secret.
+pub(crate) async fn remove(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let id: String = call.params.required("name")?;
+    demand(&daemon, &call, Privilege::SysModify)?;
+    let digest: Option<String> = call.params.optional("digest")?;
+    call.params.finish()?;
+    NOTIFY.remove(&daemon, id, digest).await?;
+    done()
+}
+
+/// `POST /config/notify/{name}/test`: sends a message now, whatever is wanted; answers when it was accepted.
+pub(crate) async fn test(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let id: String = call.params.required("name")?;
+    demand(&daemon, &call, Privilege::SysModify)?;
+    call.params.finish()?;
+    let config = daemon.config.read();
+    let notify = config.notify.get(&id).ok_or_else(|| none(&id))?;
+    let event = Event::test(&daemon, &id);
+    let sent = deliver(&daemon, &id, notify, &event).await;
+    sent.map_err(|error| ApiError::bad_request(format!("notify '{id}': {error}")))?;
+    data(&Value::Null)
+}

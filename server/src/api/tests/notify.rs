@@ -1,0 +1,307 @@
+//! Tests of who is told what, with a web server and a mail server of their own on the loopback.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::http::{HeaderMap, StatusCode as Status};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::auth::AuthId;
+use crate::notify::run_notifier;
+
+/// How long a message is waited for.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// What was posted: the body, and what the header said.
+type Posted = (String, Option<String>);
+
+/// A web server that answers each post with the next of `answers`, and then with 200.
+async fn webhook(fixture: &Fixture, answers: &[u16]) -> (String, mpsc::UnboundedReceiver<Posted>) {
+    let answers: Vec<u16> = answers.iter().rev().copied().collect();
+    let answers = Arc::new(Mutex::new(answers));
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let hook = async move |headers: HeaderMap, body: String| {
+        let secret = headers.get("authorization");
+        let secret = secret.map(|value| value.to_str().expect("a text").to_owned());
+        sender.send((body, secret)).expect("somebody waits");
+        let status = answers.lock().expect("not poisoned").pop().unwrap_or(200);
+        (Status::from_u16(status).expect("a status"), "as you say")
+    };
+    let app = axum::Router::new().route("/hook", axum::routing::post(hook));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let serve = async move { axum::serve(listener, app).await };
+    drop(fixture.daemon.env.spawn(serve));
+    (format!("http://{address}/hook"), receiver)
+}
+
+/// A mail server that accepts one mail after the other; what it is told, line by line.
+async fn mail_server(fixture: &Fixture) -> (String, mpsc::UnboundedReceiver<Vec<String>>) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let serve = async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (read, mut write) = stream.into_split();
+            let mut lines = BufReader::new(read).lines();
+            let (mut said, mut in_data) = (Vec::new(), false);
+            write.write_all(b"220 here\r\n").await.expect("written");
+            while let Ok(Some(line)) = lines.next_line().await {
+                let answer = match &*line {
+                    "." if in_data => "250 taken\r\n",
+                    _ if in_data => "",
+                    "DATA" => "354 go on\r\n",
+                    "QUIT" => "221 bye\r\n",
+                    line if line.starts_with("EHLO") => "250-here\r\n250 AUTH PLAIN\r\n",
+                    line if line.starts_with("AUTH") => "235 come in\r\n",
+                    _ => "250 well\r\n",
+                };
+                in_data = (in_data || line == "DATA") && line != ".";
+                let ended = line == ".";
+                said.push(line);
+                write.write_all(answer.as_bytes()).await.expect("written");
+                if ended {
+                    sender
+                        .send(std::mem::take(&mut said))
+                        .expect("somebody waits");
+                }
+            }
+        }
+    };
+    drop(fixture.daemon.env.spawn(serve));
+    (format!("smtp+plain://{address}"), receiver)
+}
+
+async fn next<T>(receiver: &mut mpsc::UnboundedReceiver<T>) -> T {
+    let next = tokio::time::timeout(WAIT_MAX, receiver.recv()).await;
+    next.expect("in time").expect("something")
+}
+
+impl Fixture {
+    /// Begins to tell of what ends from now on.
+    async fn tell(&self) {
+        let run = run_notifier(self.daemon.clone());
+        drop(self.daemon.env.spawn(run));
+        tokio::task::yield_now().await;
+    }
+
+    /// Ends a task with this result, and waits until it is recorded.
+    async fn end_task(&self, kind: &str, store: &str, result: Result<(), &str>) {
+        let start = crate::tasks::TaskStart {
+            kind,
+            worker_id: store,
+            user: AuthId::root(),
+            store: Some(store),
+        };
+        let task = self.daemon.tasks.start(&start).expect("started");
+        task.log("the last line");
+        task.finish(result.map_err(str::to_owned)).await;
+    }
+}
+
+#[tokio::test]
+async fn whoever_wants_it_is_told_how_a_task_ended() {
+    let fixture = Fixture::new().await;
+    let (url, mut posted) = webhook(&fixture, &[]).await;
+    let all = "config/notify";
+    let hook = json!({"name": "hook", "url": url, "secret": "Bearer hush"});
+    fixture.done(Method::POST, all, hook).await;
+    let (quiet_url, mut quiet) = webhook(&fixture, &[]).await;
+    let quiet_hook = json!({"name": "quiet", "url": quiet_url, "level": "error", "tasks": ["syncjob"], "store": ["two"]});
+    fixture.done(Method::POST, all, quiet_hook).await;
+    fixture.tell().await;
+
+    // Nobody asked for what is well, nor for backups.
+    fixture.end_task("prune", "one", Ok(())).await;
+    fixture.end_task("backup", "one", Err("cut")).await;
+    fixture
+        .end_task("garbage_collection", "one", Err("the bucket is gone"))
+        .await;
+    let (body, secret) = next(&mut posted).await;
+    assert_eq!(secret.as_deref(), Some("Bearer hush"));
+    let body: Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!(body["title"], "Garbage collection one failed");
+    assert_eq!(body["severity"], "error");
+    assert_eq!(body["store"], "one");
+    assert_eq!(body["task"]["status"], "the bucket is gone");
+    let log = body["log"].as_array().expect("lines");
+    let mut log = log.iter().filter_map(Value::as_str);
+    assert!(log.any(|line| line.contains("the last line")), "{body}");
+
+    // A template, and another level.
+    let change = json!({"level": "info", "body": "{{ task.kind }} took {{ task.seconds }} s", "secret": "Bearer hush"});
+    fixture
+        .done(Method::PUT, "config/notify/hook", change)
+        .await;
+    fixture.end_task("prune", "one", Ok(())).await;
+    let (body, _) = next(&mut posted).await;
+    assert!(body.starts_with("prune took "), "{body}");
+
+    fixture.end_task("syncjob", "two", Err("no line")).await;
+    next(&mut posted).await;
+    let (body, secret) = next(&mut quiet).await;
+    assert_eq!(secret, None);
+    assert!(body.contains("no line"), "{body}");
+    assert!(posted.try_recv().is_err() && quiet.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_refusal_is_final_and_what_may_pass_is_tried_again() {
+    let fixture = Fixture::new().await;
+    let (url, mut posted) = webhook(&fixture, &[503, 200, 400]).await;
+    let hook = json!({"name": "hook", "url": url});
+    fixture.done(Method::POST, "config/notify", hook).await;
+    fixture.tell().await;
+    fixture.end_task("prune", "one", Err("first")).await;
+    let (first, _) = next(&mut posted).await;
+    let (again, _) = next(&mut posted).await;
+    assert_eq!(first, again, "with the same id");
+    fixture.end_task("prune", "one", Err("second")).await;
+    next(&mut posted).await;
+    // A test says what was answered.
+    let (_, body) = fixture
+        .own(Method::POST, "config/notify/hook/test", json!({}))
+        .await;
+    assert!(!body.is_string(), "{body}");
+    let (title, _) = next(&mut posted).await;
+    assert!(title.contains("This is a test"), "{title}");
+    let (url, _posted) = webhook(&fixture, &[403]).await;
+    let change = json!({"url": url});
+    fixture
+        .done(Method::PUT, "config/notify/hook", change)
+        .await;
+    let test = "config/notify/hook/test";
+    fixture
+        .refused(Method::POST, test, json!({}), "403 Forbidden: as you say")
+        .await;
+    let nothing = json!({"url": "http://127.0.0.1:1/"});
+    fixture
+        .done(Method::PUT, "config/notify/hook", nothing)
+        .await;
+    fixture
+        .refused(Method::POST, test, json!({}), "refused")
+        .await;
+}
+
+#[tokio::test]
+async fn a_mail_is_sent_to_all_recipients() {
+    let fixture = Fixture::new().await;
+    let (url, mut mails) = mail_server(&fixture).await;
+    let mail = json!({
+        "name": "mail", "url": url, "user": "robot", "secret": "hush", "from": "Backups <robot@example.org>",
+        "to": ["one@example.org", "two@example.org"],
+    });
+    fixture.done(Method::POST, "config/notify", mail).await;
+    fixture.tell().await;
+    fixture
+        .end_task("verificationjob", "one:weekly", Err("two snapshots failed"))
+        .await;
+    let said = next(&mut mails).await;
+    for line in [
+        "AUTH PLAIN AHJvYm90AGh1c2g=",
+        "MAIL FROM:<robot@example.org>",
+        "RCPT TO:<one@example.org>",
+        "RCPT TO:<two@example.org>",
+        "Verification one:weekly failed",
+        "Result:     two snapshots failed",
+    ] {
+        assert!(
+            said.iter().any(|said| said.starts_with(line)),
+            "{line}: {said:#?}"
+        );
+    }
+    let subject = said.iter().find(|line| line.starts_with("Subject: "));
+    assert!(
+        subject.is_some_and(|line| line.contains("Verification one:weekly failed")),
+        "{said:#?}"
+    );
+    let ids = said.iter().filter(|line| line.starts_with("Message-ID: <"));
+    assert_eq!(ids.count(), 1);
+}
+
+#[tokio::test]
+async fn settings_are_checked_and_secrets_stay() {
+    let fixture = Fixture::new().await;
+    let all = "config/notify";
+    for (more, why) in [
+        (json!({}), "notify.hook.url: is required"),
+        (json!({"url": "ftp://a.b"}), "must be a URL"),
+        (json!({"url": "https://"}), "must be a URL"),
+        (json!({"url": "https://a:b@c.d/"}), "must not hold"),
+        (
+            json!({"url": "https://a.b/", "to": ["a@b.c"]}),
+            "belongs to mail",
+        ),
+        (json!({"url": "smtp://a.b"}), "from"),
+        (
+            json!({"url": "smtp://a.b/x", "from": "a@b.c", "to": ["a@b.c"]}),
+            "must end after",
+        ),
+        (
+            json!({"url": "smtp://a.b", "from": "a@b.c"}),
+            "1 to 32 mail addresses",
+        ),
+        (
+            json!({"url": "smtp://a.b", "from": "nobody", "to": ["a@b.c"]}),
+            "is no mail address",
+        ),
+        (
+            json!({"url": "https://a.b/", "body": "{% if %}"}),
+            "is no template",
+        ),
+        (json!({"url": "https://a.b/", "level": "loud"}), "level"),
+        (
+            json!({"url": "https://a.b/", "secret": ""}),
+            "1 to 4096 bytes",
+        ),
+    ] {
+        let mut body = more;
+        body["name"] = json!("hook");
+        fixture.refused(Method::POST, all, body, why).await;
+    }
+    let hook = json!({"name": "hook", "url": "https://a.b/x", "secret": "hush"});
+    fixture.done(Method::POST, all, hook).await;
+    let shown = fixture
+        .done(Method::GET, "config/notify/hook", json!({}))
+        .await;
+    assert_eq!(
+        shown["data"],
+        json!({"name": "hook", "url": "https://a.b/x", "level": "warning", "secret": true})
+    );
+    let elsewhere = json!({"url": "https://evil.example/"});
+    let why = "'secret' is missing";
+    fixture
+        .refused(Method::PUT, "config/notify/hook", elsewhere, why)
+        .await;
+    fixture
+        .done(Method::DELETE, "config/notify/hook", json!({}))
+        .await;
+    assert!(fixture.daemon.secrets.read().notify.is_empty());
+    let list = fixture.done(Method::GET, all, json!({})).await;
+    assert_eq!(list["data"], json!([]));
+}
+
+#[tokio::test]
+async fn a_template_that_goes_wrong_or_on_and_on_is_refused() {
+    let fixture = Fixture::new().await;
+    let (url, _posted) = webhook(&fixture, &[]).await;
+    let hook = json!({"name": "hook", "url": url});
+    fixture.done(Method::POST, "config/notify", hook).await;
+    for (body, why) in [
+        ("{{ nothing }}", "the template: undefined"),
+        (
+            "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}",
+            "the template",
+        ),
+    ] {
+        fixture
+            .done(Method::PUT, "config/notify/hook", json!({"body": body}))
+            .await;
+        fixture
+            .refused(Method::POST, "config/notify/hook/test", json!({}), why)
+            .await;
+    }
+}

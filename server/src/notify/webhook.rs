@@ -1,0 +1,99 @@
+//! A POST to a URL.
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT};
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use pbs_datastore::Env;
+use rustls::crypto::aws_lc_rs;
+use rustls::{ClientConfig, RootCertStore};
+
+use super::DeliveryError;
+use super::event::{Event, render};
+use crate::config::Notify;
+
+/// How much of a refusal is told.
+const REFUSAL_BYTES_MAX: usize = 512;
+
+/// Posts the event. Redirections are not followed: the secret would go with them.
+pub(super) async fn post(
+    env: &Env,
+    notify: &Notify,
+    secret: Option<&str>,
+    event: &Event,
+) -> Result<(), DeliveryError> {
+    let body = match &notify.body {
+        Some(template) => render(template, event)?,
+        None => serde_json::to_string(event)
+            .map_err(|error| DeliveryError::refused(error.to_string()))?,
+    };
+    let is_json = serde_json::from_str::<serde::de::IgnoredAny>(&body).is_ok();
+    let content_type = if is_json {
+        "application/json"
+    } else {
+        "text/plain; charset=utf-8"
+    };
+    let mut request = Request::post(notify.url.clone())
+        .header(CONTENT_TYPE, content_type)
+        .header(USER_AGENT, concat!("holdfast/", env!("CARGO_PKG_VERSION")));
+    if let Some(secret) = secret {
+        let value = HeaderValue::from_str(secret);
+        let mut value =
+            value.map_err(|_| DeliveryError::refused("the secret cannot be a header"))?;
+        value.set_sensitive(true);
+        request = request.header(AUTHORIZATION, value);
+    }
+    let request = request.body(Full::new(Bytes::from(body)));
+    let request = request.map_err(|error| DeliveryError::refused(error.to_string()))?;
+    let client = Client::builder(TokioExecutor::new()).build(connector(env).await?);
+    let answer = client.request(request).await;
+    let answer = answer.map_err(|error| DeliveryError::transient(causes(&error)))?;
+    let status = answer.status();
+    if status.is_success() {
+        return Ok(());
+    }
+    let said = Limited::new(answer.into_body(), REFUSAL_BYTES_MAX)
+        .collect()
+        .await;
+    let said = said
+        .map(http_body_util::Collected::to_bytes)
+        .unwrap_or_default();
+    let why = format!("{status}: {}", String::from_utf8_lossy(&said).trim());
+    let later = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
+    Err(if status.is_server_error() || later.contains(&status) {
+        DeliveryError::transient(why)
+    } else {
+        DeliveryError::refused(why)
+    })
+}
+
+async fn connector(env: &Env) -> Result<HttpsConnector<HttpConnector>, DeliveryError> {
+    let found = env.compute(rustls_native_certs::load_native_certs).await;
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(found.certs);
+    let provider = aws_lc_rs::default_provider();
+    let config =
+        ClientConfig::builder_with_provider(provider.into()).with_safe_default_protocol_versions();
+    let config =
+        config.map_err(|error| DeliveryError::refused(format!("TLS cannot be set up: {error}")))?;
+    let config = config.with_root_certificates(roots).with_no_client_auth();
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(config)
+        .https_or_http();
+    Ok(connector.enable_http1().build())
+}
+
+/// An error and what caused it; the outer one says no more than that there was one.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
