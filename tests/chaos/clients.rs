@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use holdfast_tests::measure::noise::Noise;
+use holdfast_tests::measure::site::STORE;
 use pbs_datastore::SnapshotRef;
 
 use super::backup::{Backup, Mood};
@@ -90,7 +91,7 @@ async fn read_back(world: &World, noise: &mut Noise) -> bool {
     } else {
         Part::Whole
     };
-    let done = restore(&entrance, &world.pool, &known, part).await;
+    let done = restore(&entrance, STORE, &world.pool, &known, part).await;
     let worked_out = done.is_ok();
     match done {
         Ok(bytes) => {

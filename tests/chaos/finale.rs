@@ -4,8 +4,9 @@
 //! 2. Garbage is collected until nothing is left that no snapshot needs.
 //! 3. The list of snapshots is compared with the ledger.
 //! 4. Every snapshot in the list is restored and compared, byte for byte, through the daemon.
-//! 5. Every chunk that a sealed snapshot needs is read from the bucket, past the daemon, and hashed.
-//! 6. Nothing lingers in the cache directory, and the daemon stops cleanly.
+//! 5. The copy is brought up to date and must be the same.
+//! 6. Every chunk that a sealed snapshot needs is read from the bucket, past the daemon, and hashed.
+//! 7. Nothing lingers in the cache directory, and the daemon stops cleanly.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use super::collector::collect;
 use super::connection::{Connection, Entrance, Trouble};
 use super::ledger::{Duty, NAMESPACE};
 use super::restore::{Part, restore};
+use super::second;
 use super::tally::Violation;
 use super::world::World;
 
@@ -41,10 +43,11 @@ pub(crate) async fn finale(world: &Arc<World>) -> Result<()> {
     let mut audit = Audit::connect(&world.site.access).await?;
     clean_up(world, &mut audit).await?;
     let entrance = world.entrance().await;
-    let listed = list(&entrance).await;
+    let listed = list(&entrance, STORE).await;
     let listed = listed.map_err(|trouble| anyhow::anyhow!("the list of snapshots: {trouble:?}"))?;
     compare_lists(world, &listed);
     restore_all(world, &entrance, &listed).await;
+    second::finale(world, &entrance, &listed).await;
     let contents = audit.contents(world).await?;
     for id in contents.sealed.keys().filter(|id| !listed.contains(id)) {
         let text = format!("{id} is sealed in the bucket and not in the list");
@@ -133,12 +136,15 @@ async fn clean_up(world: &World, audit: &mut Audit) -> Result<()> {
     Ok(())
 }
 
-/// All snapshots in the list of the daemon.
-async fn list(entrance: &Entrance) -> Result<BTreeSet<SnapshotRef>, Trouble> {
+/// All snapshots in the list of a datastore.
+pub(crate) async fn list(
+    entrance: &Entrance,
+    store: &str,
+) -> Result<BTreeSet<SnapshotRef>, Trouble> {
     let mut listed = BTreeSet::new();
     for namespace in ["", NAMESPACE] {
         let mut connection = Connection::open(entrance).await?;
-        let path = format!("admin/datastore/{STORE}/snapshots");
+        let path = format!("admin/datastore/{store}/snapshots");
         let parameters = match namespace {
             "" => vec![],
             name => vec![("ns", name.to_owned())],
@@ -191,7 +197,7 @@ async fn restore_all(world: &World, entrance: &Entrance, listed: &BTreeSet<Snaps
         .iter()
         .filter(|(known, _)| listed.contains(&known.id));
     let restores = stream::iter(there).map(|(known, _)| async move {
-        match restore(entrance, &world.pool, known, Part::Whole).await {
+        match restore(entrance, STORE, &world.pool, known, Part::Whole).await {
             Ok(bytes) => {
                 world.tally.count("final restores");
                 world.tally.add("final bytes compared", bytes);

@@ -3,7 +3,7 @@
 //! Sixteen clients back up, restore and compare; garbage is collected in a loop with the smallest cutoff and snapshots are
 //! forgotten beside it; a proxy delays, cuts, throttles, duplicates and half-delivers what the daemon asks of its S3
 //! server; and the daemon is killed every few seconds. An oracle keeps what each client was told, an auditor looks into the
-//! bucket all the time, and at the end all that was acknowledged is restored and compared.
+//! bucket all the time, a second datastore is kept as a copy of the first, and at the end all that was acknowledged is restored from both and compared.
 //!
 //! Faults, content and the clients' choices come from the seed. When a request arrives, a disk is slow or a process is
 //! killed does not: two runs of a seed are alike, not equal.
@@ -24,6 +24,7 @@ mod menace;
 mod outcome;
 mod proxy;
 mod restore;
+mod second;
 mod sentences;
 mod site;
 mod tally;
@@ -219,6 +220,7 @@ async fn actors(args: &Args, world: &Arc<World>, until: Instant) -> Result<()> {
     for number in 0..FORGETTERS {
         actors.spawn(collector::forget_without_end(Arc::clone(world), number));
     }
+    actors.spawn(second::copy_without_end(Arc::clone(world)));
     actors.spawn(audit::audit_without_end(Arc::clone(world)));
     actors.spawn(watch::gauge(Arc::clone(world)));
     let mut told = Instant::now();

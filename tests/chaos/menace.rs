@@ -244,8 +244,9 @@ impl<'a> Menace<'a> {
         let address = site.daemon.address()?;
         let ready = wait_for(READY_TIME_MAX, || {
             let answer = https::get(address, site.daemon.fingerprint(), "/health/ready");
+            // Ready is a daemon that can use one of its datastores.
             let ready = answer.is_ok_and(|answer| answer.status == 200);
-            if ready || site.daemon.ended().is_some() {
+            if site.daemon.ended().is_some() || (ready && self.is_open()) {
                 return Some(());
             }
             // A fault of the S3 server passes; a take-over that did not work out is tried again.
@@ -258,6 +259,11 @@ impl<'a> Menace<'a> {
         }
         site.door.set(Some(address));
         Ok(())
+    }
+
+    fn is_open(&self) -> bool {
+        let state = self.world.site.daemon.store_state(STORE);
+        state.is_ok_and(|state| state["state"] == "open")
     }
 
     /// If the daemon waits for that.

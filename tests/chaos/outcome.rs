@@ -137,6 +137,13 @@ impl<'a> Outcome<'a> {
                 "final not acknowledged, but there",
             ),
             ("chunks hashed in the bucket at the end", "final chunks"),
+            ("pulls into the second copy", "pull: done"),
+            ("collections of the copy", "collection of the copy: done"),
+            ("quick verifications", "quick verification: done"),
+            (
+                "restored from the copy at the end",
+                "final restores of the copy",
+            ),
         ] {
             count(report, what, tally.of(name));
         }
@@ -146,6 +153,9 @@ impl<'a> Outcome<'a> {
             ("bytes hashed at the end", "final bytes in the bucket"),
         ] {
             report.note(name, tally.of(name), what, mib(tally.of(name)));
+        }
+        for (what, number) in tally.below("ended: ") {
+            count(report, &format!("  ended {what}"), number);
         }
         for (what, number) in tally.below("failed: ") {
             count(report, &format!("  failed {what}"), number);

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{FuturesOrdered, StreamExt as _};
-use holdfast_tests::measure::site::STORE;
 use http::Method;
 use pbs_datastore::{
     ArchiveKind, CHUNK_BYTES_MAX, DataBlob, Index, IndexChunk, Manifest, Snapshot,
@@ -39,13 +38,14 @@ pub(crate) enum Part {
 /// Restores and compares. Returns how many bytes were compared.
 pub(crate) async fn restore(
     entrance: &Entrance,
+    store: &str,
     pool: &Pool,
     known: &Known,
     part: Part,
 ) -> Result<u64, Trouble> {
     let connection = Connection::open(entrance).await?;
     let mut parameters = snapshot_parameters(&known.id);
-    parameters.push(("store", STORE.to_owned()));
+    parameters.push(("store", store.to_owned()));
     parameters.push(("debug", "false".to_owned()));
     let session = connection.upgrade("reader", PROTOCOL, &parameters).await?;
     let name = known.plan.shape.archive();

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use super::ledger::NAMESPACE;
 use super::proxy::Proxy;
+use super::second::COPY;
 use super::weather::Weather;
 
 /// T. Half of it is what the proxy may use for lateness; the other half is for a busy machine.
@@ -115,6 +116,8 @@ impl Site {
         secret.clone_into(&mut self.secret);
         let arguments = ["acl", "set", "/", TOKEN, "Admin"];
         self.daemon.manage(&arguments)?.success()?;
+        let cutoff = ["--gc-atime-cutoff-minutes", "0"];
+        self.daemon.add_directory_store(COPY, &cutoff)?;
         self.daemon
             .client(STORE, &["namespace", "create", NAMESPACE])?
             .success()?;

@@ -24,8 +24,15 @@ use super::router::Route;
 use crate::auth::Principal;
 use crate::daemon::Daemon;
 
-/// Parameters whose values are in no log.
-const HIDDEN: &[&str] = &["password", "secret-key", "access-key", "notes"];
+/// Parameters whose values are in no log. The address of a webhook is often all that keeps others from posting there.
+const HIDDEN: &[&str] = &[
+    "password",
+    "secret",
+    "secret-key",
+    "access-key",
+    "notes",
+    "url",
+];
 /// Largest body of a caller who need not be known, in bytes.
 const ANYONE_BYTES_MAX: usize = 16 << 10;
 /// How many uploads are read at once. Logs of clients are small, and senders do not wait for each other for long.
@@ -303,6 +310,14 @@ pub(crate) async fn blocking<T: Send + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn secrets_are_in_no_log() {
+        let query = "name=hook&url=https://a.b/hush&secret=hush&password=hush&secret-key=hush";
+        let params = Params::gather([], Some(query), None, &[]).expect("parameters");
+        let asked = params.summary(HIDDEN);
+        assert!(asked.contains("hook") && !asked.contains("hush"), "{asked}");
+    }
 
     #[test]
     fn nobody_writes_a_line_of_the_audit_log() {
