@@ -442,7 +442,8 @@ impl Datastore {
                 .gc_status
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner) = Some(status.clone());
-            self.added.collected(added).await?;
+            self.added.collected(added);
+            self.save_usage().await;
         }
         Ok(status)
     }

@@ -2,12 +2,13 @@
 //!
 //! What is uploaded is counted when the backend has accepted it, and the count is written to `.holdfast/usage` when a backup ends and at a stop. So
 //! what a crash cuts off is not counted, nor is an upload of which nobody knows the outcome; what is uploaded while a collection lists may
-//! count twice. The end of each collection puts all that right. Indexes and manifests are not counted.
+//! count twice, and so does all of it after a crash at the very end of a collection. The next collection puts all that right. Indexes and manifests are not counted.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
+use tokio::sync::Mutex;
 
 use crate::Env;
 use crate::error::{About as _, Result};
@@ -47,8 +48,8 @@ pub(crate) struct Added {
     path: PathBuf,
     temporary: PathBuf,
     bytes: AtomicU64,
-    /// What the file says.
-    saved: AtomicU64,
+    /// What the file says; held while it is written.
+    saved: Mutex<u64>,
 }
 
 impl Added {
@@ -60,7 +61,7 @@ impl Added {
             path: root.join(local.path(&Place::Holdfast(HoldfastFile::Usage))),
             temporary: root.join(local.folder(&Folder::Temporary)),
             bytes: AtomicU64::new(0),
-            saved: AtomicU64::new(0),
+            saved: Mutex::new(0),
         }
     }
 
@@ -73,7 +74,7 @@ impl Added {
         let text = std::str::from_utf8(&text).unwrap_or_default();
         if let Ok(bytes) = text.trim_end().parse() {
             added.bytes.store(bytes, Ordering::Relaxed);
-            added.saved.store(bytes, Ordering::Relaxed);
+            *added.saved.lock().await = bytes;
         }
         added
     }
@@ -89,15 +90,15 @@ impl Added {
     }
 
     /// A collection has counted what was there when these were all.
-    pub(crate) async fn collected(&self, before: u64) -> Result<()> {
+    pub(crate) fn collected(&self, before: u64) {
         self.bytes.fetch_sub(before, Ordering::Relaxed);
-        self.save().await
     }
 
     /// Writes it down, unless that is done.
     pub(crate) async fn save(&self) -> Result<()> {
+        let mut saved = self.saved.lock().await;
         let bytes = self.bytes();
-        if self.saved.swap(bytes, Ordering::Relaxed) == bytes {
+        if *saved == bytes {
             return Ok(());
         }
         let (path, temporary) = (self.path.clone(), self.temporary.clone());
@@ -106,7 +107,9 @@ impl Added {
             let text = format!("{bytes}\n");
             replace(files, &temporary, &path, &[text.into()], &unique).about(&path)
         };
-        self.env.io(write).await
+        self.env.io(write).await?;
+        *saved = bytes;
+        Ok(())
     }
 }
 

@@ -11,14 +11,15 @@ mod event;
 mod mail;
 mod webhook;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::MissedTickBehavior;
 
-pub(crate) use self::event::Event;
+pub(crate) use self::event::{Event, check_template};
 use crate::auth::ClearSecret;
 use crate::config::Notify;
 use crate::daemon::Daemon;
@@ -27,7 +28,7 @@ use crate::tasks::TaskInfo;
 
 /// Ends of tasks that wait to be told of.
 const QUEUE: usize = 1024;
-/// Deliveries under way, pauses included.
+/// Deliveries to one who is told that are under way, pauses included.
 const DELIVERIES_MAX: usize = 64;
 /// Before the second and each further attempt of a delivery.
 const PAUSES: [Duration; 4] = [
@@ -85,44 +86,49 @@ fn listen(daemon: &Arc<Daemon>) -> mpsc::Receiver<TaskInfo> {
 /// Tells of what happens until the daemon stops.
 pub(crate) async fn run_notifier(daemon: Arc<Daemon>) {
     let mut ended = listen(&daemon);
-    let slots = Arc::new(Semaphore::new(DELIVERIES_MAX));
-    let mut faults: BTreeMap<String, String> = BTreeMap::new();
+    let mut slots = Slots::default();
+    let mut faulty = BTreeSet::new();
+    let mut look_again = tokio::time::interval(LOOK_EVERY);
+    look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let events = tokio::select! {
-            biased;
+        tokio::select! {
             () = daemon.shutdown.requested() => return,
-            task = ended.recv() => match task {
-                Some(task) => Event::of_task(&daemon, &task).await.into_iter().collect(),
-                None => return,
-            },
-            () = tokio::time::sleep(LOOK_EVERY) => look(&daemon, &mut faults),
-        };
-        for event in events {
-            spread(&daemon, &slots, event);
+            _ = look_again.tick() => {
+                for event in look(&daemon, &mut faulty) {
+                    spread(&daemon, &mut slots, event);
+                }
+            }
+            task = ended.recv() => {
+                let Some(task) = task else {
+                    return;
+                };
+                if let Some(mut event) = Event::of_task(&daemon, &task)
+                    && is_wanted(&daemon, &event)
+                {
+                    event.read_log(&daemon, &task.upid).await;
+                    spread(&daemon, &mut slots, event);
+                }
+            }
         }
     }
 }
 
 /// What has changed about the datastores since the last look.
-fn look(daemon: &Daemon, faults: &mut BTreeMap<String, String>) -> Vec<Event> {
+fn look(daemon: &Daemon, faulty: &mut BTreeSet<String>) -> Vec<Event> {
     let mut events = Vec::new();
-    for name in daemon.config.read().datastores.keys() {
-        let fault = match daemon.stores.state(name) {
-            Some(StoreState::Faulty { fault, .. } | StoreState::Lost { fault, .. }) => Some(fault),
-            Some(StoreState::Open(_)) => None,
-            // Nothing is known yet, or it was closed on purpose.
-            _ => continue,
-        };
-        let before = faults.get(name);
-        match fault {
-            Some(fault) if before != Some(&fault) => {
+    let config = daemon.config.read();
+    faulty.retain(|name| config.datastores.contains_key(name));
+    for name in config.datastores.keys() {
+        match daemon.stores.state(name) {
+            Some(StoreState::Faulty { fault, .. } | StoreState::Lost { fault, .. })
+                if faulty.insert(name.clone()) =>
+            {
                 events.push(Event::of_fault(daemon, name, &fault));
-                faults.insert(name.clone(), fault);
             }
-            None if before.is_some() => {
+            Some(StoreState::Open(_)) if faulty.remove(name) => {
                 events.push(Event::of_recovery(daemon, name));
-                faults.remove(name);
             }
+            // Told already; or nothing is known yet, or it was closed on purpose.
             _ => {}
         }
     }
@@ -141,18 +147,35 @@ fn wants(notify: &Notify, event: &Event) -> bool {
     !notify.disable && event.heard_by >= notify.level && kind && store
 }
 
+fn is_wanted(daemon: &Daemon, event: &Event) -> bool {
+    let config = daemon.config.read();
+    config.notify.values().any(|notify| wants(notify, event))
+}
+
+/// Deliveries under way, pauses included, to each who is told: one who cannot be reached is in nobody else's way.
+#[derive(Default)]
+struct Slots(BTreeMap<String, Arc<Semaphore>>);
+
+impl Slots {
+    fn take(&mut self, id: &str) -> Option<OwnedSemaphorePermit> {
+        let slots = self.0.entry(id.to_owned());
+        let slots = slots.or_insert_with(|| Arc::new(Semaphore::new(DELIVERIES_MAX)));
+        Arc::clone(slots).try_acquire_owned().ok()
+    }
+}
+
 /// Begins to deliver an event to all who want it.
-fn spread(daemon: &Arc<Daemon>, slots: &Arc<Semaphore>, event: Event) {
+fn spread(daemon: &Arc<Daemon>, slots: &mut Slots, event: Event) {
     let (event, config) = (Arc::new(event), daemon.config.read());
     for (id, notify) in &config.notify {
         if !wants(notify, &event) {
             continue;
         }
-        let Ok(slot) = Arc::clone(slots).try_acquire_owned() else {
+        let Some(slot) = slots.take(id) else {
             tracing::warn!(
                 to = id,
                 title = event.title,
-                "not told: too many messages wait to be delivered"
+                "not told: too many messages to the same wait to be delivered"
             );
             continue;
         };
@@ -166,10 +189,10 @@ fn spread(daemon: &Arc<Daemon>, slots: &Arc<Semaphore>, event: Event) {
     }
 }
 
-/// Delivers until that succeeds or there is no sense in it.
+/// Delivers until that succeeds or there is no sense in it, such as when the settings were changed meanwhile.
 async fn insist(daemon: &Daemon, id: &str, notify: &Notify, event: &Event) {
     let mut pauses = PAUSES.iter();
-    loop {
+    while daemon.config.read().notify.get(id) == Some(notify) {
         // Whoever waits for the stop waits for this attempt, too.
         let Some(working) = daemon.shutdown.begin_work() else {
             return;
@@ -178,12 +201,12 @@ async fn insist(daemon: &Daemon, id: &str, notify: &Notify, event: &Event) {
             Ok(()) => return,
             Err(error) => error,
         };
+        drop(working);
         let Some(pause) = pauses.next().filter(|_| error.transient) else {
             tracing::error!(to = id, title = event.title, %error, "not told");
             return;
         };
         tracing::warn!(to = id, title = event.title, %error, "not told yet; tried again in {} s", pause.as_secs());
-        drop(working);
         tokio::select! {
             () = daemon.shutdown.requested() => return,
             () = tokio::time::sleep(*pause) => {}
@@ -206,7 +229,7 @@ pub(crate) async fn deliver(
     let secret = secret.as_ref().map(ClearSecret::reveal);
     let attempt = async {
         if notify.is_mail() {
-            mail::send(notify, secret, event).await
+            mail::send(&daemon.env, notify, secret, event).await
         } else {
             webhook::post(&daemon.env, notify, secret, event).await
         }

@@ -205,6 +205,11 @@ impl ServerTls {
         Self::load(&certificate, &key)
     }
 
+    /// The pair in `state_dir`, which is there. Blocks on the disk.
+    pub(crate) fn load_made(state_dir: &Path) -> Result<Self, TlsError> {
+        Self::load(&state_dir.join(CERTIFICATE_NAME), &state_dir.join(KEY_NAME))
+    }
+
     /// A pair that somebody else provides. Blocks on the disk.
     pub(crate) fn load(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
         let chain = read_chain(certificate)?;

@@ -25,6 +25,7 @@ use crate::roots::{MarkSink, Needer};
 #[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
 use crate::step::Step;
+use crate::verify::inventory::INVENTORY;
 use crate::{Digest, JobContext, Result};
 
 /// A smaller object cannot be a chunk: header of an empty blob.
@@ -323,6 +324,9 @@ impl Collector {
                 .file_name()
                 .and_then(|name| name.to_str())
                 .unwrap_or_default();
+            if name.starts_with(INVENTORY) {
+                continue;
+            }
             let digest = name
                 .split('.')
                 .next()

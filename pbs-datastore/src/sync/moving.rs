@@ -1,7 +1,8 @@
 //! Groups and namespaces moved within a datastore: copied as by a sync, then removed where they were. No chunk moves.
 //!
 //! One group, whose lock is held all the time, so that no backup comes into it
-//! 1. What the target has of it must be what an earlier attempt left: a part of ours, or all that is left of ours and some that are ours no more.
+//! 1. What the target has of it must be what an earlier attempt left: a part of ours; or what is ours and was ours, of which we may have got
+//!    newer ones since.
 //! 2. Each snapshot is copied, oldest first; then protections and notes.
 //! 3. The target is listed: only if every finished snapshot is there, those of the source go, and the group with them.
 //!
@@ -158,23 +159,26 @@ impl Mover {
             .iter()
             .map(|info| (info.id.snapshot.time, info))
             .collect();
-        let mut others = None;
+        let (mut others, mut common, mut newest) = (None, 0, None);
         for there in snapshots.group_snapshots(to).await? {
             let time = there.id.snapshot.time;
             let ours = missing.get(&time).map(|info| &*info.state);
+            newest = newest.max(Some(time));
             match (ours, &*there.state) {
                 (Some(SnapshotState::Sealed(one)), SnapshotState::Sealed(other))
                     if one.is_same_backup(other) =>
                 {
                     missing.remove(&time);
+                    common += 1;
                 }
-                // What a copy left that a crash cut off.
-                (Some(SnapshotState::Sealed(_)), SnapshotState::Unsealed) => {}
                 (None, SnapshotState::Sealed(_)) => others = Some(time),
                 _ => return Err(is_another(to, time)),
             }
         }
-        if let Some(other) = others.filter(|_| !missing.is_empty()) {
+        let first = missing.first_key_value().map(|(time, _)| *time);
+        // What was moved has gone from here, and what came since is newer than all of that.
+        let goes_on = first.is_none() || (common > 0 && first > newest);
+        if let Some(other) = others.filter(|_| !goes_on) {
             return Err(is_another(to, other));
         }
         match snapshots.owner(to).await? {
@@ -237,7 +241,7 @@ impl Mover {
 
 fn is_another(to: &GroupRef, time: BackupTime) -> Error {
     Error::Refused(format!(
-        "group {to} is there already, with another snapshot of {time}; move or forget that group first"
+        "group {to} is there already, with another snapshot of {time}: nothing was moved; look at both, and move that one out of the way if it is another group"
     ))
 }
 

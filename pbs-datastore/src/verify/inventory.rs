@@ -2,7 +2,8 @@
 //!
 //! A list comes in the order of the digests. It is written down as it comes, one file of [`ENTRY_BYTES`] per chunk for each of the ranges that are
 //! listed side by side, and looked up there, folder by folder. In memory is only where each folder begins, so a bucket of any size costs a
-//! megabyte of memory and 36 bytes of disk per chunk. The files are temporary ones: they go with the value, or at the next start.
+//! megabyte of memory and 36 bytes of disk per chunk. The files are temporary ones that garbage collection leaves alone: they go with the value, and after
+//! a crash at the next start.
 //!
 //! A list is older than whoever asks. So only what must have been there when it was begun may be looked up: chunks of snapshots that were finished
 //! before; and one that is not in it is *doubtful*, not missing, until somebody has tried to read it.
@@ -25,14 +26,42 @@ use crate::{
 
 /// A digest, and its length in four bytes.
 const ENTRY_BYTES: usize = 36;
+/// What the names of its files begin with.
+pub(crate) const INVENTORY: &str = "inventory.";
 /// Bytes of the list that are kept until they are written.
 const WRITE_BYTES: usize = 256 << 10;
 
 /// See the module page.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(super) struct Inventory {
     /// None for a directory.
     ranges: Arc<[Listed]>,
+    _files: ListFiles,
+}
+
+/// The files of an inventory, which go with this.
+#[derive(Debug)]
+struct ListFiles {
+    env: Env,
+    paths: Vec<PathBuf>,
+}
+
+impl Drop for ListFiles {
+    fn drop(&mut self) {
+        let (env, paths) = (self.env.clone(), std::mem::take(&mut self.paths));
+        let remove = async move {
+            let removed = env.io(move |files: &dyn Files| {
+                for path in paths {
+                    optional(files.unlink(&path)).about(&path)?;
+                }
+                Ok::<_, Error>(())
+            });
+            if let Err(error) = removed.await {
+                tracing::warn!(%error, "the list of a verification is left behind until the next start");
+            }
+        };
+        drop(self.env.spawn(remove));
+    }
 }
 
 /// The list of a range of chunk folders.
@@ -50,25 +79,37 @@ impl Inventory {
     /// Lists all chunks of a bucket, page by page; of a directory nothing.
     pub(super) async fn take(datastore: &Datastore, job: &JobContext) -> Result<Self> {
         let contents = datastore.snapshots().contents();
+        let env = datastore.env();
+        let mut files = ListFiles {
+            env: env.clone(),
+            paths: Vec::new(),
+        };
         let Some(bucket) = contents.bucket() else {
             return Ok(Self {
                 ranges: Arc::default(),
+                _files: files,
             });
         };
-        let (env, id) = (datastore.env(), datastore.env().new_id());
+        let id = env.new_id();
         let progress = Progress::new(env, job, "listed", Some(FOLDERS.into()));
         let count = datastore.config().list_ranges as u32;
-        let lists = (0..count).map(|range| {
-            let listed = Listed {
-                path: contents.temporary().join(format!("inventory.{id}.{range}")),
+        let lists: Vec<Listed> = (0..count)
+            .map(|range| Listed {
+                path: contents
+                    .temporary()
+                    .join(format!("{INVENTORY}{id}.{range}")),
                 folders: range * FOLDERS / count..(range + 1) * FOLDERS / count,
                 starts: vec![0],
                 bytes: 0,
-            };
-            listed.take(env, bucket, &progress, job)
-        });
+            })
+            .collect();
+        files.paths = lists.iter().map(|list| list.path.clone()).collect();
+        let lists = lists
+            .into_iter()
+            .map(|list| list.take(env, bucket, &progress, job));
         let inventory = Self {
             ranges: futures_util::future::try_join_all(lists).await?.into(),
+            _files: files,
         };
         let (chunks, bytes) = inventory.totals();
         job.log(format!("the bucket lists {chunks} chunks, {bytes} bytes"));
@@ -83,14 +124,13 @@ impl Inventory {
         })
     }
 
-    /// Which of these entries are doubtful: not there, or not as long as they can be. The second member of each tells whether its chunk
-    /// must be as long as the entry.
-    pub(super) async fn doubtful(
+    /// How long each of these chunks is as it is stored; `None` if it is not there, or is not as long as its cached copy. Quickest in the
+    /// order of the digests.
+    pub(super) async fn lengths(
         &self,
         datastore: &Datastore,
-        encrypted: bool,
-        entries: Vec<(IndexChunk, bool)>,
-    ) -> Result<Vec<(IndexChunk, bool)>> {
+        digests: Vec<Digest>,
+    ) -> Result<Vec<Option<u64>>> {
         let markers = datastore.chunks().markers.clone();
         let in_directory = datastore.snapshots().contents().bucket().is_none();
         let mut lookup = Lookup {
@@ -99,43 +139,27 @@ impl Inventory {
             entries: Bytes::new(),
         };
         let look = move |files: &dyn Files| {
-            let mut doubtful = Vec::new();
-            for (entry, whole) in entries {
-                let digest = &entry.digest;
+            let mut lengths = Vec::with_capacity(digests.len());
+            for digest in &digests {
                 let marker = markers.get(files, digest).about(markers.path(digest))?;
                 let local = marker.map(|marker| marker.size);
-                let length = if in_directory {
+                lengths.push(if in_directory {
                     local
                 } else {
                     // What is cached is as long as what was uploaded.
                     let cached = local.filter(|length| *length > 0);
                     let listed = lookup.find(files, digest)?;
                     listed.filter(|listed| cached.is_none_or(|cached| cached == *listed))
-                };
-                if !length.is_some_and(|length| fits(&entry, whole, encrypted, length)) {
-                    doubtful.push((entry, whole));
-                }
+                });
             }
-            Ok(doubtful)
+            Ok(lengths)
         };
         datastore.env().io(look).await
-    }
-
-    /// Removes its files.
-    pub(super) async fn end(&self, env: &Env) -> Result<()> {
-        let paths: Vec<PathBuf> = self.ranges.iter().map(|range| range.path.clone()).collect();
-        env.io(move |files| {
-            for path in paths {
-                optional(files.unlink(&path)).about(&path)?;
-            }
-            Ok(())
-        })
-        .await
     }
 }
 
 /// Whether a stored chunk of so many bytes can be the one of an entry. Nothing is stored that is longer than its content and a header.
-fn fits(entry: &IndexChunk, whole: bool, encrypted: bool, length: u64) -> bool {
+pub(super) fn fits(entry: &IndexChunk, whole: bool, encrypted: bool, length: u64) -> bool {
     let kind = if encrypted {
         BlobKind::Encrypted
     } else {

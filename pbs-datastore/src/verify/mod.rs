@@ -21,9 +21,9 @@
 //! about the rest, so the manifest is told of faults only.
 //!
 //! A run may be given limits. Once they are used up no chunk is read any more; a snapshot that is not finished by then keeps
-//! the state it had, unless a fault was found already.
+//! the state it had, unless a fault was found already. Of a run with a sample they end the sample; the rest is looked for all the same.
 
-mod inventory;
+pub(crate) mod inventory;
 mod progress;
 mod record;
 mod sample;
@@ -66,7 +66,10 @@ enum Known {
     },
     Bad,
     /// It was not read, and is there.
-    Present,
+    Present {
+        /// As it is stored.
+        length: u64,
+    },
 }
 
 /// What a run may cost; what is `None` is not limited. The chunks that are being read when a limit is reached come on top.
@@ -237,21 +240,12 @@ impl Verifier {
         let now = self.datastore.env().instant();
         if now.duration_since(self.saved) >= SAVE_EVERY {
             self.saved = now;
-            self.save(job).await;
+            self.end(job).await;
         }
     }
 
-    /// To be called at the end: writes down which chunks were found good. A run that is dropped without has to read them again.
-    pub async fn end(&mut self, job: &JobContext) {
-        self.save(job).await;
-        if let Some(sample) = &mut self.sample
-            && let Err(error) = sample.end(&self.datastore).await
-        {
-            job.log(format!("the list of the chunks is left behind: {error}"));
-        }
-    }
-
-    async fn save(&self, job: &JobContext) {
+    /// Writes down which chunks were found good. A run that is dropped without only has to read them again.
+    pub async fn end(&self, job: &JobContext) {
         if let Some(record) = &self.record
             && let Err(error) = self.datastore.verified().save(record).await
         {

@@ -1,6 +1,8 @@
 //! Which chunks a run reads that does not read all of them.
 
-use super::inventory::Inventory;
+use sha2::{Digest as _, Sha256};
+
+use super::inventory::{Inventory, fits};
 use crate::{Datastore, Digest, Env, IndexChunk, JobContext, Result};
 
 /// Entries of indexes that are looked up at once.
@@ -10,8 +12,7 @@ const BATCH: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Sample {
     percent: u64,
-    /// Odd.
-    seed: u64,
+    seed: [u8; 16],
     inventory: Option<Inventory>,
 }
 
@@ -22,26 +23,26 @@ pub(super) struct Sorted {
     pub(super) doubtful: Vec<(IndexChunk, bool)>,
     /// To be read.
     pub(super) chosen: Vec<(IndexChunk, bool)>,
-    /// They are there.
-    pub(super) present: Vec<Digest>,
+    /// They are there, and so long.
+    pub(super) present: Vec<(Digest, u64)>,
 }
 
 impl Sample {
     /// So many of 100 chunks.
     pub(super) fn new(percent: u64, env: &Env) -> Self {
-        let seed = env.random_16().first_chunk().copied().unwrap_or_default();
         Self {
             percent,
-            seed: u64::from_le_bytes(seed) | 1,
+            seed: env.random_16(),
             inventory: None,
         }
     }
 
     /// Whether a chunk is read. Nobody can tell beforehand, so nobody can make chunks that are never read.
     fn chooses(&self, digest: &Digest) -> bool {
-        let bits = digest.0.last_chunk().copied().unwrap_or_default();
-        let mixed = u64::from_le_bytes(bits).wrapping_mul(self.seed);
-        (mixed >> 32) * 100 < self.percent << 32
+        let hash = Sha256::new().chain_update(self.seed);
+        let hash: [u8; 32] = hash.chain_update(digest.as_bytes()).finalize().into();
+        let drawn = u64::from(u32::from_le_bytes([hash[0], hash[1], hash[2], hash[3]]));
+        drawn * 100 < self.percent << 32
     }
 
     /// Makes the mirror what the bucket is, and lists the chunks; once.
@@ -65,28 +66,21 @@ impl Sample {
             sorted.chosen = entries.to_vec();
             return Ok(sorted);
         };
+        let mut entries = entries.to_vec();
+        entries.sort_unstable_by_key(|(chunk, _)| chunk.digest);
         for batch in entries.chunks(BATCH) {
             job.check()?;
-            let doubtful = inventory.doubtful(datastore, encrypted, batch.to_vec());
-            let mut doubtful = doubtful.await?.into_iter().peekable();
-            for (chunk, whole) in batch {
-                if let Some(found) = doubtful.next_if(|(other, _)| other.digest == chunk.digest) {
-                    sorted.doubtful.push(found);
-                } else if self.chooses(&chunk.digest) {
-                    sorted.chosen.push((*chunk, *whole));
-                } else {
-                    sorted.present.push(chunk.digest);
+            let digests = batch.iter().map(|(chunk, _)| chunk.digest).collect();
+            let lengths = inventory.lengths(datastore, digests).await?;
+            for ((chunk, whole), length) in batch.iter().zip(lengths) {
+                let length = length.filter(|length| fits(chunk, *whole, encrypted, *length));
+                match length {
+                    None => sorted.doubtful.push((*chunk, *whole)),
+                    Some(_) if self.chooses(&chunk.digest) => sorted.chosen.push((*chunk, *whole)),
+                    Some(length) => sorted.present.push((chunk.digest, length)),
                 }
             }
         }
         Ok(sorted)
-    }
-
-    /// Forgets the list.
-    pub(super) async fn end(&mut self, datastore: &Datastore) -> Result<()> {
-        match self.inventory.take() {
-            Some(inventory) => inventory.end(datastore.env()).await,
-            None => Ok(()),
-        }
     }
 }

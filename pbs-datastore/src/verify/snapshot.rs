@@ -7,7 +7,8 @@ use bytes::Bytes;
 use futures_util::StreamExt as _;
 use jiff::Timestamp;
 
-use super::{FAULTS_LOGGED_MAX, Known, READS_MAX, Verifier};
+use super::inventory::fits;
+use super::{FAULTS_LOGGED_MAX, Known, READS_MAX, Verifier, VerifyLimits};
 use crate::{
     ArchiveKind, BlobError, ChunkReader, CryptMode, Digest, Env, Error, Index, IndexChunk,
     JobContext, ManifestFile, Place, Result, SnapshotRef,
@@ -127,33 +128,54 @@ impl Verifier {
     ) -> Result<bool> {
         let last = index.len().saturating_sub(1);
         let whole = |entry| matches!(index, Index::Dynamic(_)) || entry != last;
+        let encrypted = file.crypt_mode == CryptMode::Encrypt;
         let mut asked = HashSet::new();
         let mut reads = Vec::new();
         for (entry, chunk) in index.chunks().enumerate() {
             if !asked.insert(chunk.digest) {
                 continue;
             }
+            let whole = whole(entry);
             match self.known.get(&chunk.digest) {
-                Some(known) => judge(file, &chunk, whole(entry), known, faults),
-                None => reads.push((chunk, whole(entry))),
+                Some(Known::Present { length }) if !fits(&chunk, whole, encrypted, *length) => {
+                    reads.push((chunk, whole));
+                }
+                Some(known) => judge(file, &chunk, whole, known, faults),
+                None => reads.push((chunk, whole)),
             }
         }
         drop(asked);
-        let mut doubtful = Vec::new();
         if let Some(sample) = &self.sample {
-            let encrypted = file.crypt_mode == CryptMode::Encrypt;
             let sorted = sample.sort(&self.datastore, encrypted, &reads, faults.job);
             let sorted = sorted.await?;
             self.progress.pass(sorted.present.len());
-            for digest in sorted.present {
-                self.remember(digest, Known::Present);
+            for (digest, length) in sorted.present {
+                self.remember(digest, Known::Present { length });
             }
-            (doubtful, reads) = (sorted.doubtful, sorted.chosen);
+            let unlimited = VerifyLimits::default();
+            self.read_some(file, sorted.doubtful, unlimited, faults)
+                .await?;
+            reads = sorted.chosen;
         }
         self.trust_some(file, &mut reads, faults).await?;
-        reads.append(&mut doubtful);
-        if !reads.is_empty() && self.limits.is_used_up(self.progress.counts()) {
-            return Ok(false);
+        let left = self.read_some(file, reads, self.limits, faults).await?;
+        if self.sample.is_some() {
+            self.progress.pass(left);
+            return Ok(true);
+        }
+        Ok(left == 0)
+    }
+
+    /// Reads chunks until the limits are used up; how many are left.
+    async fn read_some(
+        &mut self,
+        file: &ManifestFile,
+        reads: Vec<(IndexChunk, bool)>,
+        limits: VerifyLimits,
+        faults: &mut Faults<'_>,
+    ) -> Result<usize> {
+        if limits.is_used_up(self.progress.counts()) {
+            return Ok(reads.len());
         }
         let (reader, env) = (
             self.datastore.reader().clone(),
@@ -194,11 +216,11 @@ impl Verifier {
             self.note(&digest, Some(&known));
             self.remember(digest, known);
             self.save_sometimes(job).await;
-            if self.limits.is_used_up(self.progress.counts()) {
+            if limits.is_used_up(self.progress.counts()) {
                 break;
             }
         }
-        Ok(done == total)
+        Ok(total - done)
     }
 }
 
@@ -251,7 +273,7 @@ impl Verifier {
             Some(Known::Good { encrypted, length }) => {
                 record.note(digest, *encrypted, *length, self.datastore.env().now());
             }
-            Some(Known::Bad | Known::Present) | None => record.forget(digest),
+            Some(Known::Bad | Known::Present { .. }) | None => record.forget(digest),
         }
     }
 }
@@ -296,7 +318,7 @@ fn judge(
                 chunk.len()
             ));
         }
-        Known::Good { .. } | Known::Present => {}
+        Known::Good { .. } | Known::Present { .. } => {}
     }
 }
 

@@ -1,5 +1,7 @@
 //! Tests of verification.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use rstest::rstest;
 use s3_client::{Action, ErrorKind, Fault, Op};
@@ -51,9 +53,12 @@ impl World {
         let job = JobContext::detached();
         let verified = verifier.verify(&id(), UPID, &job).await.unwrap();
         verifier.end(&job).await;
+        let counts = verifier.counts();
+        drop(verifier);
+        self.env.drain(Duration::from_secs(10)).await;
         let left = std::fs::read_dir(self.place().join(".holdfast/tmp"));
         assert_eq!(left.map_or(0, Iterator::count), 0, "its list is removed");
-        (verified, verifier.counts())
+        (verified, counts)
     }
 
     /// With a key the chunks are encrypted, although the manifest does not say so.
@@ -384,4 +389,43 @@ async fn what_the_list_does_not_show_is_read_before_it_is_called_missing() {
         (verifier.counts().chunks, verifier.counts().present),
         (1, 1)
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_end_the_sample_and_not_the_look() {
+    let world = World::new(true, None).await;
+    let limits = VerifyLimits {
+        chunks_max: Some(1),
+        bytes_max: None,
+    };
+    let verifier = Verifier::new(Arc::clone(&world.datastore));
+    let mut verifier = verifier.within(limits).sampling(99);
+    let job = JobContext::detached();
+    for _ in 0..2 {
+        let verified = verifier.verify(&id(), UPID, &job).await.unwrap();
+        assert_eq!(verified, Verified::Present);
+    }
+    assert!(verifier.counts().chunks <= 1);
+    // What is not in the list is read, whatever the limits.
+    assert!(world.model.remove_raw(&World::key(&World::chunk())));
+    let mut verifier = Verifier::new(Arc::clone(&world.datastore))
+        .within(limits)
+        .sampling(0);
+    let verified = verifier.verify(&id(), UPID, &job).await.unwrap();
+    assert_eq!(verified, Verified::Done(VerifyOutcome::Failed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_collection_leaves_the_list_of_a_run_alone() {
+    let world = World::new(true, None).await;
+    let job = JobContext::detached();
+    let mut verifier = Verifier::new(Arc::clone(&world.datastore)).sampling(0);
+    let mut sample = verifier.sample.take().unwrap();
+    sample.begin(&world.datastore, &job).await.unwrap();
+    verifier.sample = Some(sample);
+    tokio::time::sleep(Duration::from_hours(100)).await;
+    let options = crate::GcOptions::default();
+    world.datastore.collect(options, UPID, &job).await.unwrap();
+    let verified = verifier.verify(&id(), UPID, &job).await.unwrap();
+    assert_eq!(verified, Verified::Present);
 }

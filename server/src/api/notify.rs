@@ -24,9 +24,10 @@ static NOTIFY: WithSecret = WithSecret {
     section: "notify",
     secrets: "notify",
     parameter: "secret",
+    secret: |secrets, id| Some(secrets.notify.get(id)?.reveal().to_owned()),
     bytes_max: 4096,
     optional: &[
-        "user", "level", "subject", "body", "comment", "tasks", "store", "disable",
+        "user", "from", "to", "level", "subject", "body", "comment", "tasks", "store", "disable",
     ],
 };
 

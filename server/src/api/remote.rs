@@ -25,6 +25,7 @@ static REMOTES: WithSecret = WithSecret {
     section: "remote",
     secrets: "remotes",
     parameter: "password",
+    secret: |secrets, id| Some(secrets.remotes.get(id)?.reveal().to_owned()),
     bytes_max: REMOTE_PASSWORD_BYTES_MAX,
     optional: &["port", "fingerprint", "comment"],
 };

@@ -189,21 +189,28 @@ pub(crate) async fn update(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
         write_keys(&secrets, &id, keys)
     })
     .await?;
+    let mut faults = Vec::new();
     for name in users {
+        // What another daemon has taken over stays as it is, and so does what is nobody's now.
         let state = daemon.stores.state(&name);
-        // One that is not open takes the settings when it is.
-        if matches!(state, Some(StoreState::Open(_) | StoreState::Faulty { .. })) {
-            let opened = daemon.stores.open_now(&name, TakeOver::No).await;
-            opened.map_err(|error| {
-                ApiError::bad_request(format!(
-                    "the settings were changed, but with them {}",
-                    error.message()
-                ))
-            })?;
+        let holds = matches!(
+            state,
+            Some(StoreState::Open(_) | StoreState::Faulty { .. } | StoreState::Opening)
+        );
+        if holds && let Err(error) = daemon.stores.open_now(&name, TakeOver::No).await {
+            faults.push(error.message().to_owned());
         }
     }
     drop(kept);
-    done()
+    // What could not be closed in time is opened when it is.
+    daemon.reopen();
+    match faults.as_slice() {
+        [] => done(),
+        faults => Err(ApiError::bad_request(format!(
+            "the settings were changed, but with them {}",
+            faults.join("; ")
+        ))),
+    }
 }
 
 /// The datastores that use an endpoint.

@@ -1,7 +1,8 @@
 //! Sections of the configuration whose elements have a secret each, in the secrets file. Secrets go in and never come out.
 //!
-//! The secret is written after the section is there, and removed after it: a crash in between leaves an element without its secret, which says so when it is
-//! used, or a secret of nothing.
+//! A secret must never be used with settings that are not its own, since those say where it is sent. So one that was there is removed before the section is
+//! made, or changed together with it, and the new one is written after that: a crash in between leaves an element without a secret, which
+//! says so when it is used. If the section cannot be written, the old one is put back.
 
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use super::call::Call;
 use super::error::ApiError;
 use super::respond::blocking;
 use super::settings::{Settings, check_unset};
-use crate::config;
+use crate::config::{self, Secrets};
 use crate::daemon::Daemon;
 
 /// A kind of such elements.
@@ -20,6 +21,8 @@ pub(super) struct WithSecret {
     pub(super) secrets: &'static str,
     /// The parameter that brings the secret.
     pub(super) parameter: &'static str,
+    /// Where it is once it was read.
+    pub(super) secret: fn(&Secrets, &str) -> Option<String>,
     /// Most bytes of it.
     pub(super) bytes_max: usize,
     /// Settings that a change may take away.
@@ -93,7 +96,17 @@ impl WithSecret {
     ) -> Result<(), ApiError> {
         let (store, secrets) = (daemon.config.clone(), daemon.secrets.clone());
         blocking(move || {
-            store.edit(change.digest.as_deref(), |document| {
+            let write = |secret: Option<String>| {
+                secrets.edit(None, |document| {
+                    config::set_in(document, self.secrets, &id, secret)
+                })
+            };
+            let before = (self.secret)(&secrets.read(), &id);
+            let replaced = before.is_some() && (!there || change.secret.is_some());
+            if replaced {
+                write(None)?;
+            }
+            let written = store.edit(change.digest.as_deref(), |document| {
                 let kind = self.section;
                 match config::has_section(document, kind, &id) {
                     true if !there => return Err(format!("the {kind} '{id}' exists already")),
@@ -103,13 +116,12 @@ impl WithSecret {
                 let table = config::section(document, kind, &id)?;
                 change.settings.change(table, &change.unset);
                 Ok(())
-            })?;
-            let Some(secret) = change.secret else {
-                return Ok(());
-            };
-            secrets.edit(None, |document| {
-                config::set_in(document, self.secrets, &id, Some(secret))
-            })
+            });
+            if written.is_err() && replaced {
+                write(before)?;
+            }
+            written?;
+            change.secret.map_or(Ok(()), |secret| write(Some(secret)))
         })
         .await
     }

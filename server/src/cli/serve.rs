@@ -69,12 +69,15 @@ fn begin_logging(config: &Config) {
     drop(begun);
 }
 
-fn load_tls(daemon: &Daemon) -> anyhow::Result<ServerTls> {
+/// The certificate and its key; the pair of the state directory is made if it is missing and `may_make`.
+fn load_tls(daemon: &Daemon, may_make: bool) -> anyhow::Result<ServerTls> {
     let config = daemon.config.read();
     let files = (&config.server.certificate_file, &config.server.key_file);
+    let (state_dir, now) = (&daemon.state_dir, daemon.clock.now());
     let tls = match files {
         (Some(certificate), Some(key)) => ServerTls::load(certificate, key),
-        _ => ServerTls::load_or_create(&daemon.state_dir, &hostname(&config), daemon.clock.now()),
+        _ if may_make => ServerTls::load_or_create(state_dir, &hostname(&config), now),
+        _ => ServerTls::load_made(state_dir),
     };
     Ok(tls?)
 }
@@ -150,7 +153,7 @@ pub(crate) fn api_handler(daemon: &Arc<Daemon>) -> ApiHandler {
 /// Loads the certificate anew; what cannot be used changes nothing.
 async fn reload_tls(daemon: &Arc<Daemon>, tls: &ServerTls) {
     let loading = Arc::clone(daemon);
-    match daemon.env.io(move |_| load_tls(&loading)).await {
+    match daemon.env.io(move |_| load_tls(&loading, false)).await {
         Ok(new) => {
             tls.replace_by(&new);
             tracing::info!(fingerprint = %tls.fingerprint(), "the certificate was loaded anew");
@@ -171,7 +174,6 @@ async fn watch_files(daemon: Arc<Daemon>, tls: ServerTls, mut told: Signal) {
         };
         if reload {
             reported.clear();
-            reload_tls(&daemon, &tls).await;
         }
         let (config, secrets) = (daemon.config.clone(), daemon.secrets.clone());
         let seen = daemon
@@ -197,6 +199,10 @@ async fn watch_files(daemon: Arc<Daemon>, tls: ServerTls, mut told: Signal) {
                 }
             }
         }
+        if reload {
+            // Where it is may have been changed just now.
+            reload_tls(&daemon, &tls).await;
+        }
     }
 }
 
@@ -212,7 +218,7 @@ impl ServeArgs {
         let env = Env::system();
         let (file, inner) = (self.config.clone(), env.clone());
         let daemon = tokio::task::spawn_blocking(move || assemble(&file, inner)).await??;
-        let tls = load_tls(&daemon)?;
+        let tls = load_tls(&daemon, true)?;
         let hangups = signal(SignalKind::hangup()).context("signals cannot be received")?;
         let config = daemon.config.read();
         let listeners = bind(&config.server.listen).await?;

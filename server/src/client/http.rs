@@ -103,7 +103,8 @@ impl RequestError {
     pub(crate) fn is_transient(&self) -> bool {
         match self {
             Self::Refused { status, .. } => {
-                status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS
+                (status.is_server_error() && *status != StatusCode::INSUFFICIENT_STORAGE)
+                    || *status == StatusCode::TOO_MANY_REQUESTS
             }
             Self::Connection { .. } | Self::Timeout { .. } => true,
             Self::Untrusted(_) | Self::NoMemory | Self::Answer { .. } => false,

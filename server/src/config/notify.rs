@@ -1,18 +1,33 @@
 //! `[notify.ID]`: who is told how tasks end (decision 0014). The ID is a safe id of 3 to 32 characters. Passwords and tokens for it are in the
 //! section `[notify]` of the secrets file.
 
-use minijinja::Environment;
 use pbs_datastore::DatastoreName;
 use serde::{Deserialize, Serialize};
 
 use super::fault::{Faults, Section};
 use super::model::Config;
 use super::parse::{check_comment, check_name};
+use crate::notify::check_template;
 
 /// Most recipients of a mail.
 const RECIPIENTS_MAX: usize = 32;
-/// Longest template, in bytes.
-const TEMPLATE_BYTES_MAX: usize = 16 << 10;
+/// Types of tasks that can be asked for.
+const TASKS: &[&str] = &[
+    "backup",
+    "garbage_collection",
+    "move-group",
+    "move-namespace",
+    "prune",
+    "prunejob",
+    "reader",
+    "s3-refresh",
+    "sync",
+    "syncjob",
+    "verificationjob",
+    "verify",
+    "verify_group",
+    "verify_snapshot",
+];
 /// Longest URL, in bytes.
 const URL_BYTES_MAX: usize = 2048;
 
@@ -134,6 +149,17 @@ pub(super) fn read_notify(
             section.fault(faults, key, why);
         }
     }
+    if let Some(unknown) = raw
+        .tasks
+        .iter()
+        .find(|task| !TASKS.contains(&task.as_str()))
+    {
+        let message = format!(
+            "there are no tasks of type '{unknown}'; there are {}",
+            TASKS.join(", ")
+        );
+        section.fault(faults, "tasks", message);
+    }
     for name in &raw.store {
         if let Err(error) = name.parse::<DatastoreName>() {
             section.fault(faults, "store", error);
@@ -219,12 +245,4 @@ fn read_url(
         return None;
     }
     Some((url, scheme))
-}
-
-fn check_template(text: &str) -> Result<(), String> {
-    if text.len() > TEMPLATE_BYTES_MAX {
-        return Err(format!("must be at most {TEMPLATE_BYTES_MAX} bytes"));
-    }
-    let read = Environment::new().template_from_str(text).map(drop);
-    read.map_err(|error| format!("is no template: {error}"))
 }

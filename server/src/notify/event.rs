@@ -12,6 +12,8 @@ use crate::tasks::{Outcome, TaskInfo, Upid};
 
 /// Lines of a log that are told.
 const LINES_MAX: u64 = 50;
+/// Longest template, in bytes.
+const TEMPLATE_BYTES_MAX: usize = 16 << 10;
 /// Steps that a template may take; enough for all lines some hundred times over.
 const FUEL: u64 = 100_000;
 /// Longest text that a template may make.
@@ -48,6 +50,9 @@ pub(crate) struct Event {
     pub(crate) id: String,
     /// How bad it is: `info`, `warning`, `error`.
     pub(crate) severity: NotifyLevel,
+    /// Nothing has happened.
+    #[serde(skip)]
+    pub(crate) is_test: bool,
     /// Who is told: those with this level or one below.
     #[serde(skip)]
     pub(crate) heard_by: NotifyLevel,
@@ -98,6 +103,7 @@ impl Event {
         Self {
             id,
             severity,
+            is_test: false,
             heard_by: severity,
             title,
             host: daemon.hostname.clone(),
@@ -108,10 +114,9 @@ impl Event {
         }
     }
 
-    /// The end of a task; `None` if it has not ended.
-    pub(super) async fn of_task(daemon: &Daemon, task: &TaskInfo) -> Option<Self> {
+    /// The end of a task, without its log; `None` if it has not ended.
+    pub(super) fn of_task(daemon: &Daemon, task: &TaskInfo) -> Option<Self> {
         let (end, outcome) = task.end.as_ref()?;
-        let log = last_lines(daemon, &task.upid).await;
         let upid = &task.upid;
         let (severity, word) = match outcome {
             Outcome::Ok => (NotifyLevel::Info, "done"),
@@ -142,9 +147,18 @@ impl Event {
             time: time(*end),
             store: task.store.clone(),
             task: Some(ended),
-            log,
             ..Self::new(daemon, upid.to_string(), severity, title)
         })
+    }
+
+    /// Adds the end of a task's log. One that cannot be read is left out.
+    pub(super) async fn read_log(&mut self, daemon: &Daemon, upid: &Upid) {
+        let total = daemon.tasks.log_page(upid, 0, 1).await;
+        let total = total.map_or(0, |page| page.total);
+        let first = total.saturating_sub(LINES_MAX - 1).max(1);
+        if let Ok(page) = daemon.tasks.log_page(upid, first, LINES_MAX).await {
+            self.log = page.lines;
+        }
     }
 
     /// A datastore that cannot be used.
@@ -168,36 +182,123 @@ impl Event {
         }
     }
 
-    /// A try.
+    /// A try, with a task that never was. Faults of templates are told.
     pub(crate) fn test(daemon: &Daemon, id: &str) -> Self {
         let title = format!("This is a test of the notification '{id}'");
+        let task = EndedTask {
+            upid: "UPID:test:".to_owned(),
+            kind: "test".to_owned(),
+            worker_id: id.to_owned(),
+            user: "root@pam".to_owned(),
+            status: "OK".to_owned(),
+            started: daemon.clock.now().to_string(),
+            seconds: 0,
+        };
         Self {
+            task: Some(task),
             log: vec!["Nothing has happened.".to_owned()],
+            is_test: true,
             ..Self::new(daemon, daemon.env.new_id(), NotifyLevel::Info, title)
         }
     }
 }
 
-/// The end of a log. One that cannot be read is left out.
-async fn last_lines(daemon: &Daemon, upid: &Upid) -> Vec<String> {
-    let total = daemon.tasks.log_page(upid, 0, 1).await;
-    let total = total.map_or(0, |page| page.total);
-    let first = total.saturating_sub(LINES_MAX - 1).max(1);
-    let page = daemon.tasks.log_page(upid, first, LINES_MAX).await;
-    page.map_or_else(|_| Vec::new(), |page| page.lines)
+/// What templates are read and filled in with. Nothing that could make a long text of a short one is in it: no functions, one filter, no
+/// variables ([`check_template`]).
+fn environment() -> Environment<'static> {
+    let mut environment = Environment::empty();
+    environment.add_filter("tojson", minijinja::filters::tojson);
+    environment.set_fuel(Some(FUEL));
+    environment
+}
+
+/// Refuses what is no template, or could take much memory or time.
+pub(crate) fn check_template(text: &str) -> Result<(), String> {
+    if text.len() > TEMPLATE_BYTES_MAX {
+        return Err(format!("must be at most {TEMPLATE_BYTES_MAX} bytes"));
+    }
+    let read = environment().template_from_str(text).map(drop);
+    read.map_err(|error| format!("is no template: {error}"))?;
+    let tags = text.split("{{").chain(text.split("{%")).skip(1);
+    for tag in tags {
+        let end = tag.find("}}").into_iter().chain(tag.find("%}")).min();
+        let tag = &tag[..end.unwrap_or(tag.len())];
+        let word = tag
+            .trim_matches(['-', '+', ' ', '\n', '\t'])
+            .split_whitespace()
+            .next();
+        let grows = tag.contains(['*', '~']) && end.is_some();
+        if grows
+            || matches!(
+                word,
+                Some("set" | "macro" | "call" | "filter" | "include" | "import")
+            )
+        {
+            return Err(
+                "must be plain: no set, macro, call, filter, '*' or '~' within braces".to_owned(),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Text up to a bound.
+struct Bounded(Vec<u8>);
+
+impl std::io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.0.len() + bytes.len() > TEXT_BYTES_MAX {
+            return Err(std::io::Error::other(format!(
+                "more than {TEXT_BYTES_MAX} bytes"
+            )));
+        }
+        self.0.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// What a template makes of an event.
-pub(super) fn render(template: &str, event: &Event) -> Result<String, DeliveryError> {
-    let mut environment = Environment::new();
-    environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    environment.set_fuel(Some(FUEL));
-    let text = environment.render_str(template, Value::from(Serde(event)));
-    let text = text.map_err(|error| DeliveryError::refused(format!("the template: {error}")))?;
-    if text.len() > TEXT_BYTES_MAX {
-        return Err(DeliveryError::refused(format!(
-            "the template makes a text of more than {TEXT_BYTES_MAX} bytes"
-        )));
+fn fill_in(template: &str, event: &Event) -> Result<String, String> {
+    check_template(template)?;
+    let mut environment = environment();
+    // A test shows what is wrong; of what has happened as much is told as can be.
+    environment.set_undefined_behavior(if event.is_test {
+        UndefinedBehavior::Strict
+    } else {
+        UndefinedBehavior::Chainable
+    });
+    let template = environment.template_from_str(template);
+    let template = template.map_err(|error| error.to_string())?;
+    let mut text = Bounded(Vec::new());
+    let filled = template.render_captured_to(Value::from(Serde(event)), &mut text);
+    filled.map(drop).map_err(|error| error.to_string())?;
+    String::from_utf8(text.0).map_err(|error| error.to_string())
+}
+
+/// What a template makes of an event; if it cannot be filled in, what `otherwise` is, for the event must be told. A test tells the fault.
+pub(super) fn render(
+    template: &str,
+    event: &Event,
+    otherwise: impl FnOnce() -> Result<String, DeliveryError>,
+) -> Result<String, DeliveryError> {
+    match fill_in(template, event) {
+        Ok(text) => Ok(text),
+        Err(why) if event.is_test => Err(DeliveryError::refused(format!("the template: {why}"))),
+        Err(why) => {
+            tracing::error!(
+                why,
+                "a template of a notification cannot be filled in, and is not used"
+            );
+            otherwise()
+        }
     }
-    Ok(text)
+}
+
+/// What one of our own templates makes of an event.
+pub(super) fn render_default(template: &str, event: &Event) -> Result<String, DeliveryError> {
+    fill_in(template, event).map_err(DeliveryError::refused)
 }

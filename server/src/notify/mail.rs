@@ -3,10 +3,11 @@
 use lettre::message::{Mailbox, header::ContentType};
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::{AsyncSmtpTransport, AsyncTransport as _, Message, Tokio1Executor};
+use pbs_datastore::Env;
 use sha2::{Digest as _, Sha256};
 
 use super::DeliveryError;
-use super::event::{BODY, Event, SUBJECT, render};
+use super::event::{BODY, Event, SUBJECT, render, render_default};
 use crate::config::{Notify, NotifyScheme};
 
 type Transport = AsyncSmtpTransport<Tokio1Executor>;
@@ -14,15 +15,42 @@ type Transport = AsyncSmtpTransport<Tokio1Executor>;
 /// Longest subject, in characters.
 const SUBJECT_CHARS_MAX: usize = 200;
 
-/// Sends the event to all recipients in one mail.
+/// Sends the event to each recipient in a mail of its own, so that one whose address is wrong is in nobody else's way. An error that is not
+/// final if nobody got it.
 pub(super) async fn send(
+    env: &Env,
     notify: &Notify,
     secret: Option<&str>,
     event: &Event,
 ) -> Result<(), DeliveryError> {
-    let message = message(notify, event)?;
-    let transport = transport(notify, secret)?;
-    let sent = transport.send(message).await;
+    let (making, secret) = (notify.clone(), secret.map(str::to_owned));
+    // Reads the certificates of authorities.
+    let transport = env.compute(move || transport(&making, secret.as_deref()));
+    let transport = transport.await?;
+    let mut faults = Vec::new();
+    for to in &notify.to {
+        if let Err(error) = send_to(&transport, to, notify, event).await {
+            faults.push((to, error));
+        }
+    }
+    let Some((_, first)) = faults.first() else {
+        return Ok(());
+    };
+    let transient = first.transient && faults.len() == notify.to.len();
+    let all = faults.iter().map(|(to, error)| format!("{to}: {error}"));
+    Err(DeliveryError {
+        why: all.collect::<Vec<_>>().join("; "),
+        transient,
+    })
+}
+
+async fn send_to(
+    transport: &Transport,
+    to: &str,
+    notify: &Notify,
+    event: &Event,
+) -> Result<(), DeliveryError> {
+    let sent = transport.send(message(to, notify, event)?).await;
     sent.map(drop).map_err(|error| {
         if error.is_permanent() || error.is_client() {
             DeliveryError::refused(error.to_string())
@@ -32,27 +60,28 @@ pub(super) async fn send(
     })
 }
 
-fn message(notify: &Notify, event: &Event) -> Result<Message, DeliveryError> {
+fn message(to: &str, notify: &Notify, event: &Event) -> Result<Message, DeliveryError> {
     let address = |text: &str| {
         let mailbox = text.parse::<Mailbox>();
         mailbox.map_err(|error| DeliveryError::refused(format!("'{text}': {error}")))
     };
-    let subject = render(notify.subject.as_deref().unwrap_or(SUBJECT), event)?;
+    let text = |template: &Option<String>, default: &str| match template {
+        Some(template) => render(template, event, || render_default(default, event)),
+        None => render_default(default, event),
+    };
+    let subject = text(&notify.subject, SUBJECT)?;
     let subject = subject.lines().collect::<Vec<_>>().join(" ");
     let from = address(notify.from.as_deref().unwrap_or_default())?;
     // The same for every attempt, so that whoever gets it twice sees one.
-    let name = hex::encode(&Sha256::digest(&event.id)[..16]);
-    let id = format!("<{name}@{}>", from.email.domain());
-    let mut message = Message::builder()
+    let name = Sha256::digest(format!("{}\n{to}", event.id));
+    let id = format!("<{}@{}>", hex::encode(&name[..16]), from.email.domain());
+    let message = Message::builder()
         .from(from)
+        .to(address(to)?)
         .message_id(Some(id))
         .header(ContentType::TEXT_PLAIN)
-        .subject(subject.chars().take(SUBJECT_CHARS_MAX).collect::<String>());
-    for to in &notify.to {
-        message = message.to(address(to)?);
-    }
-    let body = render(notify.body.as_deref().unwrap_or(BODY), event)?;
-    let message = message.body(body);
+        .subject(subject.chars().take(SUBJECT_CHARS_MAX).collect::<String>())
+        .body(text(&notify.body, BODY)?);
     message.map_err(|error| DeliveryError::refused(error.to_string()))
 }
 

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT};
 use http::{Request, StatusCode};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -26,10 +27,13 @@ pub(super) async fn post(
     secret: Option<&str>,
     event: &Event,
 ) -> Result<(), DeliveryError> {
+    let all = || {
+        let json = serde_json::to_string(event);
+        json.map_err(|error| DeliveryError::refused(error.to_string()))
+    };
     let body = match &notify.body {
-        Some(template) => render(template, event)?,
-        None => serde_json::to_string(event)
-            .map_err(|error| DeliveryError::refused(error.to_string()))?,
+        Some(template) => render(template, event, all)?,
+        None => all()?,
     };
     let is_json = serde_json::from_str::<serde::de::IgnoredAny>(&body).is_ok();
     let content_type = if is_json {
@@ -56,12 +60,7 @@ pub(super) async fn post(
     if status.is_success() {
         return Ok(());
     }
-    let said = Limited::new(answer.into_body(), REFUSAL_BYTES_MAX)
-        .collect()
-        .await;
-    let said = said
-        .map(http_body_util::Collected::to_bytes)
-        .unwrap_or_default();
+    let said = beginning(answer.into_body()).await;
     let why = format!("{status}: {}", String::from_utf8_lossy(&said).trim());
     let later = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
     Err(if status.is_server_error() || later.contains(&status) {
@@ -69,6 +68,18 @@ pub(super) async fn post(
     } else {
         DeliveryError::refused(why)
     })
+}
+
+/// The first bytes of what is said about a refusal.
+async fn beginning(mut body: Incoming) -> Vec<u8> {
+    let mut said = Vec::new();
+    while said.len() < REFUSAL_BYTES_MAX
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        said.extend_from_slice(frame.data_ref().map_or(&[][..], |data| &data[..]));
+    }
+    said.truncate(REFUSAL_BYTES_MAX);
+    said
 }
 
 async fn connector(env: &Env) -> Result<HttpsConnector<HttpConnector>, DeliveryError> {

@@ -388,6 +388,8 @@ impl Stores {
         entry
             .state
             .send_replace(StoreState::Open(opened.datastore.clone()));
+        // They may have been changed while it was opened.
+        self.apply_settings();
         let by = loop {
             let closing = wish.wait_for(|wish| wish.close_by().is_some());
             drop(tokio::time::timeout(LOOK_EVERY, closing).await);

@@ -8,6 +8,8 @@ use tokio::sync::watch;
 
 use super::*;
 
+const A4: &str = "host/a/2026-11-17T22:13:20Z";
+
 #[rstest]
 #[tokio::test(start_paused = true)]
 async fn a_group_is_moved_with_all_that_belongs_to_it(#[values(true, false)] bucket: bool) {
@@ -96,7 +98,11 @@ async fn a_move_that_was_cut_off_in_its_removals_goes_on(#[values(true, false)] 
     done(&side.pull(&side.source(), &options).await.unwrap());
     let contents = side.contents().await;
     snapshots.delete(&id(A1)).await.unwrap();
-    assert_eq!(mover.group(&id(A2).group(), &x, &job).await.unwrap(), 2);
+    // A backup came in between.
+    side.backup(A4, "a.didx", &["five"]).await;
+    assert_eq!(mover.group(&id(A2).group(), &x, &job).await.unwrap(), 3);
+    assert!(side.listed().await.contains(&format!("ns/x/{A4}")));
+    snapshots.delete(&id(&format!("ns/x/{A4}"))).await.unwrap();
     let moved = |(name, _): &(String, Vec<(String, Bytes)>)| !name.starts_with("host/");
     let after = side.contents().await;
     let expected: Vec<_> = contents.into_iter().filter(moved).collect();

@@ -107,10 +107,10 @@ async fn whoever_wants_it_is_told_how_a_task_ended() {
     let fixture = Fixture::new().await;
     let (url, mut posted) = webhook(&fixture, &[]).await;
     let all = "config/notify";
-    let hook = json!({"name": "hook", "url": url, "secret": "Bearer hush"});
+    let hook = json!({"name": "hook", "url": url, "secret": "Bearer hush", "store": ["one"]});
     fixture.done(Method::POST, all, hook).await;
     let (quiet_url, mut quiet) = webhook(&fixture, &[]).await;
-    let quiet_hook = json!({"name": "quiet", "url": quiet_url, "level": "error", "tasks": ["syncjob"], "store": ["two"]});
+    let quiet_hook = json!({"name": "quiet", "url": quiet_url, "level": "error", "tasks": ["syncjob"], "store": ["three"]});
     fixture.done(Method::POST, all, quiet_hook).await;
     fixture.tell().await;
 
@@ -140,8 +140,7 @@ async fn whoever_wants_it_is_told_how_a_task_ended() {
     let (body, _) = next(&mut posted).await;
     assert!(body.starts_with("prune took "), "{body}");
 
-    fixture.end_task("syncjob", "two", Err("no line")).await;
-    next(&mut posted).await;
+    fixture.end_task("syncjob", "three", Err("no line")).await;
     let (body, secret) = next(&mut quiet).await;
     assert_eq!(secret, None);
     assert!(body.contains("no line"), "{body}");
@@ -152,7 +151,7 @@ async fn whoever_wants_it_is_told_how_a_task_ended() {
 async fn a_refusal_is_final_and_what_may_pass_is_tried_again() {
     let fixture = Fixture::new().await;
     let (url, mut posted) = webhook(&fixture, &[503, 200, 400]).await;
-    let hook = json!({"name": "hook", "url": url});
+    let hook = json!({"name": "hook", "url": url, "store": ["one"]});
     fixture.done(Method::POST, "config/notify", hook).await;
     fixture.tell().await;
     fixture.end_task("prune", "one", Err("first")).await;
@@ -192,20 +191,26 @@ async fn a_mail_is_sent_to_all_recipients() {
     let (url, mut mails) = mail_server(&fixture).await;
     let mail = json!({
         "name": "mail", "url": url, "user": "robot", "secret": "hush", "from": "Backups <robot@example.org>",
-        "to": ["one@example.org", "two@example.org"],
+        "to": ["one@example.org", "two@example.org"], "store": ["one"],
     });
     fixture.done(Method::POST, "config/notify", mail).await;
     fixture.tell().await;
     fixture
-        .end_task("verificationjob", "one:weekly", Err("two snapshots failed"))
+        .end_task("verificationjob", "one", Err("two snapshots failed"))
         .await;
     let said = next(&mut mails).await;
+    let second = next(&mut mails).await;
+    assert!(
+        second
+            .iter()
+            .any(|line| line == "RCPT TO:<two@example.org>"),
+        "{second:#?}"
+    );
     for line in [
         "AUTH PLAIN AHJvYm90AGh1c2g=",
         "MAIL FROM:<robot@example.org>",
         "RCPT TO:<one@example.org>",
-        "RCPT TO:<two@example.org>",
-        "Verification one:weekly failed",
+        "Verification one failed",
         "Result:     two snapshots failed",
     ] {
         assert!(
@@ -215,7 +220,7 @@ async fn a_mail_is_sent_to_all_recipients() {
     }
     let subject = said.iter().find(|line| line.starts_with("Subject: "));
     assert!(
-        subject.is_some_and(|line| line.contains("Verification one:weekly failed")),
+        subject.is_some_and(|line| line.contains("Verification one failed")),
         "{said:#?}"
     );
     let ids = said.iter().filter(|line| line.starts_with("Message-ID: <"));
@@ -290,18 +295,93 @@ async fn a_template_that_goes_wrong_or_on_and_on_is_refused() {
     let (url, _posted) = webhook(&fixture, &[]).await;
     let hook = json!({"name": "hook", "url": url});
     fixture.done(Method::POST, "config/notify", hook).await;
-    for (body, why) in [
-        ("{{ nothing }}", "the template: undefined"),
-        (
-            "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}",
-            "the template",
-        ),
+    // What is wrong only when it is filled in is shown by the test.
+    let test = "config/notify/hook/test";
+    let body = json!({"body": "{{ nothing }}"});
+    fixture.done(Method::PUT, "config/notify/hook", body).await;
+    let why = "the template: undefined";
+    fixture.refused(Method::POST, test, json!({}), why).await;
+    for body in [
+        "{% set a = 'x' %}{{ a }}",
+        "{{ 'x' * 100000000 }}",
+        "{{- title ~ title }}",
+        "{%- macro a() %}{% endmacro %}",
+        "{% filter tojson %}x{% endfilter %}",
+        "{{ range(99) }}{%",
     ] {
-        fixture
-            .done(Method::PUT, "config/notify/hook", json!({"body": body}))
+        let (status, text) = fixture
+            .own(Method::PUT, "config/notify/hook", json!({"body": body}))
             .await;
-        fixture
-            .refused(Method::POST, "config/notify/hook/test", json!({}), why)
-            .await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{body}: {text}");
     }
+    let (open, close) = ("{% for a in log[0] %}".repeat(5), "{% endfor %}".repeat(5));
+    let endless = format!("{open}{{{{ log }}}}{close}");
+    fixture
+        .done(Method::PUT, "config/notify/hook", json!({"body": endless}))
+        .await;
+    fixture
+        .refused(Method::POST, test, json!({}), "the template: ")
+        .await;
+}
+
+#[tokio::test]
+async fn an_event_is_told_whatever_its_template_is() {
+    let fixture = Fixture::new().await;
+    let (url, mut posted) = webhook(&fixture, &[]).await;
+    let body = "{{ task.status.no.such }}{{ log[0][0][0] }}{{ 1 / 0 }}";
+    let hook = json!({"name": "hook", "url": url, "body": body, "store": ["one"]});
+    fixture.done(Method::POST, "config/notify", hook).await;
+    fixture.tell().await;
+    fixture.end_task("prune", "one", Err("why")).await;
+    let (body, _) = next(&mut posted).await;
+    let body: Value = serde_json::from_str(&body).expect("all there is");
+    assert_eq!(body["task"]["status"], "why");
+}
+
+#[tokio::test]
+async fn a_secret_is_not_used_with_settings_of_others() {
+    let fixture = Fixture::new().await;
+    let all = "config/notify";
+    let hook = |url: &str, secret: Option<&str>| match secret {
+        Some(secret) => json!({"name": "hook", "url": url, "secret": secret}),
+        None => json!({"name": "hook", "url": url}),
+    };
+    let secret = || {
+        fixture
+            .daemon
+            .secrets
+            .read()
+            .notify
+            .get("hook")
+            .map(|s| s.reveal().to_owned())
+    };
+    fixture
+        .done(Method::POST, all, hook("https://a.b/", Some("one")))
+        .await;
+    // Neither a second one of the name, nor a change that is refused, takes it away.
+    fixture
+        .refused(
+            Method::POST,
+            all,
+            hook("https://c.d/", Some("two")),
+            "exists already",
+        )
+        .await;
+    let bad = json!({"url": "ftp://c.d", "secret": "two"});
+    fixture
+        .refused(Method::PUT, "config/notify/hook", bad, "must be a URL")
+        .await;
+    assert_eq!(secret().as_deref(), Some("one"));
+    // One that is left of an element that is gone is not its successor's.
+    let config = fixture.daemon.config.clone();
+    config
+        .edit(None, |document| {
+            crate::config::remove(document, "notify", "hook");
+            Ok(())
+        })
+        .expect("removed");
+    fixture
+        .done(Method::POST, all, hook("https://c.d/", None))
+        .await;
+    assert_eq!(secret(), None);
 }
