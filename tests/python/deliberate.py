@@ -92,6 +92,14 @@ TABLE: tuple[Deliberate, ...] = (
         "As above; it also counts its requests.",
     ),
     Deliberate(
+        "*",
+        "GET",
+        r"/api2/json/admin/datastore/[^/]+/status",
+        "data.usage",
+        lambda value: isinstance(value, dict) and isinstance(value.get("stored"), int),
+        "The status also says how much is stored.",
+    ),
+    Deliberate(
         "h2-raw",
         "GET",
         r"/api2/json/admin/datastore/[^/]+/snapshots",

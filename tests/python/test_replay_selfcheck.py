@@ -111,7 +111,7 @@ def test_deliberate_table_is_used_and_bounded() -> None:
     everything = [(n, e) for n in NAMES for e in transcript.load(transcript.find(n)).exchanges]
     sealed = [{"filename": name} for name in ("a.didx", "d.img.fidx", "x.conf.blob", "index.json.blob")]
     task = "UPID:a:garbage_collection:b"
-    samples = ["s3", 200, "9", "9.9", {"get": 1}, sealed, "keep-last", 0, task, [{"upid": task}]]
+    samples = ["s3", 200, "9", "9.9", {"get": 1}, {"stored": 1}, sealed, "keep-last", 0, task, [{"upid": task}]]
     for entry in TABLE:
         field = entry.field.replace("*", "")
         found = [

@@ -355,16 +355,20 @@ impl<'a> Run<'a> {
     fn end(self) -> Result<(), String> {
         let counts = self.verifier.counts();
         self.logger.log(format!(
-            "good: {}, there: {}, failed: {}, passed over: {}; chunks read: {}, {} bytes; not read again: {}; only looked for: {}",
+            "good: {}, failed: {}, passed over: {}; chunks read: {}, {} bytes; not read again: {}",
             self.good,
-            self.present,
             self.failed.len(),
             self.gone,
             counts.chunks,
             counts.bytes,
-            counts.trusted,
-            counts.present
+            counts.trusted
         ));
+        if self.present > 0 || counts.present > 0 {
+            self.logger.log(format!(
+                "there: {} snapshots; chunks only looked for: {}",
+                self.present, counts.present
+            ));
+        }
         for id in &self.failed {
             self.logger.log(format!("failed: {id}"));
         }
