@@ -32,6 +32,7 @@ pub(super) fn all(store: &str, json: &str, known: &str) -> Vec<String> {
         format!("POST config/datastore {json}\n{{\"name\":\"two\",\"backend\":\"filesystem\",\"gc-atime-cutoff-minutes\":0,\"verify-new\":1}}"),
         "DELETE config/datastore/one?keep-data=1".to_owned(),
         "POST config/s3?id=main&endpoint=http://127.0.0.1:1&region=r&access-key=a&secret-key=s&path-style=1&requests-in-flight-max=1".to_owned(),
+        "PUT config/s3/main?region=q&access-key=b&secret-key=t&attempts-max=3&delete=comment".to_owned(),
         "DELETE config/s3/main".to_owned(),
         format!("PUT config/datastore/one {json}\n{{\"gc-schedule\":\"daily\",\"comment\":\"c\",\"delete\":[\"verify-new\"]}}"),
         "PUT config/datastore/one?maintenance-mode=type%3Dread-only,message%3Dm".to_owned(),
