@@ -29,7 +29,11 @@ impl Datastore {
         let added = self.added.bytes();
         DatastoreUsage {
             logical: collected.index_data_bytes,
-            stored: collected.disk_bytes + collected.pending_bytes + added,
+            // The file may say anything.
+            stored: collected
+                .disk_bytes
+                .saturating_add(collected.pending_bytes)
+                .saturating_add(added),
             garbage: collected.pending_bytes,
             added,
             cached: self.cache_bytes(),
