@@ -47,25 +47,11 @@ impl Fixture {
 
     /// The same, closed and opened anew.
     pub(crate) async fn reopen(self) -> Self {
-        let Self {
-            env,
-            model,
-            plan,
-            dir,
-            bucket,
-            datastore,
-        } = self;
-        assert!(datastore.close(Duration::from_secs(10)).await.unwrap());
-        drop(datastore);
-        let datastore = open(&env, &dir, &model, &plan, bucket).await;
-        Self {
-            env,
-            model,
-            plan,
-            dir,
-            bucket,
-            datastore,
-        }
+        assert!(self.datastore.close(Duration::from_secs(10)).await.unwrap());
+        drop(self.datastore);
+        let (env, dir) = (&self.env, &self.dir);
+        let datastore = open(env, dir, &self.model, &self.plan, self.bucket).await;
+        Self { datastore, ..self }
     }
 
     /// The directory of the datastore, or of its cache.

@@ -2,7 +2,7 @@
 //!
 //! The end of a task goes into a queue, so that nothing waits for a mail server; from there to each `[notify.ID]` that wants it. A delivery that fails
 //! for the way there is tried again, [`PAUSES`] later; whether one whose answer was lost arrived nobody knows, so it may come twice, with the same `id`.
-//! A refusal is final. What is in the queue or waits for its next attempt when the daemon stops is lost; what a task did is in its
+//! A refusal is final, and so is a change of the settings. What is in the queue or waits for its next attempt when the daemon stops is lost; what a task did is in its
 //! log in any case. Tasks that a crash cut off are told of at the next start.
 //!
 //! Tasks that end while the daemon stops are nobody's concern and are not told of.
@@ -192,12 +192,17 @@ fn spread(daemon: &Arc<Daemon>, slots: &mut Slots, event: Event) {
 /// Delivers until that succeeds or there is no sense in it, such as when the settings were changed meanwhile.
 async fn insist(daemon: &Daemon, id: &str, notify: &Notify, event: &Event) {
     let mut pauses = PAUSES.iter();
-    while daemon.config.read().notify.get(id) == Some(notify) {
+    loop {
+        // A new secret is written after its settings, so one that was read before old settings is theirs.
+        let secret = secret_of(daemon, id);
+        if daemon.config.read().notify.get(id) != Some(notify) {
+            return;
+        }
         // Whoever waits for the stop waits for this attempt, too.
         let Some(working) = daemon.shutdown.begin_work() else {
             return;
         };
-        let error = match deliver(daemon, id, notify, event).await {
+        let error = match deliver(daemon, notify, secret, event).await {
             Ok(()) => return,
             Err(error) => error,
         };
@@ -214,18 +219,22 @@ async fn insist(daemon: &Daemon, id: &str, notify: &Notify, event: &Event) {
     }
 }
 
+/// The secret of one who is told. Read it before the settings it goes with.
+pub(crate) fn secret_of(daemon: &Daemon, id: &str) -> Option<ClearSecret> {
+    daemon.secrets.read().notify.get(id).cloned()
+}
+
 /// One attempt.
 pub(crate) async fn deliver(
     daemon: &Daemon,
-    id: &str,
     notify: &Notify,
+    secret: Option<ClearSecret>,
     event: &Event,
 ) -> Result<(), DeliveryError> {
     if cfg!(feature = "fuzz") {
         // Whatever an input names is not called.
         return Err(DeliveryError::refused("there is no network"));
     }
-    let secret = daemon.secrets.read().notify.get(id).cloned();
     let secret = secret.as_ref().map(ClearSecret::reveal);
     let attempt = async {
         if notify.is_mail() {

@@ -3,10 +3,8 @@
 use sha2::{Digest as _, Sha256};
 
 use super::inventory::{Inventory, fits};
+use super::snapshot::BATCH;
 use crate::{Datastore, Digest, Env, IndexChunk, JobContext, Result};
-
-/// Entries of indexes that are looked up at once.
-const BATCH: usize = 4096;
 
 /// A share of all chunks, another one in each run.
 #[derive(Debug)]

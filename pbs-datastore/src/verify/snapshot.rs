@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Digests that are looked up at once.
-const BATCH: usize = 4096;
+pub(super) const BATCH: usize = 4096;
 
 /// What is wrong with one snapshot, told as it is found.
 struct Faults<'a> {

@@ -13,7 +13,7 @@ use super::with_secret::{Change, WithSecret};
 use crate::auth::{AclPath, Privilege};
 use crate::config::Notify;
 use crate::daemon::Daemon;
-use crate::notify::{Event, deliver};
+use crate::notify::{Event, deliver, secret_of};
 
 const TEXTS: [&str; 7] = ["url", "user", "from", "level", "subject", "body", "comment"];
 const LISTS: [&str; 3] = ["to", "tasks", "store"];
@@ -144,10 +144,11 @@ pub(crate) async fn test(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let id: String = call.params.required("name")?;
     demand(&daemon, &call, Privilege::SysModify)?;
     call.params.finish()?;
+    let secret = secret_of(&daemon, &id);
     let config = daemon.config.read();
     let notify = config.notify.get(&id).ok_or_else(|| none(&id))?;
     let event = Event::test(&daemon, &id);
-    let sent = deliver(&daemon, &id, notify, &event).await;
+    let sent = deliver(&daemon, notify, secret, &event).await;
     sent.map_err(|error| ApiError::bad_request(format!("notify '{id}': {error}")))?;
     data(&Value::Null)
 }

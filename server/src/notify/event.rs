@@ -19,6 +19,11 @@ const FUEL: u64 = 100_000;
 /// Longest text that a template may make.
 const TEXT_BYTES_MAX: usize = 1 << 20;
 
+/// Statements that are in no template: with them a short one can make a long text, or hide what does.
+const GROWING: &[&str] = &[
+    "set", "macro", "call", "filter", "raw", "include", "import", "from", "extends", "block",
+];
+
 /// What a mail says if nothing else is configured.
 pub(super) const SUBJECT: &str = "[{{ host }}] {{ title }}";
 /// Likewise.
@@ -219,27 +224,61 @@ pub(crate) fn check_template(text: &str) -> Result<(), String> {
     }
     let read = environment().template_from_str(text).map(drop);
     read.map_err(|error| format!("is no template: {error}"))?;
-    let tags = text.split("{{").chain(text.split("{%")).skip(1);
-    for tag in tags {
-        let end = tag.find("}}").into_iter().chain(tag.find("%}")).min();
-        let tag = &tag[..end.unwrap_or(tag.len())];
-        let word = tag
-            .trim_matches(['-', '+', ' ', '\n', '\t'])
-            .split_whitespace()
-            .next();
-        let grows = tag.contains(['*', '~']) && end.is_some();
-        if grows
-            || matches!(
-                word,
-                Some("set" | "macro" | "call" | "filter" | "include" | "import")
-            )
-        {
-            return Err(
-                "must be plain: no set, macro, call, filter, '*' or '~' within braces".to_owned(),
-            );
-        }
+    let plain = |tag: &String| {
+        let word = tag.trim_start_matches(['-', '+']).split_whitespace().next();
+        !tag.contains(['*', '~']) && !word.is_some_and(|word| GROWING.contains(&word))
+    };
+    if tags(text).is_some_and(|tags| tags.iter().all(plain)) {
+        return Ok(());
     }
-    Ok(())
+    Err(format!(
+        "must be plain: no {}, '*', '~' or braces within braces",
+        GROWING.join(", ")
+    ))
+}
+
+/// What stands within the braces of a template, without texts in quotes and without comments. `None` if that cannot be told for sure, as with braces
+/// within braces.
+fn tags(mut text: &str) -> Option<Vec<String>> {
+    let mut tags = Vec::new();
+    while let Some(at) = text
+        .find("{{")
+        .into_iter()
+        .chain(text.find("{%"))
+        .chain(text.find("{#"))
+        .min()
+    {
+        let (open, rest) = text[at..].split_at(2);
+        if open == "{#" {
+            text = &rest[rest.find("#}")? + 2..];
+            continue;
+        }
+        let close = if open == "{{" { "}}" } else { "%}" };
+        let (mut tag, mut rest) = (String::new(), rest);
+        while !rest.starts_with(close) {
+            let next = rest.chars().next()?;
+            rest = &rest[next.len_utf8()..];
+            match next {
+                '{' => return None,
+                '"' | '\'' => rest = after_quote(rest, next)?,
+                other => tag.push(other),
+            }
+        }
+        tags.push(tag);
+        text = &rest[2..];
+    }
+    Some(tags)
+}
+
+/// What follows the end of a text in quotes.
+fn after_quote(text: &str, quote: char) -> Option<&str> {
+    let mut escaped = false;
+    let end = text.char_indices().find(|(_, c)| {
+        let ends = *c == quote && !escaped;
+        escaped = *c == '\\' && !escaped;
+        ends
+    });
+    Some(&text[end?.0 + 1..])
 }
 
 /// Text up to a bound.
@@ -261,9 +300,8 @@ impl std::io::Write for Bounded {
     }
 }
 
-/// What a template makes of an event.
+/// What a template, which was checked when it was set, makes of an event.
 fn fill_in(template: &str, event: &Event) -> Result<String, String> {
-    check_template(template)?;
     let mut environment = environment();
     // A test shows what is wrong; of what has happened as much is told as can be.
     environment.set_undefined_behavior(if event.is_test {
@@ -301,4 +339,32 @@ pub(super) fn render(
 /// What one of our own templates makes of an event.
 pub(super) fn render_default(template: &str, event: &Event) -> Result<String, DeliveryError> {
     fill_in(template, event).map_err(DeliveryError::refused)
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("*{{ title }}* ~ {{ host }}", true)]
+    #[case("{\"text\": {{ title | tojson }}, \"log\": {{ log | tojson }}}", true)]
+    #[case("{# * ' #}{{ '*' }}{% if task %}{{ task.status }}{% endif %}", true)]
+    #[case("{{ 'it\\'s *' }}", true)]
+    #[case(SUBJECT, true)]
+    #[case(BODY, true)]
+    #[case("{{ 'x' * 100000000 }}", false)]
+    #[case("{{- title ~ title -}}", false)]
+    #[case("{{ '}}' * 100000000 }}", false)]
+    #[case("{{ {'a': {'b': 1}} ~ title }}", false)]
+    #[case("{% raw %}{{ ' {% endraw %}{{ 'x' * 9 }}", false)]
+    #[case("{%- set a = 'x' %}{{ a }}", false)]
+    #[case("{%+macro a() %}{% endmacro %}", false)]
+    #[case("{% if '%}' %}{{ 2 * 3 }}{% endif %}", false)]
+    #[case("{{ title", false)]
+    fn a_template_is_plain(#[case] template: &str, #[case] expected: bool) {
+        let checked = check_template(template);
+        assert_eq!(checked.is_ok(), expected, "{checked:?}");
+    }
 }

@@ -15,8 +15,8 @@ type Transport = AsyncSmtpTransport<Tokio1Executor>;
 /// Longest subject, in characters.
 const SUBJECT_CHARS_MAX: usize = 200;
 
-/// Sends the event to each recipient in a mail of its own, so that one whose address is wrong is in nobody else's way. An error that is not
-/// final if nobody got it.
+/// Sends the event to each recipient in a mail of its own, so that one whose address is wrong is in nobody else's way. An error is
+/// final once somebody got it.
 pub(super) async fn send(
     env: &Env,
     notify: &Notify,
@@ -33,10 +33,11 @@ pub(super) async fn send(
             faults.push((to, error));
         }
     }
-    let Some((_, first)) = faults.first() else {
+    if faults.is_empty() {
         return Ok(());
-    };
-    let transient = first.transient && faults.len() == notify.to.len();
+    }
+    let nobody = faults.len() == notify.to.len();
+    let transient = nobody && faults.iter().any(|(_, error)| error.transient);
     let all = faults.iter().map(|(to, error)| format!("{to}: {error}"));
     Err(DeliveryError {
         why: all.collect::<Vec<_>>().join("; "),

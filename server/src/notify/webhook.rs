@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT};
-use http::{Request, StatusCode};
+use http::uri::Scheme;
+use http::{Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -53,9 +54,12 @@ pub(super) async fn post(
     }
     let request = request.body(Full::new(Bytes::from(body)));
     let request = request.map_err(|error| DeliveryError::refused(error.to_string()))?;
-    let client = Client::builder(TokioExecutor::new()).build(connector(env).await?);
+    let client = Client::builder(TokioExecutor::new()).build(connector(env, &notify.url).await?);
     let answer = client.request(request).await;
-    let answer = answer.map_err(|error| DeliveryError::transient(causes(&error)))?;
+    let answer = answer.map_err(|error| {
+        // With its causes; by itself it says no more than that there was an error.
+        DeliveryError::transient(format!("{:#}", anyhow::Error::new(error)))
+    })?;
     let status = answer.status();
     if status.is_success() {
         return Ok(());
@@ -82,10 +86,12 @@ async fn beginning(mut body: Incoming) -> Vec<u8> {
     said
 }
 
-async fn connector(env: &Env) -> Result<HttpsConnector<HttpConnector>, DeliveryError> {
-    let found = env.compute(rustls_native_certs::load_native_certs).await;
+async fn connector(env: &Env, url: &Uri) -> Result<HttpsConnector<HttpConnector>, DeliveryError> {
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(found.certs);
+    if url.scheme() == Some(&Scheme::HTTPS) {
+        let found = env.compute(rustls_native_certs::load_native_certs).await;
+        roots.add_parsable_certificates(found.certs);
+    }
     let provider = aws_lc_rs::default_provider();
     let config =
         ClientConfig::builder_with_provider(provider.into()).with_safe_default_protocol_versions();
@@ -96,15 +102,4 @@ async fn connector(env: &Env) -> Result<HttpsConnector<HttpConnector>, DeliveryE
         .with_tls_config(config)
         .https_or_http();
     Ok(connector.enable_http1().build())
-}
-
-/// An error and what caused it; the outer one says no more than that there was one.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }

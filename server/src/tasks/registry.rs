@@ -93,6 +93,8 @@ impl ActiveTask {
 struct Tasks {
     active: BTreeMap<TaskKey, Arc<ActiveTask>>,
     finished: BTreeMap<TaskKey, TaskInfo>,
+    /// Those of `finished` whose end nobody saw, until somebody listens.
+    cut_off: Vec<TaskInfo>,
 }
 
 /// Who is told of each task that has ended.
@@ -113,8 +115,6 @@ struct Inner {
     clock: Clock,
     zone: TimeZone,
     next_id: AtomicU64,
-    /// Tasks whose end nobody saw, until somebody listens.
-    cut_off: Mutex<Vec<TaskInfo>>,
     listener: OnceLock<Listener>,
     tasks: Mutex<Tasks>,
     index: Arc<AppendFile>,
@@ -143,6 +143,7 @@ impl TaskRegistry {
         let (finished, cut_off) = read_index(&text, dir, clock.unix_seconds());
         let mut tasks = Tasks {
             finished,
+            cut_off,
             active: BTreeMap::new(),
         };
         let dropped = forget_oldest(&mut tasks.finished);
@@ -153,7 +154,6 @@ impl TaskRegistry {
             clock,
             zone: TimeZone::system(),
             next_id: AtomicU64::new(1),
-            cut_off: Mutex::new(cut_off),
             listener: OnceLock::new(),
             tasks: Mutex::new(tasks),
             // Behind what is there already, should it not be replaced now.
@@ -172,15 +172,11 @@ impl TaskRegistry {
     /// From now on `told` is called with each task that has ended, and at once with those that the last process left without an end.
     /// The first caller stays the only one.
     pub(crate) fn listen(&self, told: Box<dyn Fn(TaskInfo) + Send + Sync>) {
-        let cut_off = std::mem::take(
-            &mut *self
-                .0
-                .cut_off
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner),
-        );
-        cut_off.into_iter().for_each(&told);
         drop(self.0.listener.set(Listener(told)));
+        let cut_off = std::mem::take(&mut self.lock().cut_off);
+        if let Some(Listener(told)) = self.0.listener.get() {
+            cut_off.into_iter().for_each(told);
+        }
     }
 
     /// Starts a task. Does not wait for the disk.

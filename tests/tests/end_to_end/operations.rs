@@ -14,6 +14,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+/// How long a message may take.
+const POST_TIME_MAX: Duration = Duration::from_secs(30);
+
 fn manage(daemon: &Daemon, arguments: &[&str]) -> Result<String> {
     Ok(daemon.manage(arguments)?.success()?.text())
 }
@@ -115,8 +118,11 @@ fn keys_of_a_bucket_are_changed_while_the_daemon_runs() -> Result<()> {
 /// Answers one POST; what was posted.
 fn one_post(listener: TcpListener) -> JoinHandle<Result<String>> {
     std::thread::spawn(move || {
-        let (stream, _) = listener.accept()?;
-        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        listener.set_nonblocking(true)?;
+        let accepted = wait_for(POST_TIME_MAX, || listener.accept().ok());
+        let (stream, _) = accepted.context("nothing was posted in time")?;
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(POST_TIME_MAX))?;
         let mut reader = BufReader::new(stream);
         let mut length = 0;
         loop {
