@@ -279,6 +279,8 @@ impl Env {
         self.inner.tasks.fetch_add(1, Ordering::AcqRel);
         let serial = self.next_task();
         let running = Running(self.clone(), serial);
+        // What it asks of a bucket is asked in the course of the running task.
+        let task = s3_client::carried(task);
         let task = tokio::spawn(async move {
             let _running = running;
             task.await

@@ -38,7 +38,9 @@ pub use fault::{
 pub use key::{KEY_BYTES_MAX, KeyError, KeyPrefix, ObjectKey};
 pub use limit::{Limited, Limits};
 pub use listing::{KeyRange, Listed, ListedPage, list_all};
-pub use meter::{LATENCY_BOUNDS_MS, Meter, MeterSnapshot, Metered, OpSnapshot};
+pub use meter::{
+    LATENCY_BOUNDS_MS, Meter, MeterSnapshot, Metered, OpSnapshot, Tally, attributed, carried,
+};
 pub use model::{ModelOptions, ModelStore, Support};
 pub use precondition::{DeleteOutcome, ETag, Precondition, PutId, PutOutcome, VersionId};
 pub use probe::{Capabilities, Check, Finding, IfMatch, ProbeOptions, Report, State, probe};

@@ -2,14 +2,19 @@
 //!
 //! [`Metered`] belongs directly around the adapter, below limits and retries, so that it sees every attempt and no waits.
 //! Counters survive restarts: the owner stores a [`MeterSnapshot`] and loads it into the next [`Meter`].
+//!
+//! Requests that are made in the course of [`attributed`] work are counted in its [`Tally`] as well, bucket by bucket, also
+//! those of tasks that were spawned with [`carried`].
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::Either;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -182,6 +187,44 @@ impl Meter {
     }
 }
 
+/// What some piece of work has asked of each bucket.
+#[derive(Debug, Default)]
+pub struct Tally(Mutex<Vec<(Arc<Meter>, Arc<Meter>)>>);
+
+impl Tally {
+    /// What was asked of the bucket whose own counters are `meter`.
+    pub fn of(&self, meter: &Arc<Meter>) -> MeterSnapshot {
+        self.counters(meter).snapshot()
+    }
+
+    fn counters(&self, bucket: &Arc<Meter>) -> Arc<Meter> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, counters)) = all.iter().find(|(known, _)| Arc::ptr_eq(known, bucket)) {
+            return Arc::clone(counters);
+        }
+        let counters = Arc::<Meter>::default();
+        all.push((Arc::clone(bucket), Arc::clone(&counters)));
+        counters
+    }
+}
+
+tokio::task_local! {
+    static TALLY: Arc<Tally>;
+}
+
+/// Does `work` and counts the requests that are made in its course.
+pub async fn attributed<F: Future>(tally: Arc<Tally>, work: F) -> F::Output {
+    TALLY.scope(tally, work).await
+}
+
+/// `work` for a task of its own: what it asks counts as asked by the running one.
+pub fn carried<F: Future>(work: F) -> impl Future<Output = F::Output> {
+    match TALLY.try_with(Arc::clone) {
+        Ok(tally) => Either::Left(TALLY.scope(tally, work)),
+        Err(_) => Either::Right(work),
+    }
+}
+
 /// A store whose requests are counted.
 pub struct Metered<S: ?Sized> {
     meter: Arc<Meter>,
@@ -205,20 +248,35 @@ impl<S: ObjectStore + ?Sized> Metered<S> {
         op: Op,
         bytes_out: u64,
         request: impl Future<Output = Result<Answer<T>, Error>> + Send,
+        bytes_in: fn(&T) -> u64,
     ) -> Result<Answer<T>, Error> {
         let began = Instant::now();
-        self.meter.begin(op, bytes_out);
+        let also = TALLY.try_with(|tally| tally.counters(&self.meter)).ok();
+        let meters = || [Some(&self.meter), also.as_ref()].into_iter().flatten();
+        for meter in meters() {
+            meter.begin(op, bytes_out);
+        }
         let result = request.await;
-        self.meter.end(op, began.elapsed(), &result);
+        let received = result.as_ref().map_or(0, |answer| bytes_in(&answer.value));
+        for meter in meters() {
+            meter.end(op, began.elapsed(), &result);
+            add(&meter.of(op).bytes_in, received);
+        }
         result
     }
+}
+
+/// For answers that bring no object.
+fn nothing<T>(_: &T) -> u64 {
+    0
 }
 
 #[async_trait]
 impl<S: ObjectStore + ?Sized> ObjectStore for Metered<S> {
     async fn put(&self, put: Put) -> Result<Answer<PutOutcome>, Error> {
         let bytes = put.body.len();
-        self.counted(Op::Put, bytes, self.inner.put(put)).await
+        self.counted(Op::Put, bytes, self.inner.put(put), nothing)
+            .await
     }
 
     async fn get(
@@ -226,15 +284,14 @@ impl<S: ObjectStore + ?Sized> ObjectStore for Metered<S> {
         key: &ObjectKey,
         range: Option<ByteRange>,
     ) -> Result<Answer<Object>, Error> {
-        let result = self.counted(Op::Get, 0, self.inner.get(key, range)).await;
-        if let Ok(answer) = &result {
-            add(&self.meter.of(Op::Get).bytes_in, answer.value.body.len());
-        }
-        result
+        let received = |object: &Object| object.body.len();
+        self.counted(Op::Get, 0, self.inner.get(key, range), received)
+            .await
     }
 
     async fn head(&self, key: &ObjectKey) -> Result<Answer<ObjectMeta>, Error> {
-        self.counted(Op::Head, 0, self.inner.head(key)).await
+        self.counted(Op::Head, 0, self.inner.head(key), nothing)
+            .await
     }
 
     async fn delete(
@@ -242,16 +299,23 @@ impl<S: ObjectStore + ?Sized> ObjectStore for Metered<S> {
         requests: &[DeleteRequest],
         validity: Option<Validity>,
     ) -> Result<Answer<Vec<DeleteOutcome>>, Error> {
-        self.counted(Op::Delete, 0, self.inner.delete(requests, validity))
-            .await
+        self.counted(
+            Op::Delete,
+            0,
+            self.inner.delete(requests, validity),
+            nothing,
+        )
+        .await
     }
 
     async fn list(&self, request: &ListRequest) -> Result<Answer<ListPage>, Error> {
-        self.counted(Op::List, 0, self.inner.list(request)).await
+        self.counted(Op::List, 0, self.inner.list(request), nothing)
+            .await
     }
 
     async fn copy(&self, copy: Copy) -> Result<Answer<PutOutcome>, Error> {
-        self.counted(Op::Copy, 0, self.inner.copy(copy)).await
+        self.counted(Op::Copy, 0, self.inner.copy(copy), nothing)
+            .await
     }
 
     async fn create_multipart(
@@ -260,7 +324,7 @@ impl<S: ObjectStore + ?Sized> ObjectStore for Metered<S> {
         metadata: Metadata,
     ) -> Result<Answer<UploadId>, Error> {
         let request = self.inner.create_multipart(key, metadata);
-        self.counted(Op::CreateMultipart, 0, request).await
+        self.counted(Op::CreateMultipart, 0, request, nothing).await
     }
 
     async fn upload_part(
@@ -272,7 +336,7 @@ impl<S: ObjectStore + ?Sized> ObjectStore for Metered<S> {
     ) -> Result<Answer<PartOutcome>, Error> {
         let bytes = body.len();
         let request = self.inner.upload_part(key, upload, number, body);
-        self.counted(Op::UploadPart, bytes, request).await
+        self.counted(Op::UploadPart, bytes, request, nothing).await
     }
 
     async fn complete_multipart(
@@ -285,7 +349,8 @@ impl<S: ObjectStore + ?Sized> ObjectStore for Metered<S> {
         let request = self
             .inner
             .complete_multipart(key, upload, parts, precondition);
-        self.counted(Op::CompleteMultipart, 0, request).await
+        self.counted(Op::CompleteMultipart, 0, request, nothing)
+            .await
     }
 
     async fn abort_multipart(
@@ -294,15 +359,16 @@ impl<S: ObjectStore + ?Sized> ObjectStore for Metered<S> {
         upload: &UploadId,
     ) -> Result<Answer<()>, Error> {
         let request = self.inner.abort_multipart(key, upload);
-        self.counted(Op::AbortMultipart, 0, request).await
+        self.counted(Op::AbortMultipart, 0, request, nothing).await
     }
 
     async fn head_bucket(&self) -> Result<Answer<()>, Error> {
-        self.counted(Op::Bucket, 0, self.inner.head_bucket()).await
+        self.counted(Op::Bucket, 0, self.inner.head_bucket(), nothing)
+            .await
     }
 
     async fn bucket_settings(&self) -> Result<Answer<BucketSettings>, Error> {
-        self.counted(Op::Bucket, 0, self.inner.bucket_settings())
+        self.counted(Op::Bucket, 0, self.inner.bucket_settings(), nothing)
             .await
     }
 }
@@ -344,6 +410,36 @@ mod tests {
         let mut twice = read;
         twice.merge(&snapshot);
         assert_eq!(twice.op(Op::Put).requests, 4);
+    }
+
+    #[tokio::test]
+    async fn work_is_billed_for_what_it_asks_and_its_tasks_ask() {
+        let bucket = || {
+            let meter = Arc::new(Meter::default());
+            let metered = Metered::new(Arc::new(Scripted::new()), Arc::clone(&meter));
+            (Arc::new(metered), meter)
+        };
+        let ((one, ones), (two, twos)) = (bucket(), bucket());
+        one.put(Put::new(key("a"), "hello")).await.expect("put");
+        let tally = Arc::new(Tally::default());
+        let work = async {
+            one.get(&key("a"), None).await.expect("get");
+            let other = Arc::clone(&two);
+            #[expect(clippy::disallowed_methods, reason = "the task is awaited at once")]
+            let task = tokio::spawn(carried(async move {
+                other.head(&key("none")).await.expect_err("not there");
+            }));
+            task.await.expect("a task");
+        };
+        attributed(Arc::clone(&tally), work).await;
+        one.get(&key("a"), None).await.expect("get");
+
+        let asked = tally.of(&ones);
+        assert_eq!(asked.op(Op::Put).requests, 0, "before it began");
+        assert_eq!(asked.op(Op::Get).requests, 1);
+        assert_eq!(asked.op(Op::Get).bytes_in, 5);
+        assert_eq!(tally.of(&twos).op(Op::Head).requests, 1);
+        assert_eq!(ones.snapshot().op(Op::Get).requests, 2, "all of them");
     }
 
     #[test]

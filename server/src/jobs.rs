@@ -5,12 +5,14 @@
 //! | `key.rs` | which jobs there are |
 //! | `due.rs`, `record.rs`, `scheduler.rs` | when each is due, what is known of its past, and who starts it |
 //! | `run.rs` | what all runs have in common: one at a time, a task with a log, an end that is recorded |
+//! | `estimate.rs` | what a run will ask of a bucket, and what it did |
 //! | `gc.rs`, `prune.rs`, `verify.rs`, `sync.rs` | the kinds |
 //! | `refresh.rs`, `moving.rs` | tasks that are no jobs |
 //!
 //! Decision 0012 says why.
 
 mod due;
+mod estimate;
 pub(crate) mod gc;
 mod key;
 pub(crate) mod moving;

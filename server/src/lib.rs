@@ -25,6 +25,7 @@ mod log_lines;
 mod notify;
 mod parent;
 mod places;
+mod price;
 mod protocol;
 mod quickstart;
 mod remote;

@@ -68,6 +68,8 @@ pub struct SyncOptions {
     pub remove_vanished: bool,
     /// Groups side by side, at least 1.
     pub workers: usize,
+    /// Only count what would be copied: nothing is changed.
+    pub estimate: bool,
 }
 
 impl Default for SyncOptions {
@@ -84,6 +86,7 @@ impl Default for SyncOptions {
             verified_only: false,
             remove_vanished: false,
             workers: 1,
+            estimate: false,
         }
     }
 }

@@ -123,6 +123,7 @@ mod tests {
                     _ => None,
                 },
                 encrypted: word.contains('*'),
+                size: 0,
             }
         };
         text.split_whitespace().map(parse).collect()

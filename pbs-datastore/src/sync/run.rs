@@ -41,7 +41,7 @@ pub struct SyncCounts {
     pub mended: u64,
     /// Chunks that were brought.
     pub chunks: u64,
-    /// Their bytes, as stored.
+    /// Their bytes, as stored. With an estimate, what the snapshots hold that would be added or mended.
     pub bytes: u64,
     /// Chunks of these snapshots that the target had.
     pub known: u64,
@@ -163,7 +163,7 @@ impl Run<'_> {
                 }
             }
         }
-        if self.options.remove_vanished {
+        if self.options.remove_vanished && !self.options.estimate {
             let mut gone = there;
             gone.retain(|namespace| !mapped.contains(namespace) && namespace != anchor);
             self.remove_vanished(vanished, gone).await?;
@@ -177,8 +177,12 @@ impl Run<'_> {
         pair: &Pair,
         known: &mut BTreeSet<Namespace>,
     ) -> Result<Vec<Vanished>> {
-        self.ensure(&pair.target, known).await?;
-        let there = self.read(|| self.target.groups(&pair.target)).await?;
+        let there = if self.options.estimate && !known.contains(&pair.target) {
+            Vec::new()
+        } else {
+            self.ensure(&pair.target, known).await?;
+            self.read(|| self.target.groups(&pair.target)).await?
+        };
         let groups = self.read(|| self.source.groups(&pair.source)).await?;
         self.groups(pair, there, groups).await
     }
@@ -287,13 +291,19 @@ impl Run<'_> {
         self.count(|counts| counts.groups += 1);
         let from = GroupRef::new(pair.source.clone(), group.clone());
         let to = GroupRef::new(pair.target.clone(), group);
+        let is_new = there.is_none();
         if let Some(foreign) = there.filter(|there| !self.is_ours(there)) {
             let owner = foreign.owner;
             let whose = owner.map_or_else(|| "nobody known".to_owned(), |owner| owner.to_string());
             self.fail(format!("group {to} belongs to {whose} at the target"));
             return Ok(());
         }
-        let error = match self.snapshots(&from, &to).await {
+        let copied = if self.options.estimate {
+            self.estimate(&from, &to, is_new).await
+        } else {
+            self.snapshots(&from, &to).await
+        };
+        let error = match copied {
             Ok(()) => {
                 self.state().failures_in_a_row = 0;
                 return Ok(());
@@ -308,6 +318,32 @@ impl Run<'_> {
             if state.failures_in_a_row >= FAILURES_IN_A_ROW_MAX {
                 return Err(error);
             }
+        }
+        Ok(())
+    }
+
+    /// Counts what would be copied of a group.
+    async fn estimate(&self, from: &GroupRef, to: &GroupRef, is_new: bool) -> Result<()> {
+        let there = if is_new {
+            Vec::new()
+        } else {
+            self.read(|| self.target.snapshots(to)).await?
+        };
+        let listed = self.read(|| self.source.snapshots(from)).await?;
+        for (time, step) in plan(&listed, &there, self.options).steps {
+            let meant = listed.iter().filter(|snapshot| snapshot.time == time);
+            let size = meant.map(|snapshot| snapshot.size).sum::<u64>();
+            self.count(|counts| match step {
+                SyncStep::Add => {
+                    counts.added += 1;
+                    counts.bytes = counts.bytes.saturating_add(size);
+                }
+                SyncStep::Mend => {
+                    counts.mended += 1;
+                    counts.bytes = counts.bytes.saturating_add(size);
+                }
+                SyncStep::Refresh => counts.refreshed += 1,
+            });
         }
         Ok(())
     }

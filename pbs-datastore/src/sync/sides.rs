@@ -37,6 +37,8 @@ pub struct SyncSnapshot {
     pub verified: Option<VerifyOutcome>,
     /// All its archives are encrypted.
     pub encrypted: bool,
+    /// Bytes of what its files hold; 0 if that is not known.
+    pub size: u64,
 }
 
 impl SyncSnapshot {
@@ -61,6 +63,7 @@ impl From<&SnapshotInfo> for SyncSnapshot {
             protected: info.protected,
             verified: info.verification.as_ref().map(|state| state.state),
             encrypted: Self::all_encrypted(&info.files),
+            size: info.size.unwrap_or(0),
         }
     }
 }

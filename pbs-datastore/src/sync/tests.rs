@@ -334,6 +334,15 @@ async fn what_is_damaged_here_is_mended(#[values(true, false)] into: bool) {
     // Without being asked for it, nothing older than the newest is touched.
     let counts = target.pull(&line, &all()).await.unwrap();
     assert_eq!((counts.mended, counts.chunks), (0, 0));
+    let estimate = SyncOptions {
+        resync_corrupt: true,
+        estimate: true,
+        ..all()
+    };
+    let counts = target.pull(&line, &estimate).await.unwrap();
+    assert_eq!((counts.mended, counts.chunks), (2, 0));
+    assert!(counts.bytes > 0);
+    assert!(!target.verifies(A1).await, "an estimate changes nothing");
     let options = SyncOptions {
         resync_corrupt: true,
         ..all()

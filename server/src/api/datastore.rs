@@ -15,6 +15,7 @@ use super::target::{Opened, open};
 use crate::auth::{AclPath, Principal, Privilege, Privileges};
 use crate::daemon::Daemon;
 use crate::jobs::refresh;
+use crate::price::{Demand, PriceList};
 use crate::stores::{StoreState, TakeOver};
 
 /// Whether `who` sees the datastore in lists: with rights on it, or on any namespace in it.
@@ -138,6 +139,9 @@ pub(crate) async fn status(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let (stores, of) = (daemon.stores.clone(), name.to_owned());
     if let Some(meters) = daemon.env.io(move |_| stores.meters(&of)).await {
         body["s3-statistics"] = s3_statistics(&meters);
+        if let Some(prices) = config.endpoint_of(name).and_then(PriceList::of) {
+            body["cost"] = prices.to_json(&Demand::of(&meters), store.usage().stored);
+        }
     }
     body["usage"] = json!(store.usage());
     if verbose {

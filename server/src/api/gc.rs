@@ -11,15 +11,22 @@ use super::jobs::describe_run;
 use super::rule::{AUDIT, MODIFY};
 use super::target::{Opened, open};
 use crate::daemon::Daemon;
-use crate::jobs::{JobKind, PlannedJob, gc};
+use crate::jobs::gc::{self, GcKind};
+use crate::jobs::{JobKind, PlannedJob};
 
-/// `POST …/gc`: answers the task's id; the collection goes on in the background. With `dry-run` nothing is deleted.
+/// `POST …/gc`: answers the task's id; the collection goes on in the background. With `dry-run` nothing is deleted; with
+/// `estimate` its log says what the collection would ask of the bucket, and that is all.
 pub(crate) async fn start(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let dry_run = call.params.flag("dry-run")?.unwrap_or(false);
+    let kind = match call.params.flag("estimate")?.unwrap_or(false) {
+        true => GcKind::Estimate,
+        false if dry_run => GcKind::Dry,
+        false => GcKind::Whole,
+    };
     let Opened { store, .. } = open(&daemon, &mut call, MODIFY, &Namespace::root())?;
     let user = call.who()?.id().clone();
     call.params.finish()?;
-    data(&gc::start(&daemon, store.name().as_str(), &user, dry_run)?)
+    data(&gc::start(&daemon, store.name().as_str(), &user, kind)?)
 }
 
 /// `GET …/gc`: the last status, with how its task ended beside it.

@@ -227,9 +227,15 @@ async fn remove(section: &'static Section, daemon: Arc<Daemon>, mut call: Call) 
     done()
 }
 
-/// `POST /admin/{kind}/{id}/run`: answers the task's id.
+/// `POST /admin/{kind}/{id}/run`: answers the task's id. With `estimate` its log says what the run would ask of buckets, and that is all.
 fn run(section: &Section, daemon: &Arc<Daemon>, mut call: Call) -> CallResult {
     let id: String = call.params.required("id")?;
+    let estimate = call.params.flag("estimate")?.unwrap_or(false);
+    if estimate && section.kind == JobKind::Prune {
+        return Err(ApiError::bad_request(
+            "parameter verification failed: 'estimate': a prune asks for next to nothing",
+        ));
+    }
     let who = call.who()?.clone();
     call.params.finish()?;
     let config = daemon.config.read();
@@ -238,5 +244,6 @@ fn run(section: &Section, daemon: &Arc<Daemon>, mut call: Call) -> CallResult {
         // A run of it knows no bounds but its settings.
         rights::demand(daemon, &who, section.kind, &job, Extent::Whole)?;
     }
-    data(&start(daemon, &JobKey::new(section.kind, &id), Some(&who))?)
+    let key = JobKey::new(section.kind, &id);
+    data(&start(daemon, &key, Some(&who), estimate)?)
 }

@@ -17,6 +17,7 @@ use super::error::ApiError;
 use crate::auth::{AclPath, Principal, Privilege};
 use crate::daemon::Daemon;
 use crate::jobs::{PlannedJob, next_run};
+use crate::price::{Demand, PriceList};
 use crate::stores::StoreState;
 
 /// What the answer is.
@@ -181,11 +182,25 @@ async fn requests(daemon: &Daemon, figures: &mut Figures, names: &[String]) {
     let help = "Attempts that failed, were slowed down, lost their answer, or repeated another";
     let troubles = figures.counter("s3_request_troubles", help);
     let moved = figures.counter("s3_bytes", "Bytes of objects sent and received");
+    let help = "Price of all requests so far, and of keeping what is stored for a month, by the price list of the S3 server";
+    let prices = figures.gauge("s3_price", help, None);
+    let config = daemon.config.read();
     for name in names {
         let (stores, of) = (daemon.stores.clone(), name.clone());
         let Some(meters) = daemon.env.io(move |_| stores.meters(&of)).await else {
             continue;
         };
+        if let Some(list) = config.endpoint_of(name).and_then(PriceList::of)
+            && let Ok(store) = daemon.stores.opened(name)
+        {
+            let asked = list.price(&Demand::of(&meters));
+            let kept = list.month(store.usage().stored);
+            for (what, price) in [("requests", asked), ("storage-month", kept)] {
+                let of = [("datastore", name.as_str()), ("of", what)];
+                let labels = [of[0], of[1], ("currency", list.currency())];
+                set(&prices, &labels, price.units());
+            }
+        }
         for (operation, counts) in &meters.0 {
             let of = [
                 ("datastore", name.as_str()),

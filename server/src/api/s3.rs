@@ -18,13 +18,21 @@ use crate::config::{
 use crate::daemon::Daemon;
 use crate::stores::{StoreState, TakeOver};
 
-const TEXTS: [&str; 7] = [
+const TEXTS: [&str; 6] = [
     "endpoint",
     "region",
     "credentials",
     "profile",
     "ca-file",
     "fingerprint",
+];
+/// What says nothing about how the server is reached.
+const REMARKS: [&str; 6] = [
+    "price-currency",
+    "price-writes",
+    "price-reads",
+    "price-gib-out",
+    "price-gib-month",
     "comment",
 ];
 const SIZES: [&str; 2] = [
@@ -70,6 +78,13 @@ fn entry(id: &str, s3: &S3Endpoint) -> Value {
     });
     let ca_file = s3.ca_file.as_ref().map(|path| path.display().to_string());
     let fingerprint = s3.fingerprint.map(|print| print.to_string());
+    if let Some(currency) = &s3.price_currency {
+        entry["price-currency"] = json!(currency);
+        entry["price-writes"] = json!(s3.price_writes);
+        entry["price-reads"] = json!(s3.price_reads);
+        entry["price-gib-out"] = json!(s3.price_gib_out);
+        entry["price-gib-month"] = json!(s3.price_gib_month);
+    }
     let optional = [
         ("profile", s3.profile.clone()),
         ("comment", s3.comment.clone()),
@@ -116,6 +131,7 @@ fn take(call: &mut Call) -> Result<(Option<String>, Settings, Keys), ApiError> {
     let secret_key: Option<String> = params.optional("secret-key")?;
     let mut settings = Settings::default();
     settings.take_texts(params, &TEXTS)?;
+    settings.take_texts(params, &REMARKS)?;
     settings.take_sizes(params, &SIZES)?;
     settings.take_numbers(params, &NUMBERS)?;
     settings.take_flag(params, "path-style")?;
@@ -163,17 +179,25 @@ pub(crate) async fn create(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
 }
 
 /// `PUT /config/s3/{id}`: changes the settings that are given, and sets those named in `delete` back to their defaults. The datastores that use it
-/// are closed and opened, unless somebody works with one of them.
+/// are closed and opened, unless somebody works with one of them; not for prices and a comment.
 pub(crate) async fn update(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     demand(&daemon, &call, Privilege::SysModify)?;
     let id: String = call.params.required("id")?;
     let (digest, settings, keys) = take(&mut call)?;
     let unset = call.params.list::<String>("delete", 32)?;
     call.params.finish()?;
-    let optional = TEXTS[1..].iter().chain(&SIZES).chain(&NUMBERS);
-    let optional: Vec<&str> = optional.copied().chain(["path-style"]).collect();
+    let optional = TEXTS[1..].iter().chain(&REMARKS).chain(&SIZES);
+    let optional = optional.chain(&NUMBERS).chain(&["path-style"]);
+    let optional: Vec<&str> = optional.copied().collect();
     check_unset(&settings, &unset, &optional)?;
-    let users = users(&daemon.config.read(), &id);
+    let mut changed: Vec<&str> = settings.names().collect();
+    changed.extend(unset.iter().map(String::as_str));
+    let remarks_only = keys.is_none() && changed.iter().all(|name| REMARKS.contains(name));
+    let users = if remarks_only {
+        Vec::new()
+    } else {
+        users(&daemon.config.read(), &id)
+    };
     let kept = users.iter().map(|name| refuse_in_use(&daemon, name));
     let kept = kept.collect::<Result<Vec<_>, _>>()?;
     let (store, secrets) = (daemon.config.clone(), daemon.secrets.clone());

@@ -22,6 +22,7 @@ pub(crate) async fn push(daemon: Arc<Daemon>, call: Call) -> CallResult {
 }
 
 fn run(daemon: &Arc<Daemon>, mut call: Call, direction: SyncDirection) -> CallResult {
+    let estimate = call.params.flag("estimate")?.unwrap_or(false);
     let mut settings = take_sync(&mut call)?;
     let who = call.who()?.clone();
     settings.add("owner", who.id().to_string());
@@ -32,5 +33,5 @@ fn run(daemon: &Arc<Daemon>, mut call: Call, direction: SyncDirection) -> CallRe
     let job = SyncJob::of(settings.table()).map_err(|fault| {
         ApiError::bad_request(format!("parameter verification failed: {fault}"))
     })?;
-    data(&sync::start(daemon, &job, who.id().clone())?)
+    data(&sync::start(daemon, &job, who.id().clone(), estimate)?)
 }

@@ -15,7 +15,7 @@ use crate::jobs::Scope;
 use crate::jobs::verify::{VerifyRequest, start};
 
 /// `POST …/verify`: one snapshot, one group, or all groups of a namespace and those below it, as far as the caller reaches.
-/// Answers the task's id.
+/// Answers the task's id. With `estimate` its log says what would be asked of the bucket, and that is all.
 pub(crate) async fn verify(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let params = &mut call.params;
     let namespace = take_namespace(params)?;
@@ -32,6 +32,7 @@ pub(crate) async fn verify(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let bytes_max: Option<ByteCount> = params.optional("bytes-max")?;
     let requests_max = params.integer("requests-max", 0..=i64::MAX)?;
     let sample = params.integer("sample", 0..=SAMPLE_MAX as i64)?;
+    let estimate = params.flag("estimate")?.unwrap_or(false);
     let depth = take_depth(params)?.unwrap_or(NAMESPACE_DEPTH_MAX);
     // How many threads read and compute is this daemon's own matter.
     params.ignore(&["read-threads", "verify-threads"]);
@@ -80,6 +81,7 @@ pub(crate) async fn verify(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
         reread_after: reread_after.and_then(|days| unless_zero(days as u64)),
         sample: sample.map_or(SAMPLE_MAX, |percent| percent as u64),
         scope: Scope::Of(who.clone(), VERIFY),
+        estimate,
     };
     data(&start(&daemon, opened.store, request, who.id().clone())?)
 }

@@ -67,6 +67,9 @@ pub(crate) enum JobCommand<S: JobSettings> {
     Run {
         /// Its name.
         id: String,
+        /// Only say what a verification or a sync would ask of buckets, and what that costs.
+        #[arg(long)]
+        estimate: bool,
         /// Print the task's id and leave it to run.
         #[arg(long)]
         detach: bool,
@@ -286,10 +289,16 @@ impl<S: JobSettings> JobCommand<S> {
                 let path = one(&id);
                 manage.change(Method::DELETE, &path, nothing(), &done).await
             }
-            Self::Run { id, detach, manage } => {
+            Self::Run {
+                id,
+                estimate,
+                detach,
+                manage,
+            } => {
                 let path = format!("admin/{kind}/{id}/run");
+                let params = given(&[("estimate", json!(estimate.then_some(true)))]);
                 manage
-                    .run_task(Method::POST, &path, nothing(), detach, progress)
+                    .run_task(Method::POST, &path, params, detach, progress)
                     .await
             }
         }

@@ -107,6 +107,21 @@ pub(crate) struct S3Settings {
     /// How often a request that may be repeated is sent at most.
     #[arg(long, value_name = "COUNT")]
     attempts_max: Option<u64>,
+    /// What prices are in, such as EUR. With it tasks say what they cost.
+    #[arg(long, value_name = "LETTERS")]
+    price_currency: Option<String>,
+    /// Price of a million requests that store, copy or list.
+    #[arg(long, value_name = "PRICE")]
+    price_writes: Option<String>,
+    /// Price of a million requests that read.
+    #[arg(long, value_name = "PRICE")]
+    price_reads: Option<String>,
+    /// Price of a GiB that leaves the bucket.
+    #[arg(long, value_name = "PRICE")]
+    price_gib_out: Option<String>,
+    /// Price of a GiB that is kept for a month.
+    #[arg(long, value_name = "PRICE")]
+    price_gib_month: Option<String>,
     /// One line about it.
     #[arg(long, value_name = "TEXT")]
     comment: Option<String>,
@@ -194,6 +209,11 @@ impl S3Settings {
                 json!(self.request_timeout_seconds),
             ),
             ("attempts-max", json!(self.attempts_max)),
+            ("price-currency", json!(self.price_currency)),
+            ("price-writes", json!(self.price_writes)),
+            ("price-reads", json!(self.price_reads)),
+            ("price-gib-out", json!(self.price_gib_out)),
+            ("price-gib-month", json!(self.price_gib_month)),
             ("comment", json!(self.comment)),
         ]
     }

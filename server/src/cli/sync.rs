@@ -132,6 +132,9 @@ pub(crate) struct SyncArgs {
     max_depth: Option<u64>,
     #[command(flatten)]
     other: OtherArgs,
+    /// Only say what would be copied, and asked of buckets.
+    #[arg(long)]
+    estimate: bool,
     /// Print the task's id and leave it to run.
     #[arg(long)]
     detach: bool,
@@ -146,6 +149,7 @@ impl SyncArgs {
             ("store", json!(self.store)),
             ("ns", json!(self.ns)),
             ("max-depth", json!(self.max_depth)),
+            ("estimate", json!(self.estimate.then_some(true))),
         ];
         params.extend(self.other.params());
         let (params, detach) = (given(&params), self.detach);

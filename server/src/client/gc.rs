@@ -12,6 +12,12 @@ use super::task::start_and_follow;
 pub(crate) enum GcCommand {
     /// Collect garbage: remove the chunks that no snapshot needs. Prints the log to its end.
     Start {
+        /// Do all but delete.
+        #[arg(long)]
+        dry_run: bool,
+        /// Only say what would be asked of the bucket, and what that costs by the price list of its S3 server.
+        #[arg(long, conflicts_with = "dry_run")]
+        estimate: bool,
         /// Print the task's id and leave it to run.
         #[arg(long)]
         detach: bool,
@@ -28,10 +34,20 @@ pub(crate) enum GcCommand {
 impl GcCommand {
     pub(super) async fn run(self, progress: &Progress) -> anyhow::Result<()> {
         match self {
-            Self::Start { detach, server } => {
+            Self::Start {
+                dry_run,
+                estimate,
+                detach,
+                server,
+            } => {
                 let mut session = server.session().await?;
                 let output = server.output();
-                start_and_follow(&mut session, "gc", &json!({}), detach, output, progress).await
+                // Other servers know of neither.
+                let asked = [("dry-run", dry_run), ("estimate", estimate)];
+                let asked = asked.into_iter().filter(|(_, asked)| *asked);
+                let body = asked.map(|(name, asked)| (name.to_owned(), json!(asked)));
+                let body = Value::Object(body.collect());
+                start_and_follow(&mut session, "gc", &body, detach, output, progress).await
             }
             Self::Status { server } => {
                 let mut session = server.session().await?;

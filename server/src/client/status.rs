@@ -36,6 +36,17 @@ impl StatusArgs {
                 lines.push(format!("{name}: {}", bytes_of(figure)));
             }
         }
+        let cost = &status["cost"];
+        for (name, member) in [
+            ("requests so far cost", "requests"),
+            ("a month of what is stored costs", "storage-month"),
+        ] {
+            if let (Some(price), Some(currency)) =
+                (cost[member].as_str(), cost["currency"].as_str())
+            {
+                lines.push(format!("{name}: {price} {currency}"));
+            }
+        }
         for (kind, counts) in status["counts"].as_object().into_iter().flatten() {
             if let (Some(groups), Some(snapshots)) =
                 (counts["groups"].as_u64(), counts["snapshots"].as_u64())

@@ -37,6 +37,9 @@ pub(crate) struct VerifyArgs {
     /// Read so many of 100 chunks, and of the others only see whether they are there. Looks at every snapshot.
     #[arg(long, value_name = "PERCENT", conflicts_with_all = ["all", "outdated_after"])]
     sample: Option<u64>,
+    /// Only say what would be asked of the bucket, and what that costs by the price list of its S3 server.
+    #[arg(long)]
+    estimate: bool,
     /// Print the task's id and leave it to run.
     #[arg(long)]
     detach: bool,
@@ -65,6 +68,7 @@ impl VerifyArgs {
             ("bytes-max", json!(self.bytes_max)),
             ("requests-max", json!(self.requests_max)),
             ("sample", json!(self.quick.then_some(0).or(self.sample))),
+            ("estimate", json!(self.estimate.then_some(true))),
         ];
         for (name, value) in more.into_iter().filter(|(_, value)| !value.is_null()) {
             body[name] = value;

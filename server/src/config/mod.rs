@@ -10,6 +10,7 @@ mod maintenance;
 mod model;
 mod notify;
 mod parse;
+mod s3;
 mod secrets;
 mod size;
 mod store;
@@ -24,10 +25,11 @@ pub(crate) use self::{
     job::{JobTarget, KEEP_MAX, OUTDATED_AFTER_MAX, PruneJob, SAMPLE_MAX, VerifyJob},
     maintenance::{Maintenance, MaintenanceMode},
     model::{
-        Account, Backend, Config, CredentialsKind, Datastore, Expiry, LogFormat, LogLevel,
-        S3Backend, S3Endpoint, Server, SyncLevel,
+        Account, Backend, Config, Datastore, Expiry, LogFormat, LogLevel, S3Backend, Server,
+        SyncLevel,
     },
     notify::{Notify, NotifyLevel, NotifyScheme},
+    s3::{CredentialsKind, S3Endpoint},
     secrets::{S3Keys, Secrets},
     size::{ByteCount, ByteCountError, unless_zero},
     store::{ConfigError, ConfigStore, SecretsStore, open_both},

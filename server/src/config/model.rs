@@ -12,11 +12,11 @@ use serde::{Deserialize, Deserializer};
 use super::job::{PruneJob, VerifyJob};
 use super::maintenance::Maintenance;
 use super::notify::Notify;
+use super::s3::S3Endpoint;
 use super::size::ByteCount;
 use super::sync::{Remote, SyncJob};
 use crate::auth::{Acl, AclEntry, TokenId, UserId};
 use crate::calendar::CalendarEvent;
-use crate::tls::Fingerprint;
 
 /// The whole configuration at one moment.
 #[derive(Debug, Clone, Default)]
@@ -47,6 +47,16 @@ pub(crate) struct Config {
     pub(crate) acl_entries: Vec<AclEntry>,
     /// The same, arranged for lookups.
     pub(crate) acl: Acl,
+}
+
+impl Config {
+    /// The S3 server of a datastore in a bucket.
+    pub(crate) fn endpoint_of(&self, store: &str) -> Option<&S3Endpoint> {
+        match &self.datastores.get(store)?.backend {
+            Backend::Filesystem { .. } => None,
+            Backend::S3(backend) => self.s3.get(&backend.endpoint),
+        }
+    }
 }
 
 /// `[server]`: the daemon as a whole.
@@ -212,76 +222,6 @@ pub(crate) enum SyncLevel {
     /// The whole file system, once at the end.
     #[default]
     Filesystem,
-}
-
-/// `[s3.ID]`: an S3 server and how to talk to it. The ID is a safe id of 3 to 32 characters.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub(crate) struct S3Endpoint {
-    /// `http://` or `https://`, host and maybe port. Required.
-    pub(crate) endpoint: String,
-    /// Region to sign for. Default: `us-east-1`.
-    pub(crate) region: String,
-    /// Whether the bucket is part of the path rather than of the host name. Default: true.
-    pub(crate) path_style: bool,
-    /// `static` (keys in the secrets file), `environment` or `profile`. Default: `static`.
-    pub(crate) credentials: CredentialsKind,
-    /// Which profile of the AWS configuration files. Required with `credentials = "profile"`.
-    pub(crate) profile: Option<String>,
-    /// Certificates to trust instead of the system's, PEM, absolute path. Default: none.
-    pub(crate) ca_file: Option<PathBuf>,
-    /// SHA-256 of the only certificate to accept, 32 hex pairs joined by `:`. Default: none.
-    pub(crate) fingerprint: Option<Fingerprint>,
-    /// Requests in flight, 1 to 1024. Default: 64.
-    pub(crate) requests_in_flight_max: u64,
-    /// Requests per second, all methods, 0 for no limit, up to 100000. Default: 0.
-    pub(crate) requests_per_second_max: u64,
-    /// Bytes sent per second, 0 for no limit, otherwise 64 KiB to 90 GiB. Default: 0.
-    pub(crate) upload_bytes_per_second_max: ByteCount,
-    /// Bytes received per second, 0 for no limit, otherwise 64 KiB to 90 GiB. Default: 0.
-    pub(crate) download_bytes_per_second_max: ByteCount,
-    /// Time to connect, 1 to 300 s. Default: 10.
-    pub(crate) connect_timeout_seconds: u64,
-    /// Time without progress after which a request is given up, 1 to 900 s. Default: 60.
-    pub(crate) request_timeout_seconds: u64,
-    /// Attempts of one request, 1 to 20. Default: 8.
-    pub(crate) attempts_max: u64,
-    /// One line of at most 256 bytes. Default: none.
-    pub(crate) comment: Option<String>,
-}
-
-impl Default for S3Endpoint {
-    fn default() -> Self {
-        Self {
-            endpoint: String::new(),
-            region: "us-east-1".into(),
-            path_style: true,
-            credentials: CredentialsKind::Static,
-            profile: None,
-            ca_file: None,
-            fingerprint: None,
-            requests_in_flight_max: 64,
-            requests_per_second_max: 0,
-            upload_bytes_per_second_max: ByteCount(0),
-            download_bytes_per_second_max: ByteCount(0),
-            connect_timeout_seconds: 10,
-            request_timeout_seconds: 60,
-            attempts_max: 8,
-            comment: None,
-        }
-    }
-}
-
-/// Where the keys for an S3 server come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum CredentialsKind {
-    /// `[s3.ID]` of the secrets file.
-    Static,
-    /// Environment variables.
-    Environment,
-    /// A profile of the AWS configuration files.
-    Profile,
 }
 
 /// A user or an API token.

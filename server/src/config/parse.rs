@@ -9,10 +9,9 @@ use toml_edit::{Document, Item};
 use super::fault::{Fault, Faults, Section, place};
 use super::job::{JITTER_SECONDS_MAX, read_prune, read_verify};
 use super::maintenance::Maintenance;
-use super::model::{
-    Account, Backend, Config, CredentialsKind, Datastore, S3Backend, S3Endpoint, Server, SyncLevel,
-};
+use super::model::{Account, Backend, Config, Datastore, S3Backend, Server, SyncLevel};
 use super::notify::read_notify;
+use super::s3::read_s3;
 use super::size::ByteCount;
 use super::sync::{read_remote, read_sync};
 use pbs_datastore::{BUCKET_PREFIX_BYTES_MAX, BucketPrefix};
@@ -304,91 +303,6 @@ fn read_backend(
     }))
 }
 
-fn read_s3(faults: &mut Faults<'_>, config: &mut Config, name: String, section: &mut Section) {
-    check_name(faults, section, &name);
-    let Some(s3) = section.read::<S3Endpoint>(faults) else {
-        return;
-    };
-    let given = (!s3.endpoint.is_empty()).then_some(&s3.endpoint);
-    if let Some(endpoint) = section.required(faults, "endpoint", given) {
-        let valid = endpoint.parse::<http::Uri>().is_ok_and(|uri| {
-            matches!(uri.scheme_str(), Some("http" | "https"))
-                && uri.host().is_some_and(|host| !host.is_empty())
-                && matches!(
-                    uri.path_and_query().map(http::uri::PathAndQuery::as_str),
-                    None | Some("/")
-                )
-        });
-        if !valid {
-            let message = "must be http:// or https://, a host and maybe a port, without a path";
-            section.fault(faults, "endpoint", message);
-        }
-    }
-    if s3.credentials == CredentialsKind::Profile {
-        section.required(faults, "profile", s3.profile.as_ref());
-    } else if s3.profile.is_some() {
-        section.fault(
-            faults,
-            "profile",
-            "belongs to credentials = \"profile\" and does nothing here",
-        );
-    }
-    if s3.ca_file.is_some() && s3.fingerprint.is_some() {
-        section.fault(
-            faults,
-            "ca-file",
-            "has no effect besides a fingerprint; set one of them",
-        );
-    }
-    absolute(faults, section, "ca-file", s3.ca_file.as_deref());
-    check_comment(faults, section, s3.comment.as_deref());
-    for (key, value, bounds) in [
-        (
-            "requests-in-flight-max",
-            s3.requests_in_flight_max,
-            1..=1024,
-        ),
-        (
-            "requests-per-second-max",
-            s3.requests_per_second_max,
-            0..=100_000,
-        ),
-        (
-            "connect-timeout-seconds",
-            s3.connect_timeout_seconds,
-            1..=300,
-        ),
-        (
-            "request-timeout-seconds",
-            s3.request_timeout_seconds,
-            1..=900,
-        ),
-        ("attempts-max", s3.attempts_max, 1..=20),
-    ] {
-        section.bounded(faults, key, &value, &bounds);
-    }
-    for (key, pace) in [
-        (
-            "upload-bytes-per-second-max",
-            s3.upload_bytes_per_second_max,
-        ),
-        (
-            "download-bytes-per-second-max",
-            s3.download_bytes_per_second_max,
-        ),
-    ] {
-        if pace.get() > 0 {
-            section.bounded(
-                faults,
-                key,
-                &pace,
-                &(ByteCount(64 << 10)..=ByteCount::gib(90)),
-            );
-        }
-    }
-    config.s3.insert(name, s3);
-}
-
 fn read_user(faults: &mut Faults<'_>, config: &mut Config, name: String, section: &mut Section) {
     let id = match name.parse::<UserId>() {
         // These would be taken apart in cookies.
@@ -487,7 +401,12 @@ pub(super) fn check_comment(faults: &mut Faults<'_>, section: &mut Section, comm
     }
 }
 
-fn absolute(faults: &mut Faults<'_>, section: &mut Section, key: &str, path: Option<&Path>) {
+pub(super) fn absolute(
+    faults: &mut Faults<'_>,
+    section: &mut Section,
+    key: &str,
+    path: Option<&Path>,
+) {
     if path.is_some_and(|path| !path.is_absolute()) {
         section.fault(faults, key, "must be an absolute path");
     }

@@ -28,7 +28,8 @@ use std::fmt;
 use toml_edit::{Document, DocumentMut, value};
 
 use super::fault::{Fault, Faults, Section, place};
-use super::model::{Config, CredentialsKind};
+use super::model::Config;
+use super::s3::CredentialsKind;
 use crate::auth::{ClearSecret, StoredSecret, TicketKeys, TokenId, UserId};
 
 /// All secrets at one moment.

@@ -4,23 +4,34 @@ use std::sync::Arc;
 
 use pbs_datastore::{Datastore, GcOptions, GcStatus};
 
+use super::estimate::say_collection;
 use super::run::begin;
 use super::{JobKey, JobKind, launch, supervise};
 use crate::api::ApiError;
 use crate::auth::AuthId;
 use crate::daemon::Daemon;
-use crate::shutdown::Shutdown;
 use crate::tasks::{Task, TaskStart, Upid};
 
 /// The worker type of the task.
 const KIND: &str = "garbage_collection";
 
-/// Starts a collection; refused while one runs. A dry run deletes nothing, and is not recorded as the job's.
+/// What is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum GcKind {
+    /// Garbage is collected.
+    Whole,
+    /// All but the deletes. Not recorded as a run of the job.
+    Dry,
+    /// It is said what would be asked of the bucket. Not recorded either.
+    Estimate,
+}
+
+/// Starts a collection; refused while one runs.
 pub(crate) fn start(
     daemon: &Arc<Daemon>,
     name: &str,
     user: &AuthId,
-    dry_run: bool,
+    kind: GcKind,
 ) -> Result<Upid, ApiError> {
     let store = daemon.stores.get_writable(name)?;
     let guard = begin(daemon, &JobKey::new(JobKind::Gc, name))?;
@@ -30,15 +41,21 @@ pub(crate) fn start(
         user: user.clone(),
         store: Some(name),
     };
-    let (recorded, kept) = if dry_run {
-        (None, Some(guard))
-    } else {
-        (Some(guard), None)
+    let (recorded, kept) = match kind {
+        GcKind::Whole => (Some(guard), None),
+        GcKind::Dry | GcKind::Estimate => (None, Some(guard)),
     };
     let launched = launch(daemon, &start, recorded, move |daemon, task| {
         Box::pin(async move {
             let _kept = kept;
-            collect(&store, dry_run, task, &daemon.shutdown).await
+            say_collection(daemon, task, &store);
+            match kind {
+                GcKind::Estimate => Ok(()),
+                GcKind::Whole | GcKind::Dry => {
+                    let dry_run = kind == GcKind::Dry;
+                    collect(&store, dry_run, task, daemon).await
+                }
+            }
         })
     })?;
     Ok(launched.upid)
@@ -49,11 +66,11 @@ async fn collect(
     store: &Arc<Datastore>,
     dry_run: bool,
     task: &Task,
-    shutdown: &Shutdown,
+    daemon: &Daemon,
 ) -> Result<(), String> {
     let upid = task.upid().to_string();
     let work = |job| async move { store.collect(GcOptions { dry_run }, &upid, &job).await };
-    let status = supervise(task, shutdown, work).await;
+    let status = supervise(task, &daemon.shutdown, work).await;
     let status = status.map_err(|error| error.to_string())?;
     for line in summary(&status) {
         task.log(line);

@@ -11,8 +11,11 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use s3_client::{Tally, attributed};
 use tokio::task::JoinHandle;
 
+use super::estimate::say_asked;
+use super::gc::GcKind;
 use super::{JobGuard, JobKey, JobKind, gc, prune, sync, verify};
 use crate::api::ApiError;
 use crate::auth::{AuthId, Principal};
@@ -75,7 +78,9 @@ pub(crate) fn launch<T: Send + 'static>(
                 .io(move |_| jobs.0.records.begin(&key, &upid, now));
             note.await;
         }
-        let result = work(&daemon, &task).await;
+        let tally = Arc::new(Tally::default());
+        let result = attributed(Arc::clone(&tally), work(&daemon, &task)).await;
+        say_asked(&daemon, &task, &tally);
         let (value, result) = match result {
             Ok(value) => (Ok(value), Ok(())),
             Err(fault) => (Err(fault.clone()), Err(fault)),
@@ -111,17 +116,19 @@ pub(super) fn begin(daemon: &Daemon, key: &JobKey) -> Result<JobGuard, ApiError>
     })
 }
 
-/// Starts a run of a configured job: as the superuser when the schedule does, otherwise within the rights of whoever asks.
+/// Starts a run of a configured job: as the superuser when the schedule does, otherwise within the rights of whoever asks. An `estimate`
+/// only says what a verification or a sync would ask of buckets.
 pub(crate) fn start(
     daemon: &Arc<Daemon>,
     key: &JobKey,
     who: Option<&Principal>,
+    estimate: bool,
 ) -> Result<Upid, ApiError> {
     let user = who.map_or_else(AuthId::root, |who| who.id().clone());
     match key.kind {
-        JobKind::Gc => gc::start(daemon, &key.id, &user, false),
+        JobKind::Gc => gc::start(daemon, &key.id, &user, GcKind::Whole),
         JobKind::Prune => prune::start_job(daemon, key, user, who),
-        JobKind::Verify => verify::start_job(daemon, key, user, who),
-        JobKind::Sync => sync::start_job(daemon, key, user),
+        JobKind::Verify => verify::start_job(daemon, key, user, who, estimate),
+        JobKind::Sync => sync::start_job(daemon, key, user, estimate),
     }
 }

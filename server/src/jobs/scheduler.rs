@@ -77,5 +77,5 @@ async fn look(
 }
 
 fn begin(daemon: &Arc<Daemon>, job: &PlannedJob) -> Result<(), ApiError> {
-    start(daemon, &job.key, None).map(drop)
+    start(daemon, &job.key, None, false).map(drop)
 }

@@ -9,6 +9,7 @@ use pbs_datastore::{
     SyncTarget, sync,
 };
 
+use super::estimate::say_copy;
 use super::run::begin;
 use super::{JobGuard, JobKey, StoreUser, launch, supervise};
 use crate::api::ApiError;
@@ -25,9 +26,15 @@ const KIND: &str = "sync";
 /// The worker type of a job's run.
 const JOB_KIND: &str = "syncjob";
 
-/// Starts a run that is no job's.
-pub(crate) fn start(daemon: &Arc<Daemon>, job: &SyncJob, user: AuthId) -> Result<Upid, ApiError> {
-    launch_run(daemon, job, user, (KIND, place(job)), None)
+/// Starts a run that is no job's. An `estimate` only says what it would copy, and ask of buckets.
+pub(crate) fn start(
+    daemon: &Arc<Daemon>,
+    job: &SyncJob,
+    user: AuthId,
+    estimate: bool,
+) -> Result<Upid, ApiError> {
+    let name = (KIND, place(job));
+    launch_run(daemon, job, user, name, None, estimate)
 }
 
 /// Starts a run of a configured job.
@@ -35,12 +42,15 @@ pub(super) fn start_job(
     daemon: &Arc<Daemon>,
     key: &JobKey,
     user: AuthId,
+    estimate: bool,
 ) -> Result<Upid, ApiError> {
     let config = daemon.config.read();
     let job = config.sync.get(&key.id);
     let job = job.ok_or_else(|| ApiError::bad_request(format!("there is no {key}")))?;
     let name = (JOB_KIND, format!("{}:{}", place(job), key.id));
-    launch_run(daemon, job, user, name, Some(key))
+    // An estimate is no run of the job.
+    let key = (!estimate).then_some(key);
+    launch_run(daemon, job, user, name, key, estimate)
 }
 
 /// Both ends, as the task's id has them.
@@ -58,6 +68,7 @@ fn launch_run(
     user: AuthId,
     (kind, worker_id): (&str, String),
     key: Option<&JobKey>,
+    estimate: bool,
 ) -> Result<Upid, ApiError> {
     let ends = Ends::of(daemon, job)?;
     let guard: Option<JobGuard> = key.map(|key| begin(daemon, key)).transpose()?;
@@ -67,15 +78,24 @@ fn launch_run(
         user,
         store: Some(&job.target.store),
     };
-    let options = options(job);
+    let options = SyncOptions {
+        estimate,
+        ..options(job)
+    };
     let owner = job.owner.clone();
     let launched = launch(daemon, &start, guard, move |daemon, task| {
         Box::pin(async move {
+            let (ends, options) = (&ends, &options);
             let work = |job: JobContext| async move {
-                let counts = ends.run(&options, owner, daemon, &job).await;
+                let counts = ends.run(options, owner, daemon, &job).await;
                 counts.map_err(|error| error.to_string())
             };
             let counts = supervise(task, &daemon.shutdown, work).await?;
+            if estimate {
+                ends.say(daemon, task, &counts);
+            } else {
+                say_counts(task, &counts);
+            }
             end(task, &counts)
         })
     })?;
@@ -99,6 +119,7 @@ fn options(job: &SyncJob) -> SyncOptions {
         verified_only: job.verified_only,
         remove_vanished: job.remove_vanished,
         workers: job.worker_threads as usize,
+        estimate: false,
     }
 }
 
@@ -106,6 +127,8 @@ fn options(job: &SyncJob) -> SyncOptions {
 struct Ends {
     source: Box<dyn SyncSource>,
     target: TargetEnd,
+    /// The source, if it is a datastore of this daemon.
+    local: Option<Arc<Datastore>>,
     /// Keeps a local source open; the datastore of the task is kept by that.
     _used: Option<StoreUser>,
 }
@@ -125,9 +148,11 @@ impl Ends {
                     "datastore '{there}' is being closed; try again in a moment"
                 ))
             })?;
+            let local = daemon.stores.get(there)?;
             return Ok(Self {
-                source: Box::new(DatastoreSource::new(daemon.stores.get(there)?)),
+                source: Box::new(DatastoreSource::new(Arc::clone(&local))),
                 target: TargetEnd::Here(writable(daemon, job, here)?),
+                local: Some(local),
                 _used: Some(used),
             });
         };
@@ -139,21 +164,37 @@ impl Ends {
         );
         let access = access(daemon, id, remote, &job.remote_store, pace)?;
         let store = RemoteStore::new(access, daemon.env.clone(), daemon.budget.clone());
-        let (source, target): (Box<dyn SyncSource>, _) = match job.direction {
-            SyncDirection::Pull => (
-                Box::new(RemoteSource(store)),
-                TargetEnd::Here(writable(daemon, job, here)?),
-            ),
-            SyncDirection::Push => (
-                Box::new(DatastoreSource::new(daemon.stores.get(here)?)),
-                TargetEnd::There(store),
-            ),
-        };
-        Ok(Self {
-            source,
-            target,
-            _used: None,
+        Ok(match job.direction {
+            SyncDirection::Pull => Self {
+                source: Box::new(RemoteSource(store)),
+                target: TargetEnd::Here(writable(daemon, job, here)?),
+                local: None,
+                _used: None,
+            },
+            SyncDirection::Push => {
+                let local = daemon.stores.get(here)?;
+                Self {
+                    source: Box::new(DatastoreSource::new(Arc::clone(&local))),
+                    target: TargetEnd::There(store),
+                    local: Some(local),
+                    _used: None,
+                }
+            }
         })
+    }
+
+    /// Says what was found to be copied.
+    fn say(&self, daemon: &Daemon, task: &Task, counts: &SyncCounts) {
+        task.log(format!(
+            "to be copied, at most: {} snapshots that are new and {} that are damaged, {} bytes",
+            counts.added, counts.mended, counts.bytes
+        ));
+        let target = match &self.target {
+            TargetEnd::Here(store) => Some(&**store),
+            TargetEnd::There(_) => None,
+        };
+        let sides = (self.local.as_deref(), target);
+        say_copy(daemon, task, sides, counts.bytes);
     }
 
     async fn run(
@@ -229,8 +270,8 @@ pub(crate) fn access(
     })
 }
 
-/// What came of a run, and whether that is an error.
-fn end(task: &Task, counts: &SyncCounts) -> Result<(), String> {
+/// What came of a run.
+fn say_counts(task: &Task, counts: &SyncCounts) {
     task.log(format!(
         "groups: {}; snapshots copied: {}, refreshed: {}, mended: {}; chunks brought: {}, {} bytes, {} were there",
         counts.groups,
@@ -251,6 +292,10 @@ fn end(task: &Task, counts: &SyncCounts) -> Result<(), String> {
             counts.protected
         ));
     }
+}
+
+/// What somebody should know of a run, and whether it is an error.
+fn end(task: &Task, counts: &SyncCounts) -> Result<(), String> {
     for warning in &counts.warnings {
         task.warn(warning);
     }

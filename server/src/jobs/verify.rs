@@ -13,6 +13,7 @@ use pbs_datastore::{
 };
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::estimate::say_verification;
 use super::run::begin;
 use super::scope::{Scope, place};
 use super::{JobKey, launch, stop_asked, supervise};
@@ -65,6 +66,8 @@ pub(crate) struct VerifyRequest {
     pub(crate) sample: u64,
     /// On behalf of whom.
     pub(crate) scope: Scope,
+    /// Only say what would be asked of the bucket.
+    pub(crate) estimate: bool,
 }
 
 impl VerifyRequest {
@@ -86,6 +89,7 @@ impl VerifyRequest {
             reread_after: unless_zero(job.reread_after),
             sample: job.sample,
             scope: Scope::of(who, VERIFY),
+            estimate: false,
         }
     }
 
@@ -104,6 +108,7 @@ impl VerifyRequest {
             reread_after: None,
             sample: SAMPLE_MAX,
             scope: Scope::All,
+            estimate: false,
         }
     }
 
@@ -172,6 +177,7 @@ pub(super) fn start_job(
     key: &JobKey,
     user: AuthId,
     who: Option<&Principal>,
+    estimate: bool,
 ) -> Result<Upid, ApiError> {
     let config = daemon.config.read();
     let job = config.verify.get(&key.id);
@@ -184,8 +190,13 @@ pub(super) fn start_job(
         user,
         store: Some(name),
     };
-    let request = VerifyRequest::of_job(job, who);
-    launch_run(daemon, &start, Some(key), store, request)
+    let request = VerifyRequest {
+        estimate,
+        ..VerifyRequest::of_job(job, who)
+    };
+    // An estimate is no run of the job.
+    let key = (!estimate).then_some(key);
+    launch_run(daemon, &start, key, store, request)
 }
 
 fn launch_run(
@@ -201,6 +212,9 @@ fn launch_run(
             let work = |job| async move {
                 let mut run = Run::new(daemon, task, store, &request, job);
                 let verified = run.verify(&request).await;
+                if request.estimate {
+                    return verified.map_err(|error| error.to_string());
+                }
                 run.verifier.end(&run.job).await;
                 let told = run.end();
                 verified.map_err(|error| error.to_string()).and(told)
@@ -270,6 +284,11 @@ impl<'a> Run<'a> {
             sample(request.sample),
             limits(request.limits)
         ));
+        let bounds = (request.sample, request.limits);
+        say_verification(self.daemon, self.task, &self.store, &selected, bounds);
+        if request.estimate {
+            return Ok(());
+        }
         let upid = self.task.upid().to_string();
         for (done, info) in selected.iter().enumerate() {
             self.job.check()?;

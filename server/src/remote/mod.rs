@@ -129,6 +129,7 @@ impl From<WireSnapshot> for SyncSnapshot {
             protected: wire.protected,
             verified: wire.verification.map(|found| found.state),
             encrypted: Self::all_encrypted(&files),
+            size: wire.size.unwrap_or(0),
         }
     }
 }

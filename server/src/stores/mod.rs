@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pbs_datastore::{Datastore, Env, Error, MemoryBudget};
-use s3_client::{Meter, MeterSnapshot, Report};
+use s3_client::{Meter, MeterSnapshot, Report, Tally};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -229,6 +229,16 @@ impl Stores {
             matches!(datastore.backend, Backend::S3(_)).then(|| self.records(name).meters())
         };
         running.or_else(kept)
+    }
+
+    /// What some work has asked of each bucket.
+    pub(crate) fn asked(&self, tally: &Tally) -> Vec<(String, MeterSnapshot)> {
+        let entries = locked(&self.0.entries);
+        let asked = entries.iter().filter_map(|(name, entry)| {
+            let meter = locked(&entry.meter).clone()?;
+            Some((name.clone(), tally.of(&meter)))
+        });
+        asked.collect()
     }
 
     /// The last check of the datastore's bucket. Blocks.
