@@ -5,7 +5,7 @@
 //! - what one side has whole the other has whole as well;
 //! - the counters of requests agree with those of the server, see [`Pair::compare_counters`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -140,21 +140,24 @@ impl Pair {
                 return self.expect(n, false, "a list fails");
             };
             let finished = listed.into_iter().filter(|info| info.state.is_root());
-            lists.push(finished.map(|info| info.id).collect::<BTreeSet<_>>());
+            // Also one whose protection was asked for by a daemon that died before it knew.
+            let list = finished.map(|info| (info.id, info.protected));
+            lists.push(list.collect::<BTreeMap<_, _>>());
         }
         let only = |side: usize, namespace: &Namespace| -> BTreeSet<SnapshotRef> {
-            let mut list = lists[side].clone();
-            list.retain(|id| id.namespace == *namespace);
-            list
+            let list = lists[side].keys();
+            list.filter(|id| id.namespace == *namespace)
+                .cloned()
+                .collect()
         };
+        let is_protected = |side: usize, id: &SnapshotRef| lists[side].get(id) == Some(&true);
         let far = only(1, &Namespace::root());
-        let protected = self.sides[1].world.oracle.protected();
         if self.plan.keep_far.is_none() {
             let near = only(0, &Namespace::root());
             let missing: Vec<_> = near.difference(&far).collect();
             let extra: Vec<_> = far
                 .difference(&near)
-                .filter(|id| !protected.contains(id))
+                .filter(|id| !is_protected(1, id))
                 .collect();
             if !missing.is_empty() || !extra.is_empty() {
                 self.sides[1].violation(&format!(
@@ -163,10 +166,9 @@ impl Pair {
             }
         }
         let copies = only(0, &back());
-        let kept = self.sides[0].world.oracle.protected();
         let extra = copies.iter().find(|id| {
             let original = SnapshotRef::new(Namespace::root(), id.snapshot.clone());
-            !far.contains(&original) && !kept.contains(id)
+            !far.contains(&original) && !is_protected(0, id)
         });
         if let Some(id) = extra {
             self.sides[0].violation(&format!("{id} has vanished at its source and is there"));

@@ -321,6 +321,8 @@ pub(super) async fn protect(
     protected: bool,
 ) -> Result<()> {
     let oracle = &side.world.oracle;
+    side.world
+        .note(&format!("to be protected {protected}: {id}"));
     if !protected {
         oracle.protect(&id, false);
     }

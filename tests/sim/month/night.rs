@@ -157,6 +157,39 @@ impl Pair {
         }
     }
 
+    /// When each task begins. A collection often does just after a writer has begun.
+    fn begins(&self, tasks: &[Task], rng: &mut StdRng) -> Vec<Duration> {
+        let span = self.plan.minutes * 60_000;
+        let mut begins: Vec<u64> = tasks
+            .iter()
+            .map(|task| match task {
+                Task::Trap(..) => 0,
+                _ => rng.random_range(0..span),
+            })
+            .collect();
+        for n in 0..tasks.len() {
+            let Task::Collect(side) = tasks[n] else {
+                continue;
+            };
+            let writers: Vec<u64> = tasks
+                .iter()
+                .zip(&begins)
+                .filter(|(task, _)| match task {
+                    Task::BackUp(_) => side == 0,
+                    Task::Sync(into, _) => *into == side,
+                    _ => false,
+                })
+                .map(|(_, begins)| *begins)
+                .collect();
+            if !writers.is_empty() && rng.random_bool(0.7) {
+                let writer = writers[rng.random_range(0..writers.len())];
+                let longest = [300, 5000, 90_000][rng.random_range(0..3)];
+                begins[n] = writer + rng.random_range(0..longest);
+            }
+        }
+        begins.into_iter().map(Duration::from_millis).collect()
+    }
+
     /// Everything of a night, side by side.
     pub(super) async fn night(&mut self, day: u64) {
         let mut rng = self.plan.rng(1000 + day);
@@ -169,14 +202,11 @@ impl Pair {
             let slow = [20, 2000, 30_000].map(Duration::from_millis)[rng.random_range(0..3)];
             side.world.plan.set_odds(odds(chance, slow));
         }
-        let span = self.plan.minutes * 60_000;
         let tasks = self.tasks(day, &mut rng);
+        let begins = self.begins(&tasks, &mut rng);
         let this = &*self;
-        let work = tasks.into_iter().enumerate().map(|(n, task)| {
-            let begins = Duration::from_millis(match task {
-                Task::Trap(..) => 0,
-                _ => rng.random_range(0..span),
-            });
+        let work = tasks.into_iter().zip(begins).enumerate();
+        let work = work.map(|(n, (task, begins))| {
             let rng = this.plan.rng(100_000 + day * 100 + n as u64);
             async move {
                 tokio::time::sleep(begins).await;

@@ -24,6 +24,8 @@ pub(super) struct Group {
     pub(super) own: Vec<usize>,
     /// What is in its archive now, in order.
     pub(super) now: Vec<usize>,
+    /// What was in it on the days before.
+    pub(super) before: Vec<Vec<usize>>,
 }
 
 impl Group {
@@ -31,8 +33,14 @@ impl Group {
         GroupRef::new(Namespace::root(), self.id.clone())
     }
 
-    /// A day passes: something is changed, added, or deleted.
+    /// A day passes: something is changed, added, or deleted; or all is again as it was some days ago.
     pub(super) fn age(&mut self, rng: &mut StdRng) {
+        self.before.push(self.now.clone());
+        let days = rng.random_range(2..5);
+        if self.before.len() > days && rng.random_bool(0.3) {
+            self.now = self.before[self.before.len() - 1 - days].clone();
+            return;
+        }
         for _ in 0..rng.random_range(0..5) {
             let new = self.own[rng.random_range(0..self.own.len())];
             let place = rng.random_range(0..=self.now.len());
@@ -71,8 +79,8 @@ fn keep(rng: &mut StdRng) -> KeepOptions {
     let some = |count: u64| (count > 0).then_some(count);
     KeepOptions {
         last: Some(rng.random_range(1..=4)),
-        daily: some(rng.random_range(0..=5)),
-        weekly: some(rng.random_range(0..=3)),
+        daily: some([0, 0, 2, 5][rng.random_range(0..4)]),
+        weekly: some([0, 0, 1, 3][rng.random_range(0..4)]),
         ..KeepOptions::default()
     }
 }
@@ -121,7 +129,13 @@ impl MonthPlan {
                 .collect();
             let id = format!("host/group-{number}");
             let id = id.parse().expect("a valid group");
-            Group { id, own, now }
+            let before = Vec::new();
+            Group {
+                id,
+                own,
+                now,
+                before,
+            }
         };
         (0..count).map(group).collect()
     }
