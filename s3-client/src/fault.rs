@@ -253,6 +253,16 @@ struct State {
     dice: Option<Dice>,
     injected: BTreeMap<(Op, &'static str), u64>,
     late: Vec<Late>,
+    strays: BTreeMap<Op, Strays>,
+}
+
+/// Requests that did not reach the store exactly once. One that is late counts as soon as it can never arrive any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Strays {
+    /// Requests that never reached it.
+    pub unsent: u64,
+    /// Requests that reached it twice.
+    pub doubled: u64,
 }
 
 /// What goes wrong, for any number of stores. Clones are the same plan.
@@ -352,6 +362,20 @@ impl FaultPlan {
     /// How often each fault was injected, by kind of request and name of the fault.
     pub fn injected(&self) -> BTreeMap<(Op, &'static str), u64> {
         self.state().injected.clone()
+    }
+
+    /// How many requests of each kind did not reach the store exactly once. What its sender has counted is what the store
+    /// has counted, and those that never came, less those that came twice; and [`late`](Self::late) ones on their way.
+    pub fn strays(&self) -> BTreeMap<Op, Strays> {
+        self.state().strays.clone()
+    }
+
+    fn unsent(&self, op: Op) {
+        self.state().strays.entry(op).or_default().unsent += 1;
+    }
+
+    fn doubled(&self, op: Op) {
+        self.state().strays.entry(op).or_default().doubled += 1;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

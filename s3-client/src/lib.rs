@@ -33,7 +33,7 @@ pub use decide::{Decision, Page, clip, decide, decide_delete, page};
 pub use directory::{DirectoryOptions, DirectoryStore};
 pub use error::{Error, ErrorKind, Op, Optional};
 pub use fault::{
-    Action, Delivery, Effect, Fault, FaultId, FaultPlan, FaultyStore, Gate, Odds, Reply,
+    Action, Delivery, Effect, Fault, FaultId, FaultPlan, FaultyStore, Gate, Odds, Reply, Strays,
 };
 pub use key::{KEY_BYTES_MAX, KeyError, KeyPrefix, ObjectKey};
 pub use limit::{Limited, Limits};

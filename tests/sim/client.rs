@@ -77,11 +77,21 @@ impl Client {
         group.expect("a valid group").at(time)
     }
 
-    /// One backup; whatever becomes of it, the oracle knows.
+    /// One backup.
     async fn back_up(&mut self) -> Result<()> {
+        let snapshot = self.snapshot();
+        self.back_up_as(snapshot, None).await
+    }
+
+    /// One backup, of these contents or of any; whatever becomes of it, the oracle knows.
+    pub(crate) async fn back_up_as(
+        &mut self,
+        snapshot: Snapshot,
+        contents: Option<Vec<Content>>,
+    ) -> Result<()> {
         let request = BackupRequest {
             namespace: Namespace::root(),
-            snapshot: self.snapshot(),
+            snapshot,
             author: "root@pam".parse().expect("a valid user"),
             benchmark: false,
             no_cache: self.chance(20),
@@ -95,7 +105,7 @@ impl Client {
             wid: 0,
             known: BTreeSet::new(),
         };
-        let result = self.write(&mut running).await;
+        let result = self.write(&mut running, contents).await;
         let reason = match &result {
             Ok(()) => "done",
             Err(_) => "the client gave up",
@@ -105,7 +115,7 @@ impl Client {
         result
     }
 
-    async fn write(&mut self, running: &mut Running) -> Result<()> {
+    async fn write(&mut self, running: &mut Running, contents: Option<Vec<Content>>) -> Result<()> {
         if running.backup.previous_time().is_some() && self.chance(60) {
             self.adopt(running).await?;
         }
@@ -114,7 +124,7 @@ impl Client {
         if self.world.scenario.forger && self.number == 0 {
             self.forge(running).await;
         }
-        let contents = self.choose();
+        let contents = contents.unwrap_or_else(|| self.choose());
         let mut entries = Vec::new();
         let mut offset = 0;
         for content in &contents {

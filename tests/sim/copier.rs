@@ -4,18 +4,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use pbs_datastore::{
-    AuthId, BackupTime, Copied, DatastoreSource, DatastoreTarget, DeleteStats, GroupRef,
-    JobContext, Namespace, Result, SnapshotRef, SnapshotSource, SyncGroup, SyncOptions,
-    SyncSnapshot, SyncStep, SyncTarget, Verifier, sync,
+    DatastoreSource, DatastoreTarget, Env, JobContext, Namespace, Result, SyncCounts, SyncOptions,
+    SyncSource, Verifier, sync,
 };
 use rand::RngExt as _;
 use tokio::sync::watch;
 
 use crate::client::kind_of;
 use crate::operator::Operator;
-use crate::world::World;
+use crate::told::Told;
 
 /// Longest time between two runs.
 const PAUSE_MAX: Duration = Duration::from_mins(6);
@@ -65,6 +63,8 @@ impl Operator {
         };
         let target = Told {
             world: Arc::clone(&self.world),
+            originals: Arc::clone(&self.world.oracle),
+            origin: Namespace::root(),
             target: DatastoreTarget::new(
                 Arc::clone(&self.datastore),
                 OWNER.parse().expect("a valid user"),
@@ -72,39 +72,20 @@ impl Operator {
             ),
         };
         let source = DatastoreSource::new(Arc::clone(&self.datastore));
-        let (stop, stopped) = watch::channel(false);
-        let job = JobContext::new(Arc::new(|_| {}), stopped);
         let env = self.datastore.env().clone();
-        let running = sync(&source, &target, &options, &env, &job);
         let patience = self.rng.random_bool(0.3).then(|| {
             let millis = self.rng.random_range(0..STOP_AFTER_MAX.as_millis() as u64);
             Duration::from_millis(millis)
         });
         let world = Arc::clone(&self.world);
-        let stopping = async {
+        let stop = async {
             match patience {
                 Some(patience) => tokio::time::sleep(patience).await,
                 None => world.wait_stopping().await,
             }
-            stop.send_replace(true);
-            std::future::pending::<()>().await;
         };
-        tokio::select! {
-            biased;
-            result = running => match result {
-                Ok(counts) => format!(
-                    "added {}, mended {}, chunks {}, known {}, removed {}, failures {}",
-                    counts.added,
-                    counts.mended,
-                    counts.chunks,
-                    counts.known,
-                    counts.removed_snapshots,
-                    counts.failures.len()
-                ),
-                Err(error) => kind_of(&error),
-            },
-            () = stopping => unreachable!("it never ends"),
-        }
+        let result = sync_until(&source, &target, &options, &env, stop).await;
+        result.as_ref().map_or_else(kind_of, counted)
     }
 
     async fn verify_once(&mut self) -> String {
@@ -126,78 +107,37 @@ impl Operator {
     }
 }
 
-/// A target that tells the oracle.
-struct Told {
-    world: Arc<World>,
-    target: DatastoreTarget,
-}
-
-impl std::fmt::Debug for Told {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Told({:?})", self.target)
+/// A sync that is told to stop when `stop` ends.
+pub(crate) async fn sync_until(
+    source: &dyn SyncSource,
+    target: &Told,
+    options: &SyncOptions,
+    env: &Env,
+    stop: impl Future<Output = ()>,
+) -> Result<SyncCounts> {
+    let (sender, stopped) = watch::channel(false);
+    let job = JobContext::new(Arc::new(|_| {}), stopped);
+    let stopping = async {
+        stop.await;
+        sender.send_replace(true);
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        biased;
+        result = sync(source, target, options, env, &job) => result,
+        () = stopping => unreachable!("it never ends"),
     }
 }
 
-/// The snapshot at the source.
-fn original(id: &SnapshotRef) -> SnapshotRef {
-    SnapshotRef::new(Namespace::root(), id.snapshot.clone())
-}
-
-#[async_trait]
-impl SyncTarget for Told {
-    fn name(&self) -> String {
-        self.target.name()
-    }
-
-    async fn namespaces(&self, below: &Namespace, depth: usize) -> Result<Vec<Namespace>> {
-        self.target.namespaces(below, depth).await
-    }
-
-    async fn create_namespace(&self, namespace: &Namespace) -> Result<()> {
-        self.target.create_namespace(namespace).await
-    }
-
-    async fn groups(&self, namespace: &Namespace) -> Result<Vec<SyncGroup>> {
-        self.target.groups(namespace).await
-    }
-
-    fn is_ours(&self, owner: &AuthId) -> bool {
-        self.target.is_ours(owner)
-    }
-
-    async fn snapshots(&self, group: &GroupRef) -> Result<Vec<SyncSnapshot>> {
-        self.target.snapshots(group).await
-    }
-
-    async fn copy(
-        &self,
-        source: &dyn SnapshotSource,
-        id: &SnapshotRef,
-        step: SyncStep,
-        job: &JobContext,
-    ) -> Result<Copied> {
-        let oracle = &self.world.oracle;
-        let known = oracle.copy_begins(&original(id), id);
-        let copied = self.target.copy(source, id, step, job).await?;
-        if known && step == SyncStep::Add && !copied.gone {
-            oracle.finished(0, id);
-        }
-        Ok(copied)
-    }
-
-    async fn remove_snapshot(&self, id: &SnapshotRef) -> Result<()> {
-        self.world.oracle.deletion_begins(id);
-        self.target.remove_snapshot(id).await
-    }
-
-    async fn remove_group(&self, group: &GroupRef, seen: &[BackupTime]) -> Result<DeleteStats> {
-        for time in seen {
-            self.world.oracle.deletion_begins(&group.at(*time));
-        }
-        self.target.remove_group(group, seen).await
-    }
-
-    async fn remove_namespace(&self, namespace: &Namespace) -> Result<bool> {
-        self.target.remove_namespace(namespace).await
-    }
+/// What a sync did, for the history.
+pub(crate) fn counted(counts: &SyncCounts) -> String {
+    format!(
+        "added {}, mended {}, chunks {}, known {}, removed {}, failures {}",
+        counts.added,
+        counts.mended,
+        counts.chunks,
+        counts.known,
+        counts.removed_snapshots,
+        counts.failures.len()
+    )
 }

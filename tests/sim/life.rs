@@ -10,7 +10,7 @@ use pbs_datastore::files::{FaultyFiles, Files, ModelFiles};
 use pbs_datastore::{
     Backend, BucketAccess, Datastore, DatastoreConfig, Env, MemoryBudget, OpenOptions, Result,
 };
-use s3_client::{Retry, RetryPolicy};
+use s3_client::{Meter, Metered, Retry, RetryPolicy};
 
 use crate::line::Line;
 use crate::scenario::{Kind, LATE, WINDOW};
@@ -57,6 +57,8 @@ pub(crate) struct Life {
     pub(crate) machine: Machine,
     pub(crate) mortal: Mortal,
     pub(crate) faulty_files: Arc<FaultyFiles>,
+    /// What it has asked of the server.
+    pub(crate) meter: Arc<Meter>,
 }
 
 impl Life {
@@ -77,6 +79,7 @@ impl Life {
             machine,
             mortal: Mortal { env, files, dead },
             faulty_files,
+            meter: Arc::default(),
         }
     }
 
@@ -105,8 +108,9 @@ impl Life {
         config.delete_batch_keys_max = scenario.delete_batch;
         config.list_ranges = scenario.list_ranges;
         config.read_ahead_bytes_max = 2000;
+        let metered = Metered::new(world.client(self.env()).await, Arc::clone(&self.meter));
         let line = Line::over(
-            world.client(self.env()).await,
+            Arc::new(metered),
             self.mortal.dead.clone(),
             self.number,
             world.layout.clone(),
@@ -117,6 +121,7 @@ impl Life {
             ..RetryPolicy::default()
         };
         let retrying = Retry::new(Arc::clone(&line), policy, self.env().seed());
+        let retrying = retrying.metered(Arc::clone(&self.meter));
         let access = BucketAccess {
             once: line,
             store: Arc::new(retrying),

@@ -4,6 +4,8 @@
 //! deletions, crashes, losses of power, lost and late answers, full and failing disks. One thread, paused time, no request
 //! leaves the process. An oracle holds what everybody was told.
 //!
+//! `cargo sim --months 20` runs months of two daemons that are synced, pruned, collected and verified ([`month`]).
+//!
 //! `SIM_SEED=17 cargo sim` replays one seed and prints its history; `cargo sim --seeds 20000` runs many.
 #![expect(clippy::print_stdout, reason = "the tables are the program's purpose")]
 
@@ -13,6 +15,8 @@ mod copier;
 mod forced;
 mod life;
 mod line;
+mod month;
+mod months;
 mod network;
 mod operator;
 mod oracle;
@@ -21,6 +25,7 @@ mod reader;
 mod run;
 mod scenario;
 mod table;
+mod told;
 mod world;
 
 use std::process::ExitCode;
@@ -61,6 +66,12 @@ struct Arguments {
     /// Send requests through the AWS SDK, the connector and HTTP, over connections that break: four times slower.
     #[arg(long)]
     sdk: bool,
+    /// Run so many months of two daemons instead, from the first on.
+    #[arg(long, default_value_t = 0)]
+    months: u64,
+    /// Run this month alone and print its history.
+    #[arg(long, env = "SIM_MONTH")]
+    month: Option<u64>,
     /// Print only the digest of each seed's history.
     #[arg(long)]
     histories: bool,
@@ -148,6 +159,12 @@ fn main() -> ExitCode {
     {
         println!("there is no rule '{name}' that could be turned off");
         return ExitCode::from(2);
+    }
+    if let Some(month) = arguments.month {
+        return months::replay(month);
+    }
+    if arguments.months > 0 {
+        return months::all(&arguments, now());
     }
     if let Some(seed) = arguments.seed {
         return replay(seed, arguments.way());

@@ -71,20 +71,10 @@ impl Operator {
             }
             let (digest, body) = &chunks[self.rng.random_range(0..chunks.len())];
             world.oracle.damage(*digest);
-            let spoiled = self.spoiled(body);
+            let spoiled = spoiled(&mut self.rng, body);
             world.oracle.truth().overwrite(digest, spoiled);
             world.note(&format!("damage: {}", &digest.to_string()[..8]));
         }
-    }
-
-    fn spoiled(&mut self, body: &Bytes) -> Bytes {
-        let mut body = body.to_vec();
-        if self.rng.random_bool(0.3) {
-            body.truncate(body.len() / 2);
-        } else if let Some(last) = body.last_mut() {
-            *last ^= 0x40;
-        }
-        body.into()
     }
 
     /// Fills the disk, or lets it fail, for a while.
@@ -116,6 +106,17 @@ impl Operator {
         }
         self.world.disk.set_limits(None, None);
     }
+}
+
+/// What a disk that rots makes of a chunk.
+pub(crate) fn spoiled(rng: &mut StdRng, body: &Bytes) -> Bytes {
+    let mut body = body.to_vec();
+    if rng.random_bool(0.3) {
+        body.truncate(body.len() / 2);
+    } else if let Some(last) = body.last_mut() {
+        *last ^= 0x40;
+    }
+    body.into()
 }
 
 fn fault(op: FileOp, area: &str, times: usize) -> FileFault {

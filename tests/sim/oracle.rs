@@ -141,6 +141,9 @@ struct State {
     /// may come late, and he knows of no other.
     brought_by_strangers: BTreeSet<Digest>,
     was_damaged: bool,
+    healed: u64,
+    /// Marked as protected: whoever asks for their deletion has not given them up.
+    protected: BTreeSet<SnapshotRef>,
     violations: Vec<String>,
     checks: u64,
 }
@@ -259,23 +262,22 @@ impl Oracle {
         }
     }
 
-    /// A copy of a snapshot is about to be made; whether the original is known. One that is there already stays what it is.
-    pub(crate) fn copy_begins(&self, original: &SnapshotRef, copy: &SnapshotRef) -> bool {
+    /// The chunks of a snapshot that was sealed, or was to be.
+    pub(crate) fn digests_of(&self, snapshot: &SnapshotRef) -> Option<Vec<Digest>> {
+        let state = self.state();
+        let known = state.snapshots.get(snapshot);
+        known.map(|known| known.digests.clone())
+    }
+
+    /// A copy of a snapshot with these chunks is about to be made. One that is there already stays what it is.
+    pub(crate) fn copy_begins(&self, copy: &SnapshotRef, digests: Vec<Digest>) {
         let mut state = self.state();
-        let Some(digests) = state
-            .snapshots
-            .get(original)
-            .map(|known| known.digests.clone())
-        else {
-            return false;
-        };
         let fate = Fate::Unknown;
         let copy = state.snapshots.entry(copy.clone());
         let copy = copy.or_insert(Snapshot { fate, digests });
         if copy.fate == Fate::Given {
             copy.fate = fate;
         }
-        true
     }
 
     /// The session was told that its snapshot is sealed (I1).
@@ -308,9 +310,28 @@ impl Oracle {
     }
 
     pub(crate) fn deletion_begins(&self, snapshot: &SnapshotRef) {
-        if let Some(known) = self.state().snapshots.get_mut(snapshot) {
+        let mut state = self.state();
+        if state.protected.contains(snapshot) {
+            return;
+        }
+        if let Some(known) = state.snapshots.get_mut(snapshot) {
             known.fate = Fate::Given;
         }
+    }
+
+    /// A snapshot is protected from now on, or soon not any more.
+    pub(crate) fn protect(&self, snapshot: &SnapshotRef, protected: bool) {
+        let mut state = self.state();
+        if protected {
+            state.protected.insert(snapshot.clone());
+        } else {
+            state.protected.remove(snapshot);
+        }
+    }
+
+    /// The snapshots that are protected.
+    pub(crate) fn protected(&self) -> BTreeSet<SnapshotRef> {
+        self.state().protected.clone()
     }
 
     /// The snapshots that must be there.
@@ -334,6 +355,16 @@ impl Oracle {
         let mut state = self.state();
         state.damaged.insert(digest);
         state.was_damaged = true;
+    }
+
+    /// All that is damaged now.
+    pub(crate) fn damaged(&self) -> BTreeSet<Digest> {
+        self.state().damaged.clone()
+    }
+
+    /// How many damaged chunks are whole again.
+    pub(crate) fn healed(&self) -> u64 {
+        self.state().healed
     }
 
     pub(crate) fn is_damaged(&self, digest: &Digest) -> bool {
@@ -377,7 +408,7 @@ impl Oracle {
         }
         let ours = !state.brought_by_strangers.contains(&digest);
         if ours && self.is_right(&digest, after.clone()) {
-            state.damaged.remove(&digest);
+            state.healed += u64::from(state.damaged.remove(&digest));
         }
     }
 

@@ -31,22 +31,30 @@ impl Reader {
         while !self.world.is_stopping() {
             let world = Arc::clone(&self.world);
             world.think(&mut self.rng, THINK_MAX).await;
-            let acknowledged = world.oracle.acknowledged();
-            if world.is_stopping() || acknowledged.is_empty() {
-                continue;
+            if !world.is_stopping() {
+                self.read_one().await;
             }
-            let (id, digests) = &acknowledged[self.rng.random_range(0..acknowledged.len())];
-            let whole = self.rng.random_bool(0.7);
-            // What is damaged may be healed before the reader tells of it.
-            let damaged = digests.iter().any(|digest| world.oracle.is_damaged(digest));
-            let result = restore(&world, &self.datastore, id, digests, whole).await;
-            let came = result.as_ref().map_or_else(kind_of, |()| "read".to_owned());
-            world.note(&format!("reader {}: {id}: {came}", self.number));
-            let may_hide = world.scenario.may_hide() || world.disk_failed_lately();
-            let hidden = may_hide && matches!(result, Err(Error::NotFound(_)));
-            if !damaged && !hidden {
-                judge(&world, id, digests, result);
-            }
+        }
+    }
+
+    /// Restores one of the snapshots that must be there.
+    pub(crate) async fn read_one(&mut self) {
+        let world = Arc::clone(&self.world);
+        let acknowledged = world.oracle.acknowledged();
+        if acknowledged.is_empty() {
+            return;
+        }
+        let (id, digests) = &acknowledged[self.rng.random_range(0..acknowledged.len())];
+        let whole = self.rng.random_bool(0.7);
+        // What is damaged may be healed before the reader tells of it.
+        let damaged = digests.iter().any(|digest| world.oracle.is_damaged(digest));
+        let result = restore(&world, &self.datastore, id, digests, whole).await;
+        let came = result.as_ref().map_or_else(kind_of, |()| "read".to_owned());
+        world.note(&format!("reader {}: {id}: {came}", self.number));
+        let may_hide = world.scenario.may_hide() || world.disk_failed_lately();
+        let hidden = may_hide && matches!(result, Err(Error::NotFound(_)));
+        if !damaged && !hidden {
+            judge(&world, id, digests, result);
         }
     }
 }

@@ -29,16 +29,36 @@ use crate::scenario::{End, Kind, Scenario};
 /// How long after the disk is well again what it did not take may be missing: several attempts, each of which may fail.
 const CATCH_UP_MAX: Duration = Duration::from_mins(5);
 
-/// What happened, in order: a digest of it, and the lines themselves if somebody wants to read them.
+/// What happened, in order: a digest of it, and the lines themselves if somebody wants to read them. Clones are the same
+/// history.
+#[derive(Clone)]
 pub(crate) struct History {
     began: Instant,
-    hash: Mutex<Sha256>,
+    hash: Arc<Mutex<Sha256>>,
     print: bool,
+    /// What its own lines begin with.
+    label: &'static str,
 }
 
 impl History {
+    pub(crate) fn new(print: bool) -> Self {
+        Self {
+            began: Instant::now(),
+            hash: Arc::default(),
+            print,
+            label: "",
+        }
+    }
+
+    /// The same, whose lines begin with `label`.
+    pub(crate) fn labelled(&self, label: &'static str) -> Self {
+        let history = self.clone();
+        Self { label, ..history }
+    }
+
     pub(crate) fn note(&self, what: &str) {
-        let line = format!("{:>9.3} {what}\n", self.began.elapsed().as_secs_f64());
+        let (time, label) = (self.began.elapsed().as_secs_f64(), self.label);
+        let line = format!("{time:>9.3} {label}{what}\n");
         if self.print {
             eprint_line(&line);
         }
@@ -129,6 +149,13 @@ thread_local! {
 
 impl World {
     pub(crate) fn new(scenario: Scenario, way: Way, print: bool) -> Arc<Self> {
+        let mut rng = StdRng::seed_from_u64(scenario.seed ^ 0xc0de);
+        let pool = Pool::new(&mut rng, scenario.chunks);
+        Self::with(scenario, way, pool, History::new(print))
+    }
+
+    /// A world with these contents, whose lines go into this history.
+    pub(crate) fn with(scenario: Scenario, way: Way, pool: Pool, history: History) -> Arc<Self> {
         let support = |works| {
             if works {
                 Support::Works
@@ -153,14 +180,8 @@ impl World {
             Kind::Bucket => Truth::Bucket(Arc::clone(&model), layout.clone()),
             Kind::Directory(_) => Truth::Directory(disk.clone(), Machine(0).dir()),
         };
-        let mut rng = StdRng::seed_from_u64(scenario.seed ^ 0xc0de);
-        let pool = Pool::new(&mut rng, scenario.chunks);
         let oracle = Arc::new(Oracle::new(truth, pool.clone()));
-        let history = Arc::new(History {
-            began: Instant::now(),
-            hash: Mutex::default(),
-            print,
-        });
+        let history = Arc::new(history);
         let watched = Watched::over(
             Arc::clone(&model),
             layout.clone(),

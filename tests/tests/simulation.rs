@@ -7,12 +7,13 @@ use anyhow::{Context as _, Result, ensure};
 /// Enough for every kind of end, of store and of fault.
 const SEEDS: usize = 60;
 
-/// One line for each of so many seeds: its number, and a digest of all that happened.
-fn histories(seeds: usize, way: &[&str]) -> Result<Vec<String>> {
+/// One line for each of so many seeds, or months: its number, and a digest of all that happened.
+fn histories(what: &str, seeds: usize, way: &[&str]) -> Result<Vec<String>> {
     let output = Command::new(env!("CARGO_BIN_EXE_sim"))
-        .args(["--histories", "--seeds", &seeds.to_string()])
+        .args(["--histories", what, &seeds.to_string()])
         .args(way)
         .env_remove("SIM_SEED")
+        .env_remove("SIM_MONTH")
         .env_remove("HOLDFAST_SABOTAGE")
         .output()
         .context("the simulation could not be started")?;
@@ -25,9 +26,10 @@ fn histories(seeds: usize, way: &[&str]) -> Result<Vec<String>> {
     Ok(lines)
 }
 
-/// Runs so many seeds in two processes.
-fn compare(seeds: usize, way: &[&str]) -> Result<()> {
-    let (first, second) = (histories(seeds, way)?, histories(seeds, way)?);
+/// Runs so many seeds, or months, in two processes.
+fn compare(what: &str, seeds: usize, way: &[&str]) -> Result<()> {
+    let histories = || histories(what, seeds, way);
+    let (first, second) = (histories()?, histories()?);
     ensure!(
         first.len() >= seeds,
         "{} seeds of {seeds} have a history",
@@ -51,10 +53,15 @@ fn compare(seeds: usize, way: &[&str]) -> Result<()> {
 
 #[test]
 fn equal_seeds_have_equal_histories_in_two_processes() -> Result<()> {
-    compare(SEEDS, &[])
+    compare("--seeds", SEEDS, &[])
 }
 
 #[test]
 fn so_they_have_through_the_sdk() -> Result<()> {
-    compare(SEEDS / 3, &["--sdk"])
+    compare("--seeds", SEEDS / 3, &["--sdk"])
+}
+
+#[test]
+fn so_have_months_of_two_daemons() -> Result<()> {
+    compare("--months", 3, &[])
 }

@@ -73,7 +73,11 @@ impl FaultPlan {
 
     /// Forgets all late requests: they never take effect. Answers how many there were.
     pub fn drop_late(&self) -> usize {
-        std::mem::take(&mut self.state().late).len()
+        let dropped = std::mem::take(&mut self.state().late);
+        for late in &dropped {
+            self.unsent(late.request.op());
+        }
+        dropped.len()
     }
 
     /// Delivers late requests as their time comes, for ever; to be run beside a test and dropped at its end.

@@ -63,17 +63,23 @@ impl FaultyStore {
     async fn carry_out(&self, request: Mutation, script: &Script) -> Result<Answer<Reply>, Error> {
         let inner = self.inner.as_ref();
         match &script.action {
-            Some(Action::Fail(kind)) => Err(request.error(*kind, "injected: refused")),
+            Some(Action::Fail(kind)) => {
+                self.plan.unsent(request.op());
+                Err(request.error(*kind, "injected: refused"))
+            }
             Some(Action::FailLate { applied }) => {
                 let mut error = request.error(ErrorKind::Unavailable, "injected: 500 in doubt");
                 error.maybe_applied = true;
                 if *applied {
                     drop(request.send(inner).await);
+                } else {
+                    self.plan.unsent(request.op());
                 }
                 Err(error)
             }
             Some(Action::Lose(effect)) => self.lose(request, *effect).await,
             Some(Action::Duplicate) => {
+                self.plan.doubled(request.op());
                 drop(request.clone().send(inner).await);
                 let mut second = request.send(inner).await;
                 match &mut second {
@@ -83,6 +89,7 @@ impl FaultyStore {
                 second
             }
             Some(Action::Conflict) if matches!(request.op(), Op::Put | Op::CompleteMultipart) => {
+                self.plan.unsent(request.op());
                 Ok(Answer::new(Reply::Put(PutOutcome::Conflict), None))
             }
             Some(Action::Refuse) => {
@@ -104,7 +111,10 @@ impl FaultyStore {
                 drop(request.send(self.inner.as_ref()).await);
                 return request_lost_now(lost);
             }
-            Effect::Never => return lost,
+            Effect::Never => {
+                self.plan.unsent(request.op());
+                return lost;
+            }
             Effect::Late => None,
             Effect::After(time) => Some(Instant::now() + time),
         };
@@ -125,6 +135,7 @@ impl FaultyStore {
         refusal: DeleteOutcome,
     ) -> Result<Answer<Reply>, Error> {
         let Mutation::Delete(requests, validity) = &request else {
+            self.plan.unsent(request.op());
             return Err(request.error(ErrorKind::Unauthorized, "injected: AccessDenied"));
         };
         let concerned = |position: usize| script.keys.get(position).copied().unwrap_or(false);
@@ -135,6 +146,7 @@ impl FaultyStore {
             .map(|(_, request)| request.clone())
             .collect();
         let answer = if rest.is_empty() {
+            self.plan.unsent(request.op());
             Answer::new(Vec::new(), None)
         } else {
             self.inner.delete(&rest, *validity).await?
@@ -162,6 +174,10 @@ impl FaultyStore {
         spoil: impl FnOnce(T, &Action) -> T,
     ) -> Result<Answer<T>, Error> {
         let mut script = self.plan.script(op, &[key]);
+        let asked = Asked {
+            plan: &self.plan,
+            op,
+        };
         self.pause(&mut script).await;
         let result = match &script.action {
             Some(Action::Fail(kind)) => Err(Error::new(*kind, op, key, "injected: refused")),
@@ -177,13 +193,35 @@ impl FaultyStore {
                 let message = "injected: AccessDenied";
                 Err(Error::new(ErrorKind::Unauthorized, op, key, message))
             }
-            Some(action) => send
-                .await
-                .map(|answer| answer.map(|value| spoil(value, action))),
-            None => send.await,
+            action => {
+                asked.arrived();
+                let answer = send.await;
+                match action {
+                    Some(action) => answer.map(|answer| answer.map(|value| spoil(value, action))),
+                    None => answer,
+                }
+            }
         };
         linger(&script).await;
         result
+    }
+}
+
+/// A read that has not reached the store.
+struct Asked<'a> {
+    plan: &'a FaultPlan,
+    op: Op,
+}
+
+impl Asked<'_> {
+    fn arrived(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.plan.unsent(self.op);
     }
 }
 
@@ -224,6 +262,8 @@ impl Drop for OnItsWay<'_> {
                 store: Arc::clone(&self.faulty.inner),
                 due: Some(Instant::now() + after),
             });
+        } else {
+            plan.unsent(request.op());
         }
     }
 }

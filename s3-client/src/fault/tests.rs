@@ -8,7 +8,10 @@ use futures_util::poll;
 use super::*;
 use crate::conformance::{Claims, all};
 use crate::store::{Body, ListRequest, Metadata, ObjectStore, Put, Validity};
-use crate::{DeleteOutcome, KeyPrefix, ModelStore, ObjectKey, Optional, Precondition, PutOutcome};
+use crate::{
+    DeleteOutcome, KeyPrefix, Meter, Metered, ModelStore, ObjectKey, Optional, Precondition,
+    PutOutcome,
+};
 
 fn key(text: &str) -> ObjectKey {
     ObjectKey::new(text).expect("a plain key")
@@ -398,6 +401,43 @@ async fn a_shielded_request_meets_no_dice() {
     assert!(store.put(create("a")).await.is_ok());
     plan.set_odds(Odds::default());
     assert!(store.put(create("b")).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sender_and_the_store_count_the_same_but_for_strays() {
+    let model = Arc::new(ModelStore::default());
+    let odds = Odds {
+        truncate: 0.1,
+        delay: 0.3,
+        orphan: 0.5,
+        delay_max: Duration::from_secs(3),
+        ..Odds::evenly(0.06, Duration::from_mins(1))
+    };
+    let plan = FaultPlan::random(5, odds);
+    let meter = Arc::new(Meter::default());
+    let faulty = FaultyStore::new(model.clone(), plan.clone());
+    let store = Metered::new(Arc::new(faulty), Arc::clone(&meter));
+    for n in 0..600 {
+        let name = format!("k/{}", n % 17);
+        let requests = [key(&name).into(), key("k/0").into()];
+        // Some are given up on their way.
+        let patience = Duration::from_millis(1500);
+        match n % 3 {
+            0 => drop(tokio::time::timeout(patience, store.put(create(&name))).await),
+            1 => drop(tokio::time::timeout(patience, store.get(&key(&name), None)).await),
+            _ => drop(tokio::time::timeout(patience, store.delete(&requests, None)).await),
+        }
+    }
+    assert!(plan.late() > 0);
+    plan.deliver_late().await;
+    let (counted, strays) = (meter.snapshot(), plan.strays());
+    for op in [Op::Put, Op::Get, Op::Delete] {
+        let Strays { unsent, doubled } = strays[&op];
+        assert!(unsent > 0, "{op:?}");
+        assert_eq!(doubled > 0, op.is_mutation(), "{op:?}");
+        let arrived = counted.op(op).requests + doubled - unsent;
+        assert_eq!(arrived, model.count(op), "{op:?}");
+    }
 }
 
 /// Keeps the futures of the store usable on a multi-threaded runtime.
