@@ -6,6 +6,7 @@ mod commands;
 mod foreign_data;
 mod independent_client;
 mod jobs;
+mod lost_host;
 mod operations;
 mod quickstart;
 mod sync;
