@@ -3,6 +3,7 @@
 
 mod budgets;
 mod commands;
+mod figures;
 mod foreign_data;
 mod independent_client;
 mod jobs;
