@@ -9,6 +9,7 @@ mod independent_client;
 mod jobs;
 mod lost_host;
 mod operations;
+mod package;
 mod quickstart;
 mod sync;
 mod transcripts;
