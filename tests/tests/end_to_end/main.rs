@@ -1,6 +1,7 @@
 //! The real binary, with S3 servers of two makes and with a directory, driven by the independent Python client, by the
 //! recorded sessions of the stock client, and by its own commands.
 
+mod buckets;
 mod budgets;
 mod commands;
 mod figures;
