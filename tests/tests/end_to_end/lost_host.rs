@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -93,8 +94,7 @@ impl Site {
             .server
             .plan()
             .stop_before(Fault::on(Op::Put).containing("/.chunks/").nth(2));
-        let (archive, id) = (self.image("cut-off")?, "cut-off");
-        let mut command = host.client_command(STORE, &["backup", &archive, "--backup-id", id])?;
+        let mut command = self.backup_command(host, "cut-off")?;
         let client = std::thread::spawn(move || run(&mut command, b"", COMMAND_TIME_MAX));
         let arrived = wait_for(COMMAND_TIME_MAX, || (gate.arrived() > 0).then_some(()));
         arrived.context("the second chunk never came")?;
@@ -140,7 +140,7 @@ impl Site {
     }
 
     /// A backup by the agent's token.
-    fn back_up(&mut self, host: &Daemon, id: &'static str) -> Result<Output> {
+    fn backup_command(&mut self, host: &Daemon, id: &'static str) -> Result<Command> {
         let archive = self.image(id)?;
         let mut command = host.client_command(STORE, &["backup", &archive, "--backup-id", id])?;
         command
@@ -149,7 +149,11 @@ impl Site {
                 format!("agent@pbs!box@{}:{STORE}", host.address()?),
             )
             .env("PBS_PASSWORD", &self.token);
-        run(&mut command, b"", COMMAND_TIME_MAX)
+        Ok(command)
+    }
+
+    fn back_up(&mut self, host: &Daemon, id: &'static str) -> Result<Output> {
+        run(&mut self.backup_command(host, id)?, b"", COMMAND_TIME_MAX)
     }
 
     /// Restores the newest backup of this id and compares it byte for byte.
