@@ -243,7 +243,7 @@ impl<'a> Menace<'a> {
         site.daemon.begin()?;
         let address = site.daemon.address()?;
         let ready = wait_for(READY_TIME_MAX, || {
-            let answer = https::get(address, site.daemon.fingerprint(), "/health/ready");
+            let answer = https::get(address, site.daemon.fingerprint(), "/health/ready", &[]);
             // Ready is a daemon that can use one of its datastores.
             let ready = answer.is_ok_and(|answer| answer.status == 200);
             if site.daemon.ended().is_some() || (ready && self.is_open()) {

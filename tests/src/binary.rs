@@ -18,6 +18,11 @@ pub struct Binary {
 }
 
 impl Binary {
+    /// The program at this place, until the end of this process.
+    pub fn at(path: PathBuf) -> Result<&'static Self> {
+        Ok(Box::leak(Box::new(found(path)?)))
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path

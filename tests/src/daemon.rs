@@ -68,14 +68,12 @@ impl Daemon {
 
     /// Sets one up that runs this program.
     pub fn set_up_with(binary: &'static Binary, settings: &[&str]) -> Result<Self> {
-        let temporary = TempDir::with_prefix("holdfast-test-")?;
-        let watchdog = Watchdog::removing(temporary.path())?;
-        let dir = temporary.path().to_owned();
+        let nowhere = Self::nowhere(binary)?;
         let mut command = binary.command();
         command
             .args(["setup", "--listen", "127.0.0.1:0", "--hostname", "tests"])
             .args(["--output-format", "json", "--dir"])
-            .arg(dir.join("daemon"));
+            .arg(nowhere.dir.join("daemon"));
         let told = run(&mut command, b"", COMMAND_TIME_MAX)?
             .success()?
             .json()?;
@@ -84,18 +82,11 @@ impl Daemon {
             text.with_context(|| format!("setup did not tell '{name}': {told}"))
         };
         let daemon = Self {
-            binary,
             config: PathBuf::from(text("config")?),
             user: text("user")?,
             password: text("password")?,
             fingerprint: text("fingerprint")?,
-            dir,
-            running: Mutex::new(None),
-            log: Arc::default(),
-            deaf: Arc::default(),
-            world: Mutex::default(),
-            _temporary: temporary,
-            _watchdog: watchdog,
+            ..nowhere
         };
         let given = |line: &str| {
             let name = |line: &str| line.split('=').next().map(|name| name.trim().to_owned());
@@ -111,6 +102,47 @@ impl Daemon {
                 1,
             )
         })?;
+        Ok(daemon)
+    }
+
+    /// A directory without an installation.
+    fn nowhere(binary: &'static Binary) -> Result<Self> {
+        let temporary = TempDir::with_prefix("holdfast-test-")?;
+        Ok(Self {
+            binary,
+            config: PathBuf::new(),
+            user: String::new(),
+            password: String::new(),
+            fingerprint: String::new(),
+            dir: temporary.path().to_owned(),
+            running: Mutex::new(None),
+            log: Arc::default(),
+            deaf: Arc::default(),
+            world: Mutex::default(),
+            _watchdog: Watchdog::removing(temporary.path())?,
+            _temporary: temporary,
+        })
+    }
+
+    /// A new host whose state directory holds what is in `copy` and nothing else. Accounts and certificate are taken to be
+    /// those of this installation, and its datastores to be where the new host has its disks.
+    pub fn on_new_host(&self, copy: &Path) -> Result<Self> {
+        let nowhere = Self::nowhere(self.binary)?;
+        let state_dir = nowhere.dir.join("daemon");
+        fs::create_dir(&state_dir)?;
+        for file in fs::read_dir(copy)? {
+            let file = file?;
+            fs::copy(file.path(), state_dir.join(file.file_name()))?;
+        }
+        let daemon = Self {
+            config: state_dir.join("holdfast.toml"),
+            user: self.user.clone(),
+            password: self.password.clone(),
+            fingerprint: self.fingerprint.clone(),
+            ..nowhere
+        };
+        let (old, new) = (self.dir.display(), daemon.dir.display());
+        daemon.edit_config(|text| text.replace(&old.to_string(), &new.to_string()))?;
         Ok(daemon)
     }
 
@@ -426,7 +458,12 @@ impl Daemon {
 
     /// GETs a path without any account.
     pub fn get(&self, path: &str) -> Result<Answer> {
-        https::get(self.address()?, &self.fingerprint, path)
+        self.get_with(path, &[])
+    }
+
+    /// GETs a path with these lines in the head.
+    pub fn get_with(&self, path: &str, headers: &[&str]) -> Result<Answer> {
+        https::get(self.address()?, &self.fingerprint, path, headers)
     }
 
     /// A client command of the administrator against one datastore.

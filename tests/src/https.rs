@@ -98,8 +98,8 @@ pub fn pinned(fingerprint: &str) -> Result<ClientConfig> {
         .with_no_client_auth())
 }
 
-/// GETs `path` from the daemon at `address`, which must show the certificate with this fingerprint.
-pub fn get(address: SocketAddr, fingerprint: &str, path: &str) -> Result<Answer> {
+/// GETs `path` from the daemon at `address`, which must show the certificate with this fingerprint. `headers` are whole lines.
+pub fn get(address: SocketAddr, fingerprint: &str, path: &str, headers: &[&str]) -> Result<Answer> {
     let config = Arc::new(pinned(fingerprint)?);
     let socket = TcpStream::connect_timeout(&address, TIME_MAX)?;
     socket.set_read_timeout(Some(TIME_MAX))?;
@@ -108,7 +108,11 @@ pub fn get(address: SocketAddr, fingerprint: &str, path: &str) -> Result<Answer>
     let connection = ClientConnection::new(config, name)?;
     let mut stream = StreamOwned::new(connection, socket);
     // Version 1.0: the answer ends with the connection and has no chunks.
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+    let mut head = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n");
+    for line in headers {
+        head.extend([line, "\r\n"]);
+    }
+    stream.write_all(format!("{head}\r\n").as_bytes())?;
     let mut answer = Vec::new();
     match stream.read_to_end(&mut answer) {
         Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => Err(error)?,

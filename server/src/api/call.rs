@@ -44,6 +44,8 @@ pub(crate) struct Call {
     pub(crate) caller: Caller,
     /// Parameters that nobody has taken yet.
     pub(crate) params: Params,
+    /// Which kinds of answers it asks for, as its header `Accept` says; empty if it does not.
+    pub(crate) accept: String,
     /// The body of an upload; empty elsewhere, where the body holds parameters.
     pub(crate) body: Bytes,
     /// The place and the memory of that body.
@@ -70,6 +72,7 @@ impl Call {
             principal,
             caller,
             params,
+            accept: String::new(),
             body: Bytes::new(),
             held: None,
         }

@@ -1,7 +1,8 @@
-//! `GET /metrics`, also below `/api2/json`: figures for Prometheus, in the OpenMetrics text format. Made anew for each request, from
-//! what is counted anyway. Only of datastores that the caller may audit; what concerns the daemon as a whole with `Sys.Audit`
+//! `GET /metrics`, also below `/api2/json`: figures for Prometheus, in the OpenMetrics format for who asks for it, as Prometheus
+//! does, and in its older text format otherwise. Made anew for each request, from what is counted anyway. Only of datastores that the caller may audit; what concerns the daemon as a whole with `Sys.Audit`
 //! on `/system`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -20,8 +21,11 @@ use crate::jobs::{PlannedJob, next_run};
 use crate::price::{Demand, PriceList};
 use crate::stores::StoreState;
 
-/// What the answer is.
-const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// What is asked for, and what the answer then is.
+const OPENMETRICS: &str = "application/openmetrics-text";
+const OPENMETRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+/// What it is otherwise.
+const TEXT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 type Labels = Vec<(&'static str, String)>;
 type Gauges = Family<Labels, Gauge<f64, AtomicU64>>;
@@ -92,8 +96,39 @@ pub(crate) async fn metrics(daemon: Arc<Daemon>, call: Call) -> CallResult {
         tracing::error!(%error, "the figures cannot be written");
         ApiError::internal("the figures cannot be written")
     })?;
-    let content_type = CONTENT_TYPE;
+    let (content_type, text) = if call.accept.contains(OPENMETRICS) {
+        (OPENMETRICS_TYPE, text)
+    } else {
+        (TEXT_TYPE, in_text_format(&text))
+    };
     Ok(Answer::Plain { content_type, text })
+}
+
+/// What is written in the OpenMetrics format in the older one: without units and an end, and counters have the names of their
+/// samples.
+fn in_text_format(openmetrics: &str) -> String {
+    let described = |line: &str| -> Option<(String, String, String)> {
+        let mut words = line.strip_prefix("# ")?.splitn(3, ' ').map(str::to_owned);
+        Some((words.next()?, words.next()?, words.next()?))
+    };
+    let counters: BTreeSet<String> = openmetrics
+        .lines()
+        .filter_map(described)
+        .filter(|(what, _, kind)| what == "TYPE" && kind == "counter")
+        .map(|(_, name, _)| name)
+        .collect();
+    let mut text = String::with_capacity(openmetrics.len());
+    for line in openmetrics.lines().filter(|line| *line != "# EOF") {
+        match described(line) {
+            Some((what, ..)) if what == "UNIT" => continue,
+            Some((what, name, rest)) if counters.contains(&name) => {
+                text.extend(["# ", &what, " ", &name, "_total ", &rest]);
+            }
+            _ => text += line,
+        }
+        text.push('\n');
+    }
+    text
 }
 
 async fn spaces(daemon: &Daemon, figures: &mut Figures, names: &[String]) {
@@ -252,7 +287,12 @@ fn jobs(daemon: &Daemon, figures: &mut Figures, names: &[String]) {
             continue;
         }
         let (kind, id) = (job.key.kind.name(), job.key.id.as_str());
-        let labels = [("kind", kind), ("job", id)];
+        // No label is called `job`: Prometheus has one of that name for every target.
+        let labels = [
+            ("datastore", job.store.as_str()),
+            ("kind", kind),
+            ("id", id),
+        ];
         let record = daemon.jobs.record(&job.key);
         set(
             &running,
@@ -284,4 +324,30 @@ fn system(daemon: &Daemon, figures: &mut Figures, who: &Principal) {
     set(&build, &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
     let tasks = figures.gauge("tasks_running", "Tasks that run", None);
     set(&tasks, &[], daemon.tasks.active_count() as f64);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_older_format_names_counters_as_their_samples() {
+        let mut figures = Figures(Registry::with_prefix("holdfast"));
+        let labels = [("datastore", "one")];
+        let room = figures.gauge("room", "Room", Some(Unit::Bytes));
+        set(&room, &labels, 7.0);
+        count(&figures.counter("asked", "What was asked"), &labels, 3);
+        let mut openmetrics = String::new();
+        encode(&mut openmetrics, &figures.0).expect("written");
+        assert!(openmetrics.contains("# UNIT holdfast_room_bytes bytes\n"));
+        assert_eq!(
+            in_text_format(&openmetrics),
+            "# HELP holdfast_room_bytes Room.\n\
+             # TYPE holdfast_room_bytes gauge\n\
+             holdfast_room_bytes{datastore=\"one\"} 7.0\n\
+             # HELP holdfast_asked_total What was asked.\n\
+             # TYPE holdfast_asked_total counter\n\
+             holdfast_asked_total{datastore=\"one\"} 3\n"
+        );
+    }
 }

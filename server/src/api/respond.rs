@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::{ACCEPT, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response};
 use http_body::Body;
@@ -109,8 +110,10 @@ impl Daemon {
                 Params::of_request(variables, head, body, bytes_max).await?
             }
         };
-        let call = Call::without_body(principal, caller, params);
+        let mut call = Call::without_body(principal, caller, params);
         if head.method == Method::GET {
+            let accept = head.headers.get(ACCEPT).map(HeaderValue::as_bytes);
+            call.accept = String::from_utf8_lossy(accept.unwrap_or_default()).into_owned();
             return endpoint.run(self.clone(), call).await;
         }
         let record = Record::of(head, &call, endpoint.access);

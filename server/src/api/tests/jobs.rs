@@ -1,5 +1,6 @@
 //! Tests of jobs, prune and verification by call.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::*;
@@ -452,12 +453,22 @@ async fn jobs_go_with_their_datastore() {
     );
 }
 
+/// The names of all samples, with labels.
+fn samples(figures: &str) -> BTreeSet<&str> {
+    let lines = figures.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| line.rsplit_once(' ').map_or(line, |(name, _)| name))
+        .collect()
+}
+
 #[tokio::test]
 async fn figures_are_told_to_whoever_may_audit() {
     let fixture = Fixture::new().await;
     fixture.look().await;
-    let ask = async |caller, token: Option<&str>| {
-        let request = Request::get("/metrics").header("authorization", token.unwrap_or("none"));
+    let ask = async |caller, token: Option<&str>, accept: &str| {
+        let request = Request::get("/metrics")
+            .header("authorization", token.unwrap_or("none"))
+            .header("accept", accept);
         let request = request.body(Full::<Bytes>::default()).expect("a request");
         let response = fixture.send(request, caller).await;
         let kind = response.headers()["content-type"]
@@ -467,19 +478,27 @@ async fn figures_are_told_to_whoever_may_audit() {
         let text = String::from_utf8_lossy(response.body()).into_owned();
         (response.status(), kind, text)
     };
-    let (status, kind, text) = ask(Caller::Owner, None).await;
+    // What Prometheus sends.
+    let openmetrics =
+        "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3";
+    let (status, kind, text) = ask(Caller::Owner, None, openmetrics).await;
     assert_eq!(status, StatusCode::OK);
     assert!(kind.starts_with("application/openmetrics-text"), "{kind}");
     assert!(text.ends_with("# EOF\n"), "{text}");
     for line in [
         "holdfast_datastore_up{datastore=\"one\"} 1.0",
         "holdfast_datastore_up{datastore=\"two\"} 0.0",
-        "holdfast_job_running{kind=\"gc\",job=\"one\"} 0.0",
+        "holdfast_job_running{datastore=\"one\",kind=\"gc\",id=\"one\"} 0.0",
     ] {
         assert!(text.lines().any(|known| known == line), "{line} in {text}");
     }
+    let (status, kind, older) = ask(Caller::Owner, None, "*/*").await;
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8");
+    assert!(!older.contains("# EOF"), "{older}");
+    assert_eq!(samples(&older), samples(&text));
     let token = fixture.token("backup@pbs").await;
-    let (status, _, text) = ask(PEER, Some(&token)).await;
+    let (status, _, text) = ask(PEER, Some(&token), openmetrics).await;
     assert_eq!(status, StatusCode::OK);
     assert!(!text.contains("one"), "{text}");
 }
