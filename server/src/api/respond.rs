@@ -96,6 +96,7 @@ impl Daemon {
         let params = match (endpoint.body, endpoint.access) {
             (BodyKind::Upload(bytes_max), _) => {
                 let params = Params::gather(variables, head.uri.query(), None, &[])?;
+                let params = params.of_call(&endpoint.declared);
                 let call = Call::without_body(principal, caller, params);
                 return self
                     .take_upload(endpoint, head, call, body, bytes_max)
@@ -109,6 +110,7 @@ impl Daemon {
                 Params::of_request(variables, head, body, bytes_max).await?
             }
         };
+        let params = params.of_call(&endpoint.declared);
         let call = Call::without_body(principal, caller, params);
         if head.method == Method::GET {
             return endpoint.run(self.clone(), call).await;

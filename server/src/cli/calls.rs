@@ -1,4 +1,4 @@
-//! `holdfast calls`: every call of the daemon, from the tables that it answers by, so that a test of all of them misses none.
+//! `holdfast openapi`: the REST API as an OpenAPI document. `holdfast calls`: every call of the daemon, from the tables that it answers by, so that a test of all of them misses none.
 
 use serde_json::{Value, json};
 
@@ -41,6 +41,13 @@ fn rows() -> Vec<Value> {
         );
     }
     rows
+}
+
+/// Prints the document.
+#[expect(clippy::print_stdout, reason = "the document is the command's result")]
+pub(super) fn print_openapi() -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(&api::document())?);
+    Ok(())
 }
 
 /// Prints them.
