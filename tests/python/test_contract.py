@@ -131,6 +131,7 @@ def known(client: PbsClient, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         "statusfilter": ["ok"],
         "remote": NAME,
         "remote-store": store,
+        "remote-ns": NAME,
     }
 
 
@@ -178,9 +179,10 @@ def test_what_is_declared_is_taken_and_nothing_else(
 def test_what_is_required_is_demanded(
     token_client: PbsClient, document: dict[str, Any], known: dict[str, Any]
 ) -> None:
+    fresh = {**known, "name": "another", "id": "another", "userid": "another@pbs"}
     for operation in operations(document):
         required = operation.required()
-        least = {name: plausible(name, operation.schemas()[name], known) for name in required}
+        least = {name: plausible(name, operation.schemas()[name], fresh) for name in required}
         for name in required:
             values = {other: value for other, value in least.items() if other != name}
             answer = send(token_client, operation, values, known)

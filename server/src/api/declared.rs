@@ -174,3 +174,89 @@ impl Taken {
         assert!(left.is_none(), "nobody takes {left:?}: {:?}", self.declared);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+    use crate::api::parameter::{count, flag, text};
+    use crate::api::{ApiError, Params, Reply};
+
+    fn declared() -> Arc<Declared> {
+        let parameters = [text("name", "A name").required(), count("most", "How many")];
+        let returns = data(Shape::List(&Shape::Integer));
+        Arc::new(Declared::new("Tries out", &[&parameters], returns))
+    }
+
+    fn params(query: &str) -> Params {
+        let params = Params::gather([], Some(query), None, b"").expect("parameters");
+        params.of_call(&declared())
+    }
+
+    #[test]
+    fn what_is_declared_is_taken() {
+        let mut params = params("name=a&most=3");
+        assert_eq!(params.required::<String>("name"), Ok("a".to_owned()));
+        assert_eq!(params.integer("most", 0..=i64::MAX), Ok(Some(3)));
+        assert_eq!(params.finish(), Ok(()));
+    }
+
+    #[test]
+    #[should_panic(expected = "'more' is not declared as it is taken")]
+    fn nothing_else_is_taken() {
+        drop(params("").optional::<String>("more"));
+    }
+
+    #[test]
+    #[should_panic(expected = "'most' is not declared as it is taken")]
+    fn nothing_is_taken_as_something_else() {
+        drop(params("").flag("most"));
+    }
+
+    #[test]
+    #[should_panic(expected = "'most' is not declared as it is taken")]
+    fn bounds_are_those_that_are_declared() {
+        drop(params("").integer("most", 0..=9));
+    }
+
+    #[test]
+    #[should_panic(expected = "'most' is not declared as required")]
+    fn what_is_demanded_is_declared_as_required() {
+        drop(params("").required_integer("most", 0..=i64::MAX));
+    }
+
+    #[test]
+    #[should_panic(expected = "nobody takes")]
+    fn nothing_is_left() {
+        let mut params = params("name=a");
+        drop(params.required::<String>("name"));
+        drop(params.finish());
+    }
+
+    #[test]
+    fn lists_of_several_calls_are_one() {
+        let parameters: [&[Parameter]; 2] = [&[text("a", "A")], &[flag("b", "B")]];
+        let both = Declared::new("Tries out", &parameters, NOTHING).requiring(&["b"]);
+        let required: Vec<bool> = both.parameters.iter().map(|one| one.required).collect();
+        assert_eq!(required, [false, true]);
+    }
+
+    #[rstest]
+    #[case(Reply::new(&[1, 2]))]
+    #[should_panic(expected = "is no integer")]
+    #[case(Reply::new(&["1"]))]
+    #[should_panic(expected = "has an undeclared 'total'")]
+    #[case(Reply::new(&[1]).and_then(|reply| reply.with("total", &1)))]
+    fn answers_have_their_shape(#[case] reply: Result<Reply, ApiError>) {
+        declared().check(&Answer::Data(reply.expect("a reply")));
+    }
+
+    #[test]
+    #[should_panic(expected = "Tries out")]
+    fn a_text_is_declared_as_one() {
+        let text = String::new();
+        let content_type = "text/csv";
+        declared().check(&Answer::Plain { content_type, text });
+    }
+}
