@@ -31,7 +31,7 @@ NAME = "contract"
 USER = f"{NAME}@pbs"
 PASSWORD = "correct horse"
 UNDECLARED = "x-undeclared"
-EXAMPLES = 8
+EXAMPLES = 6
 """How many requests for each call and set of values."""
 BUSY = (503, 507)
 """Statuses from 500 that are no fault of the daemon."""
