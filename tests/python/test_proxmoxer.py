@@ -9,7 +9,7 @@ from proxmoxer import ProxmoxAPI
 from proxmoxer.backends.https import AuthenticationError
 from proxmoxer.core import ResourceException
 
-from conftest import Server
+from conftest import Server, eventually
 from pbs_backup import backup_blob
 from pbs_client import PbsClient, Snapshot
 
@@ -94,3 +94,33 @@ def test_tasks(api: ProxmoxAPI, client: PbsClient, store: str, snapshot: Snapsho
     assert len(mine) == 1
     status = api.nodes("localhost").tasks(mine[0]["upid"]).status.get()
     assert status["upid"] == mine[0]["upid"] and status["type"] == "backup"
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "changed"),
+    [
+        ("prune", {"keep-last": 2, "schedule": "daily"}, {"keep-last": 3}),
+        ("verify", {"ignore-verified": 0, "outdated-after": 30}, {"outdated-after": 60}),
+        ("sync", {"remote-ns": "elsewhere", "max-depth": 0}, {"transfer-last": 1}),
+    ],
+)
+def test_job_life(api: ProxmoxAPI, store: str, kind: str, settings: dict[str, object], changed: dict[str, int]) -> None:
+    """A job of each kind: made, listed, changed, run to its end, removed."""
+    jobs, runs, name = api.config(kind), api.admin(kind), f"prox-{kind}"
+    sources = {"remote-store": store, "ns": "prox-copy"} if kind == "sync" else {}
+    jobs.post(id=name, store=store, comment="from proxmoxer", **sources, **settings)
+    try:
+        (job,) = [job for job in jobs.get() if job["id"] == name]
+        assert job["store"] == store and job["comment"] == "from proxmoxer"
+        jobs(name).put(**changed, delete="comment")
+        job = jobs(name).get()
+        assert "comment" not in job and changed.items() <= job.items()
+        upid = runs(name).run.post()
+        task = api.nodes("localhost").tasks(upid)
+        assert eventually(lambda: task.status.get()["status"] == "stopped", 60)
+        (state,) = [job for job in runs.get(store=store) if job["id"] == name]
+        assert state["last-run-upid"] == upid and state["last-run-state"] == task.status.get()["exitstatus"]
+        assert (state["next-run"] > 0) if "schedule" in settings else "next-run" not in state
+    finally:
+        jobs(name).delete()
+    assert name not in [job["id"] for job in jobs.get()]

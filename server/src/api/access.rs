@@ -10,8 +10,27 @@ use super::call::{Call, CallResult, Caller, data, done};
 use super::envelope::Reply;
 use super::error::ApiError;
 use super::rule::require;
+use super::shape::{Shape, always};
 use crate::auth::{AclPath, AuthId, Principal, Privilege, Privileges, Role, UserId};
 use crate::daemon::Daemon;
+
+/// The answer of a login.
+pub(super) const LOGIN: Shape = Shape::Object(&[&[
+    always("username", Shape::Text),
+    always("ticket", Shape::Text),
+    always("CSRFPreventionToken", Shape::Text),
+]]);
+/// Privileges by path.
+pub(super) const PERMISSIONS: Shape = Shape::Map(&Shape::Map(&Shape::Flag));
+pub(super) const ROLE: Shape = Shape::Object(&[&[
+    always("roleid", Shape::Text),
+    always("privs", Shape::List(&Shape::Text)),
+]]);
+pub(super) const REALM: Shape = Shape::Object(&[&[
+    always("realm", Shape::Text),
+    always("type", Shape::Text),
+    always("default", Shape::Flag),
+]]);
 
 /// `POST /access/ticket`: a password, or a ticket that is still good, becomes a new ticket. Sets no cookie: clients
 /// then use the ticket of the body.

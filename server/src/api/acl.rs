@@ -10,10 +10,37 @@ use serde_json::{Value, json};
 use super::call::{Call, CallResult, done};
 use super::envelope::Reply;
 use super::error::ApiError;
+use super::parameter::{Parameter, flag, text, word};
 use super::respond::blocking;
 use super::rule::require;
+use super::shape::{Shape, always};
 use crate::auth::{AclEntry, AclPath, AuthId, Privilege, Privileges, Role};
 use crate::daemon::Daemon;
+
+/// An entry.
+pub(super) const ENTRY: Shape = Shape::Object(&[&[
+    always("path", Shape::Text),
+    always("ugid", Shape::Text),
+    always("ugid_type", Shape::Text),
+    always("roleid", Shape::Text),
+    always("propagate", Shape::Flag),
+]]);
+/// What changes an entry.
+pub(super) const CHANGE: &[Parameter] = &[
+    text("path", "To what the entry gives rights").required(),
+    text("auth-id", "The user or API token that gets them").required(),
+    word("role", roles, "Which rights").required(),
+    flag(
+        "propagate",
+        "They hold for what is below the path too; so if it is left out",
+    ),
+    flag("delete", "The entry is taken away"),
+    text("group", "Refused: there are no groups of users"),
+];
+
+fn roles() -> Vec<&'static str> {
+    Role::ALL.iter().map(|role| role.name()).collect()
+}
 
 /// `GET /access/acl`; `path` restricts to a path and what is below, with `exact` to the path.
 pub(crate) async fn list(daemon: Arc<Daemon>, mut call: Call) -> CallResult {

@@ -11,6 +11,7 @@ use http::{Method, Response};
 use pbs_datastore::MemoryPermit;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::declared::Declared;
 use super::envelope::Reply;
 use super::error::ApiError;
 use super::params::Params;
@@ -107,6 +108,9 @@ pub(crate) enum Answer {
 }
 
 impl Answer {
+    /// The content type of [`Text`](Self::Text).
+    pub(crate) const TEXT: &'static str = "text/plain";
+
     /// The answer.
     pub(crate) fn into_response(self) -> Response<Bytes> {
         match self {
@@ -120,7 +124,7 @@ impl Answer {
             Self::Text { name, text } => {
                 let mut response = Response::new(Bytes::from(text));
                 let headers = response.headers_mut();
-                headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+                headers.insert(CONTENT_TYPE, HeaderValue::from_static(Self::TEXT));
                 let disposition = format!("attachment; filename=\"{}\"", name.replace('"', ""));
                 if let Ok(value) = HeaderValue::try_from(disposition) {
                     headers.insert(CONTENT_DISPOSITION, value);
@@ -181,6 +185,8 @@ pub(crate) struct Endpoint {
     pub(crate) access: Access,
     /// How the body is read.
     pub(crate) body: BodyKind,
+    /// What is said of it.
+    pub(crate) declared: Arc<Declared>,
     run: Box<Run<Answer>>,
     /// Whether an upload may be sent at all; asked before anything of its body is taken.
     admit: Option<Box<Run<()>>>,
@@ -188,7 +194,7 @@ pub(crate) struct Endpoint {
 
 impl Endpoint {
     /// An endpoint that `run` answers; its body holds parameters.
-    pub(crate) fn new<F, R>(access: Access, run: F) -> Self
+    pub(crate) fn new<F, R>(access: Access, declared: Declared, run: F) -> Self
     where
         F: Fn(Arc<Daemon>, Call) -> R + Send + Sync + 'static,
         R: Future<Output = CallResult> + Send + 'static,
@@ -196,6 +202,7 @@ impl Endpoint {
         Self {
             access,
             body: BodyKind::Params,
+            declared: Arc::new(declared),
             run: Box::new(move |daemon, call| Box::pin(run(daemon, call))),
             admit: None,
         }
@@ -223,7 +230,13 @@ impl Endpoint {
 
     /// Answers a call.
     pub(crate) async fn run(&self, daemon: Arc<Daemon>, call: Call) -> CallResult {
-        (self.run)(daemon, call).await
+        let result = (self.run)(daemon, call).await;
+        if cfg!(debug_assertions)
+            && let Ok(answer) = &result
+        {
+            self.declared.check(answer);
+        }
+        result
     }
 }
 

@@ -11,12 +11,83 @@ use super::call::{Call, CallResult, data, done};
 use super::error::ApiError;
 use super::gc;
 use super::rule::{MODIFY, SEE_SPACE, require};
+use super::shape::{Member, Shape, always, maybe};
 use super::target::{Opened, open};
 use crate::auth::{AclPath, Principal, Privilege, Privileges};
 use crate::daemon::Daemon;
 use crate::jobs::refresh;
 use crate::price::{Demand, PriceList};
 use crate::stores::{StoreState, TakeOver};
+
+/// An entry of the list.
+pub(super) const ENTRY: Shape = Shape::Object(&[
+    &[
+        always("store", Shape::Text),
+        always("comment", Shape::Either(&[Shape::Text, Shape::Null])),
+        always("mount-status", Shape::Text),
+        always("backend-type", Shape::Text),
+    ],
+    LOSS,
+]);
+/// Why it is not as it should be.
+const LOSS: &[Member] = &[
+    maybe("maintenance", Shape::Text),
+    maybe("error", Shape::Text),
+];
+/// Room and what is stored.
+pub(super) const STATUS: Shape = Shape::Object(&[
+    &[
+        always("total", Shape::Integer),
+        always("used", Shape::Integer),
+        always("avail", Shape::Integer),
+        always("backend-type", Shape::Either(&[Shape::Text, Shape::Null])),
+        maybe("s3-statistics", STATISTICS),
+        maybe("usage", USAGE),
+        maybe("cost", COST),
+        maybe("gc-status", GC_STATUS),
+        maybe("counts", Shape::Map(&Shape::Either(&[Shape::Null, COUNTS]))),
+    ],
+    LOSS,
+]);
+const GC_STATUS: Shape = Shape::Object(&[gc::STATUS]);
+const COUNTS: Shape = Shape::Object(&[&[
+    always("groups", Shape::Integer),
+    always("snapshots", Shape::Integer),
+]]);
+const USAGE: Shape = Shape::Object(&[&[
+    always("logical", Shape::Integer),
+    always("stored", Shape::Integer),
+    always("garbage", Shape::Integer),
+    always("added", Shape::Integer),
+    always("cached", Shape::Integer),
+    maybe("quota", Shape::Integer),
+]]);
+const COST: Shape = Shape::Object(&[&[
+    always("currency", Shape::Text),
+    always("requests", Shape::Text),
+    always("storage-month", Shape::Text),
+]]);
+const STATISTICS: Shape = Shape::Object(&[&[
+    always("get", Shape::Integer),
+    always("put", Shape::Integer),
+    always("post", Shape::Integer),
+    always("head", Shape::Integer),
+    always("delete", Shape::Integer),
+    always("uploaded", Shape::Integer),
+    always("downloaded", Shape::Integer),
+    always("operations", Shape::Map(&Shape::Map(&Shape::Any))),
+]]);
+/// How full a datastore is.
+pub(super) const FULLNESS: Shape = Shape::Object(&[&[
+    always("store", Shape::Text),
+    always("mount-status", Shape::Text),
+    always("backend-type", Shape::Text),
+    maybe("total", Shape::Integer),
+    maybe("used", Shape::Integer),
+    maybe("avail", Shape::Integer),
+    maybe("gc-status", GC_STATUS),
+    maybe("error", Shape::Text),
+]]);
 
 /// Whether `who` sees the datastore in lists: with rights on it, or on any namespace in it.
 fn sees(daemon: &Daemon, who: &Principal, store: &str) -> bool {

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderValue, SET_COOKIE};
 use http::{Response, StatusCode};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::error::ApiError;
 
@@ -52,6 +53,11 @@ impl Reply {
         self.open.push(b':');
         append(&mut self.open, value)?;
         Ok(self)
+    }
+
+    /// The whole of it, read back.
+    pub(crate) fn to_json(&self) -> Result<Value, serde_json::Error> {
+        serde_json::from_slice(&[&self.open[..], b"}"].concat())
     }
 
     /// The answer.

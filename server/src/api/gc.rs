@@ -7,12 +7,47 @@ use serde_json::{Value, json};
 
 use super::call::{Call, CallResult, data};
 use super::error::ApiError;
-use super::jobs::describe_run;
+use super::jobs::{RUN, describe_run};
 use super::rule::{AUDIT, MODIFY};
+use super::shape::{Member, Shape, always, maybe};
 use super::target::{Opened, open};
 use crate::daemon::Daemon;
 use crate::jobs::gc::{self, GcKind};
 use crate::jobs::{JobKind, PlannedJob};
+
+/// The status as clients know it.
+pub(super) const STATUS: &[Member] = &[
+    maybe("upid", Shape::Upid),
+    always("index-file-count", Shape::Integer),
+    always("index-data-bytes", Shape::Integer),
+    always("disk-bytes", Shape::Integer),
+    always("disk-chunks", Shape::Integer),
+    always("removed-bytes", Shape::Integer),
+    always("removed-chunks", Shape::Integer),
+    always("pending-bytes", Shape::Integer),
+    always("pending-chunks", Shape::Integer),
+    always("removed-bad", Shape::Integer),
+    always("still-bad", Shape::Integer),
+    always("missing-chunks", Shape::Integer),
+    always("refused-chunks", Shape::Integer),
+    always("unknown-chunks", Shape::Integer),
+    always("rescued-chunks", Shape::Integer),
+    maybe(
+        "cache-stats",
+        Shape::Object(&[&[
+            always("hits", Shape::Integer),
+            always("misses", Shape::Integer),
+        ]]),
+    ),
+    maybe("held-back-by", Shape::Text),
+    maybe("requests", Shape::Map(&Shape::Integer)),
+];
+/// The same, with the collection as a job.
+pub(super) const JOB: Shape = Shape::Object(&[
+    STATUS,
+    &[always("store", Shape::Text), maybe("schedule", Shape::Text)],
+    RUN,
+]);
 
 /// `POST …/gc`: answers the task's id; the collection goes on in the background. With `dry-run` nothing is deleted; with
 /// `estimate` its log says what the collection would ask of the bucket, and that is all.

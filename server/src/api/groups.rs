@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::call::{Call, CallResult, data, done};
 use super::error::ApiError;
 use super::rule::{ANNOTATE, CHANGE_OWNER, DELETE, LIST, Reach, Rule};
+use super::shape::{Shape, always, maybe};
 use super::target::{Opened, open, owner_of, take_group, take_namespace};
 use crate::auth::AuthId;
 use crate::daemon::Daemon;
@@ -30,6 +31,23 @@ struct GroupEntry<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     comment: Option<&'a str>,
 }
+
+/// The same, of the wire.
+pub(super) const ENTRY: Shape = Shape::Object(&[&[
+    always("backup-type", Shape::Text),
+    always("backup-id", Shape::Text),
+    always("last-backup", Shape::Integer),
+    always("backup-count", Shape::Integer),
+    always("files", Shape::List(&Shape::Text)),
+    maybe("owner", Shape::Text),
+    maybe("comment", Shape::Text),
+]]);
+/// What a removal has removed and left.
+pub(super) const STATISTICS: Shape = Shape::Object(&[&[
+    always("removed-groups", Shape::Integer),
+    always("removed-snapshots", Shape::Integer),
+    always("protected-snapshots", Shape::Integer),
+]]);
 
 impl<'a> From<&'a GroupInfo> for GroupEntry<'a> {
     fn from(info: &'a GroupInfo) -> Self {

@@ -16,47 +16,127 @@ use serde_json::{Value, json};
 use self::entry::{entry, set};
 pub(super) use self::rights::{Extent, demand};
 use self::section::Section;
-pub(super) use self::section::take_sync;
+pub(super) use self::section::{COPY, HERE};
 use super::call::{Access, Call, CallResult, Endpoint, RouteEntry, data, done};
+use super::declared::{Declared, NOTHING, TASK, configured};
 use super::envelope::Reply;
 use super::error::ApiError;
+use super::parameter::{DIGEST, ESTIMATE, OF_STORE, Parameter, delete, text};
 use super::respond::blocking;
-use super::settings::{check_unset, take_name};
+use super::settings::{check_unset, names, take_name};
+use super::shape::{Member, Shape, always, maybe};
 use crate::config::{self, Config, ConfigError};
 use crate::daemon::Daemon;
 use crate::jobs::{JobKey, JobKind, PlannedJob, next_run, start};
 
+/// How a job stands.
+pub(super) const RUN: &[Member] = &[
+    maybe("next-run", Shape::Integer),
+    maybe("last-run-upid", Shape::Upid),
+    maybe("last-run-endtime", Shape::Integer),
+    maybe("last-run-state", Shape::Text),
+    maybe("duration", Shape::Integer),
+];
+/// The collection of a datastore as a job.
+const COLLECTION: Shape = Shape::Object(&[
+    &[
+        always("store", Shape::Text),
+        maybe("schedule", Shape::Text),
+        maybe("jitter-seconds", Shape::Integer),
+    ],
+    RUN,
+]);
+const ID: Parameter = text("id", "The id of the job").required();
+/// Most names that a change may take away.
+const DELETE_MAX: usize = 64;
+
 /// All calls about jobs.
 pub(super) fn rows() -> Vec<RouteEntry> {
-    let mut rows = Vec::new();
-    for section in section::ALL {
-        let [all, one, state, run_path] = section.paths;
-        rows.extend([
-            row(Method::GET, all, move |d, c| ready(list(section, &d, c))),
-            row(Method::POST, all, move |d, c| create(section, d, c)),
-            row(Method::GET, one, move |d, c| ready(show(section, &d, c))),
-            row(Method::PUT, one, move |d, c| update(section, d, c)),
-            row(Method::DELETE, one, move |d, c| remove(section, d, c)),
-            row(Method::GET, state, move |d, c| {
-                ready(states(section.kind, &d, c))
-            }),
-            row(Method::POST, run_path, move |d, c| {
-                ready(run(section, &d, c))
-            }),
-        ]);
-    }
-    rows.push(row(Method::GET, "admin/gc", |d, c| {
+    let mut rows: Vec<RouteEntry> = section::ALL.iter().flat_map(rows_of).collect();
+    let declared = Declared::new(
+        "Lists the collections of datastores, and how they stand",
+        &[&[OF_STORE]],
+        configured(Shape::List(&COLLECTION)),
+    );
+    rows.push(row(Method::GET, "admin/gc", declared, |d, c| {
         ready(states(JobKind::Gc, &d, c))
     }));
     rows
 }
 
-fn row<F, R>(method: Method, path: &'static str, run: F) -> RouteEntry
+fn rows_of(section: &'static Section) -> [RouteEntry; 7] {
+    let [all, one, state, run_path] = section.paths;
+    let says = |what: &str, parameters: &[&[Parameter]], returns| {
+        let summary = what.replace("KIND", section.name());
+        Declared::new(summary, parameters, returns)
+    };
+    let with_settings = |own: &[Parameter]| [&[own], section.settings].concat().concat();
+    let created = with_settings(&[ID, DIGEST]);
+    let changed = with_settings(&[ID, DIGEST, delete(DELETE_MAX)]);
+    [
+        row(
+            Method::GET,
+            all,
+            says(
+                "Lists the KIND jobs that the caller sees",
+                &[&[OF_STORE]],
+                configured(Shape::List(&section.entry)),
+            ),
+            move |d, c| ready(list(section, &d, c)),
+        ),
+        row(
+            Method::POST,
+            all,
+            says("Adds a KIND job", &[&created], NOTHING).requiring(&["store"]),
+            move |d, c| create(section, d, c),
+        ),
+        row(
+            Method::GET,
+            one,
+            says("Shows a KIND job", &[&[ID]], configured(section.entry)),
+            move |d, c| ready(show(section, &d, c)),
+        ),
+        row(
+            Method::PUT,
+            one,
+            says("Changes a KIND job", &[&changed], NOTHING),
+            move |d, c| update(section, d, c),
+        ),
+        row(
+            Method::DELETE,
+            one,
+            says(
+                "Removes a KIND job; a run of it goes on",
+                &[&[ID, DIGEST]],
+                NOTHING,
+            ),
+            move |d, c| remove(section, d, c),
+        ),
+        row(
+            Method::GET,
+            state,
+            says(
+                "Lists the KIND jobs that the caller sees, and how they stand",
+                &[&[OF_STORE]],
+                configured(Shape::List(&section.state)),
+            ),
+            move |d, c| ready(states(section.kind, &d, c)),
+        ),
+        row(
+            Method::POST,
+            run_path,
+            says("Runs a KIND job now", &[&[ID, ESTIMATE]], TASK),
+            move |d, c| ready(run(section, &d, c)),
+        ),
+    ]
+}
+
+fn row<F, R>(method: Method, path: &'static str, declared: Declared, run: F) -> RouteEntry
 where
     F: Fn(Arc<Daemon>, Call) -> R + Send + Sync + 'static,
     R: Future<Output = CallResult> + Send + 'static,
 {
-    (method, path, Endpoint::new(Access::Known, run))
+    (method, path, Endpoint::new(Access::Known, declared, run))
 }
 
 /// How a job's last run ended, and when the next one is due.
@@ -184,9 +264,10 @@ async fn update(section: &'static Section, daemon: Arc<Daemon>, mut call: Call) 
     let id: String = call.params.required("id")?;
     let digest: Option<String> = call.params.optional("digest")?;
     let settings = section.take(&mut call)?;
-    let unset = call.params.list::<String>("delete", 64)?;
-    let optional = section.properties().filter(|name| *name != "store");
-    check_unset(&settings, &unset, &optional.collect::<Vec<_>>())?;
+    let unset = call.params.list::<String>("delete", DELETE_MAX)?;
+    let mut optional = names(section.settings);
+    optional.retain(|name| *name != "store");
+    check_unset(&settings, &unset, &optional)?;
     let who = call.who()?.clone();
     call.params.finish()?;
     let known = daemon.config.read();

@@ -5,6 +5,7 @@ mod access;
 mod acl;
 mod call;
 mod datastore;
+mod declared;
 mod envelope;
 mod error;
 mod gc;
@@ -14,6 +15,8 @@ mod metrics;
 mod namespaces;
 mod nodes;
 mod notify;
+mod openapi;
+pub(crate) mod parameter;
 mod params;
 mod path;
 mod prune;
@@ -24,6 +27,7 @@ pub(crate) mod rule;
 mod s3;
 mod sessions;
 mod settings;
+pub(crate) mod shape;
 mod snapshots;
 mod stores;
 mod strangers;
@@ -41,6 +45,7 @@ pub(crate) use self::{
     call::{Caller, Endpoint},
     envelope::{Delays, Reply},
     error::ApiError,
+    openapi::document,
     params::{BODY_BYTES_MAX, Params},
     path::ApiPath,
     respond::UPLOADS_AT_ONCE,

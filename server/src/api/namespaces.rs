@@ -9,10 +9,14 @@ use super::call::{Call, CallResult, data};
 use super::error::ApiError;
 use super::groups::statistics;
 use super::rule::{MODIFY, SEE_NAMESPACE};
+use super::shape::{Shape, always};
 use super::target::{Opened, open, take_depth, take_group};
 use crate::auth::AclPath;
 use crate::daemon::Daemon;
 use crate::jobs::moving::{self, Moved};
+
+/// A namespace of the list.
+pub(super) const ENTRY: Shape = Shape::Object(&[&[always("ns", Shape::Text)]]);
 
 /// `GET …/namespace`: a namespace and those below it that the caller may see. One that does not exist is listed alone,
 /// as clients expect. Refused only if nothing at all may be seen.

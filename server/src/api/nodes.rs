@@ -5,10 +5,20 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::call::{Call, CallResult, data};
+use super::shape::{Shape, always};
 use crate::daemon::Daemon;
 
 /// The interface that is spoken, as MAJOR.MINOR: clients decide by it what they may ask for.
 const INTERFACE: &str = "4.2";
+
+pub(super) const VERSION: Shape = Shape::Object(&[&[
+    always("version", Shape::Text),
+    always("release", Shape::Text),
+    always("repoid", Shape::Text),
+]]);
+pub(super) const PONG: Shape = Shape::Object(&[&[always("pong", Shape::Flag)]]);
+pub(super) const NODE: Shape = Shape::Object(&[&[always("node", Shape::Text)]]);
+pub(super) const IDENTITY: Shape = Shape::Object(&[&[always("pbs-instance-id", Shape::Text)]]);
 
 /// `GET /version`: the interface, and our own release beside it. Clients expect numbers in `version` and `release`.
 pub(crate) async fn version(_: Arc<Daemon>, call: Call) -> CallResult {

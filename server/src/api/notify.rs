@@ -7,23 +7,50 @@ use serde_json::{Value, json};
 use super::call::{Call, CallResult, data, done};
 use super::envelope::Reply;
 use super::error::ApiError;
+use super::parameter::{Parameter, flag, text, texts, word};
 use super::rule::require;
 use super::settings::{Settings, take_name};
+use super::shape::{Shape, always};
 use super::with_secret::{Change, WithSecret};
 use crate::auth::{AclPath, Privilege};
-use crate::config::Notify;
+use crate::config::{Notify, NotifyLevel};
 use crate::daemon::Daemon;
 use crate::notify::{Event, deliver, secret_of};
 
-const TEXTS: [&str; 7] = ["url", "user", "from", "level", "subject", "body", "comment"];
-const LISTS: [&str; 3] = ["to", "tasks", "store"];
+fn levels() -> Vec<&'static str> {
+    [NotifyLevel::Info, NotifyLevel::Warning, NotifyLevel::Error]
+        .map(NotifyLevel::name)
+        .to_vec()
+}
+
+/// All settings.
+pub(super) const SETTINGS: &[Parameter] = &[
+    text("url", "Where to, and how"),
+    text("user", "As whom the mail server is entered"),
+    text("from", "The sender of a mail"),
+    word("level", levels, "Which ends of tasks are told of"),
+    text("subject", "The template of a mail's subject"),
+    text("body", "The template of what is sent"),
+    text("comment", "One line for people"),
+    texts("to", LIST_MAX, "The recipients of a mail"),
+    texts("tasks", LIST_MAX, "Only tasks of these types"),
+    texts("store", LIST_MAX, "Only tasks of these datastores"),
+    flag("disable", "Nothing is sent"),
+];
+pub(super) const NAME: Parameter = text("name", "The name of the element").required();
+pub(super) const SECRET: Parameter = text("secret", "The password or token; it is never shown");
+/// As it is configured.
+pub(super) const ENTRY: Shape = Shape::Section(
+    &[SETTINGS],
+    &[&[always("name", Shape::Text), always("secret", Shape::Flag)]],
+);
 /// Most elements of a list.
 const LIST_MAX: usize = 64;
 
 static NOTIFY: WithSecret = WithSecret {
     section: "notify",
     secrets: "notify",
-    parameter: "secret",
+    parameter: SECRET.name,
     secret: |secrets, id| Some(secrets.notify.get(id)?.reveal().to_owned()),
     bytes_max: 4096,
     optional: &[
@@ -74,10 +101,7 @@ fn entry(daemon: &Daemon, id: &str, notify: &Notify) -> Value {
 }
 
 fn take(call: &mut Call) -> Result<Change, ApiError> {
-    let mut settings = Settings::default();
-    settings.take_texts(&mut call.params, &TEXTS)?;
-    settings.take_lists(&mut call.params, &LISTS, LIST_MAX)?;
-    settings.take_flag(&mut call.params, "disable")?;
+    let settings = Settings::take(&mut call.params, &[SETTINGS])?;
     NOTIFY.take(call, settings)
 }
 

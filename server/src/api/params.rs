@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,7 +25,9 @@ use pbs_datastore::json_values_at_most;
 use percent_encoding::percent_decode;
 use serde_json::Value as Json;
 
+use super::declared::{Declared, Taken};
 use super::error::ApiError;
+use super::parameter::Kind;
 
 /// Largest body of a call that is no upload, in bytes.
 pub(crate) const BODY_BYTES_MAX: usize = 512 * 1024;
@@ -45,8 +48,12 @@ enum Given {
 }
 
 /// The parameters of a request that nobody has taken yet.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub(crate) struct Params(BTreeMap<String, Given>);
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Params {
+    given: BTreeMap<String, Given>,
+    /// Holds takers against the table of calls; in debug builds only, and where there is a table.
+    taken: Option<Taken>,
+}
 
 impl Params {
     /// The parameters of one request. `variables` are those of the path; `body` is empty for calls without one.
@@ -97,6 +104,29 @@ impl Params {
         Self::gather(variables, head.uri.query(), content_type, &body)
     }
 
+    /// The same, of a call that is declared so. Debug builds assert that it is.
+    pub(crate) fn of_call(mut self, declared: &Arc<Declared>) -> Self {
+        if cfg!(debug_assertions) {
+            self.taken = Some(Taken::none_of(declared.clone()));
+        }
+        self
+    }
+
+    /// Takes what was given for a name that is declared to hold something `fitting`.
+    fn take(&mut self, name: &str, fitting: impl FnOnce(Kind) -> bool) -> Option<Given> {
+        if let Some(taken) = &mut self.taken {
+            taken.note(name, fitting);
+        }
+        self.given.remove(name)
+    }
+
+    /// That a call needs a parameter.
+    fn demand(&self, name: &str) {
+        if let Some(taken) = &self.taken {
+            taken.demand(name);
+        }
+    }
+
     fn add_json(&mut self, body: &[u8]) -> Result<(), ApiError> {
         // Before they are made: a body of many small objects would take eighty times its length.
         check_count(json_values_at_most(body))?;
@@ -105,7 +135,7 @@ impl Params {
                 ApiError::bad_request(format!("the body is no JSON object: {error}"))
             })?;
         let given = members.into_iter().filter(|(_, value)| !value.is_null());
-        self.0
+        self.given
             .extend(given.map(|(name, value)| (name, Given::Json(value))));
         Ok(())
     }
@@ -124,7 +154,7 @@ impl Params {
                 continue;
             }
             match self
-                .0
+                .given
                 .entry(name)
                 .or_insert_with(|| Given::Texts(Vec::new()))
             {
@@ -138,7 +168,7 @@ impl Params {
     /// A variable of the path may be repeated elsewhere if it says the same.
     fn add_variable(&mut self, name: &str, value: String) -> Result<(), ApiError> {
         let texts = Given::Texts(vec![value.clone()]);
-        match self.0.insert(name.to_owned(), texts) {
+        match self.given.insert(name.to_owned(), texts) {
             None => Ok(()),
             Some(Given::Texts(texts)) if texts == [value.as_str()] => Ok(()),
             Some(Given::Json(Json::String(text))) if text == value => Ok(()),
@@ -150,7 +180,7 @@ impl Params {
 
     /// Takes one text.
     fn text(&mut self, name: &str) -> Result<Option<String>, ApiError> {
-        match self.0.remove(name) {
+        match self.take(name, Kind::is_text) {
             None => Ok(None),
             Some(Given::Texts(texts)) => single(name, texts).map(Some),
             Some(Given::Json(Json::String(text))) => Ok(Some(text)),
@@ -175,6 +205,7 @@ impl Params {
         T: FromStr,
         T::Err: Display,
     {
+        self.demand(name);
         self.optional(name)?.ok_or_else(|| missing(name))
     }
 
@@ -184,7 +215,9 @@ impl Params {
         name: &str,
         bounds: RangeInclusive<i64>,
     ) -> Result<Option<i64>, ApiError> {
-        let value = match self.0.remove(name) {
+        let (least, most) = (*bounds.start(), *bounds.end());
+        let fitting = |kind| matches!(kind, Kind::Integer(a, b) if (a, b) == (least, most));
+        let value = match self.take(name, fitting) {
             None => return Ok(None),
             Some(Given::Json(value)) => json_integer(&value),
             Some(Given::Texts(texts)) => text_integer(&single(name, texts)?),
@@ -199,12 +232,13 @@ impl Params {
         name: &str,
         bounds: RangeInclusive<i64>,
     ) -> Result<i64, ApiError> {
+        self.demand(name);
         self.integer(name, bounds)?.ok_or_else(|| missing(name))
     }
 
     /// Takes a boolean that may be absent.
     pub(crate) fn flag(&mut self, name: &str) -> Result<Option<bool>, ApiError> {
-        let value = match self.0.remove(name) {
+        let value = match self.take(name, |kind| matches!(kind, Kind::Flag)) {
             None => return Ok(None),
             Some(Given::Json(Json::Bool(value))) => Some(value),
             Some(Given::Json(Json::String(text))) => text_flag(&text),
@@ -227,7 +261,8 @@ impl Params {
         T: FromStr,
         T::Err: Display,
     {
-        let texts = match self.0.remove(name) {
+        let fitting = |kind| matches!(kind, Kind::List(most) if most == max);
+        let texts = match self.take(name, fitting) {
             None => Vec::new(),
             Some(Given::Texts(texts)) => texts,
             Some(Given::Json(Json::Array(list))) => list
@@ -253,7 +288,8 @@ impl Params {
         bounds: &RangeInclusive<i64>,
         max: usize,
     ) -> Result<Vec<i64>, ApiError> {
-        let values: Vec<Option<i64>> = match self.0.remove(name) {
+        // No call of the table has one.
+        let values: Vec<Option<i64>> = match self.take(name, |_| false) {
             None => Vec::new(),
             Some(Given::Texts(texts)) => texts.iter().map(|text| text_integer(text)).collect(),
             Some(Given::Json(Json::Array(list))) => list.iter().map(json_integer).collect(),
@@ -272,14 +308,14 @@ impl Params {
     /// Drops parameters that are accepted and mean nothing here.
     pub(crate) fn ignore(&mut self, names: &[&str]) {
         for name in names {
-            self.0.remove(*name);
+            self.take(name, |kind| matches!(kind, Kind::Ignored));
         }
     }
 
     /// What was asked for, for the log: names with values, shortened; of the names in `hidden` no value.
     pub(crate) fn summary(&self, hidden: &[&str]) -> String {
         let shorten = |text: &str| text.chars().take(80).collect::<String>();
-        let pairs = self.0.iter().take(16).map(|(name, given)| {
+        let pairs = self.given.iter().take(16).map(|(name, given)| {
             let value = match given {
                 _ if hidden.contains(&name.as_str()) => "…".to_owned(),
                 Given::Texts(texts) => texts.join(","),
@@ -293,11 +329,14 @@ impl Params {
 
     /// Refuses what nobody has taken.
     pub(crate) fn finish(self) -> Result<(), ApiError> {
-        if self.0.is_empty() {
+        if let Some(taken) = &self.taken {
+            taken.finish();
+        }
+        if self.given.is_empty() {
             return Ok(());
         }
         let names: Vec<String> = self
-            .0
+            .given
             .keys()
             .take(8)
             .map(|name| format!("'{}'", name.chars().take(40).collect::<String>()))

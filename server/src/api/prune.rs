@@ -9,11 +9,24 @@ use super::call::{Call, CallResult, data};
 use super::error::ApiError;
 use super::params::Params;
 use super::rule::DELETE;
+use super::shape::{Shape, always, maybe};
 use super::target::{Opened, open, open_to_look, take_depth, take_group, take_namespace};
 use crate::config::KEEP_MAX;
 use crate::daemon::Daemon;
 use crate::jobs::Scope;
 use crate::jobs::prune::{Planned, PruneRequest, plan, start_group, start_tree};
+
+/// What becomes of a snapshot, and why; or the task that does it.
+pub(super) const PRUNED: Shape = Shape::Either(&[Shape::Upid, Shape::List(&MARK)]);
+const MARK: Shape = Shape::Object(&[&[
+    always("backup-type", Shape::Text),
+    always("backup-id", Shape::Text),
+    always("backup-time", Shape::Integer),
+    always("keep", Shape::Flag),
+    always("protected", Shape::Flag),
+    always("reason", Shape::Text),
+    maybe("ns", Shape::Text),
+]]);
 
 fn take_keep(params: &mut Params) -> Result<KeepOptions, ApiError> {
     let mut count = |name: &str| -> Result<Option<u64>, ApiError> {

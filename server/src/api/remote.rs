@@ -8,10 +8,12 @@ use serde_json::{Value, json};
 use super::call::{Call, CallResult, data, done};
 use super::envelope::Reply;
 use super::error::ApiError;
+use super::parameter::{Parameter, count, ignored, text};
 use super::rule::require;
 use super::settings::{Settings, take_name};
+use super::shape::{Shape, always};
 use super::target::take_namespace;
-use super::with_secret::WithSecret;
+use super::with_secret::{Change, WithSecret};
 use crate::auth::{AclPath, Privilege};
 use crate::client::pace::Pace;
 use crate::config::{REMOTE_PASSWORD_BYTES_MAX, Remote};
@@ -19,12 +21,30 @@ use crate::daemon::Daemon;
 use crate::jobs::sync::{access, no_remote};
 use crate::remote::{RemoteStore, Scan};
 
-const TEXTS: [&str; 4] = ["host", "auth-id", "fingerprint", "comment"];
-const NUMBERS: [&str; 1] = ["port"];
+/// All settings.
+pub(super) const SETTINGS: &[Parameter] = &[
+    text("host", "Its name or address, IPv6 without brackets"),
+    text("auth-id", "A user or an API token of that server"),
+    text(
+        "fingerprint",
+        "The SHA-256 of its certificate; one that a known authority has signed is demanded if it is left out",
+    ),
+    text("comment", "One line for people"),
+    count("port", "The port that it listens on"),
+    ignored("use-node-proxy"),
+];
+pub(super) const NAME: Parameter = text("name", "The name of the remote").required();
+pub(super) const PASSWORD: Parameter = text(
+    "password",
+    "The password, or the secret of the token; it is never shown",
+);
+/// As it is configured.
+pub(super) const ENTRY: Shape = Shape::Section(&[SETTINGS], &[&[always("name", Shape::Text)]]);
+
 static REMOTES: WithSecret = WithSecret {
     section: "remote",
     secrets: "remotes",
-    parameter: "password",
+    parameter: PASSWORD.name,
     secret: |secrets, id| Some(secrets.remotes.get(id)?.reveal().to_owned()),
     bytes_max: REMOTE_PASSWORD_BYTES_MAX,
     optional: &["port", "fingerprint", "comment"],
@@ -81,20 +101,16 @@ pub(crate) async fn show(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     Ok(reply.with("digest", &config.digest)?.into())
 }
 
-fn take(call: &mut Call) -> Result<Settings, ApiError> {
-    let mut settings = Settings::default();
-    settings.take_texts(&mut call.params, &TEXTS)?;
-    settings.take_numbers(&mut call.params, &NUMBERS)?;
-    call.params.ignore(&["use-node-proxy"]);
-    Ok(settings)
+fn take(call: &mut Call) -> Result<Change, ApiError> {
+    let settings = Settings::take(&mut call.params, &[SETTINGS])?;
+    REMOTES.take(call, settings)
 }
 
 /// `POST /config/remote`
 pub(crate) async fn create(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let id = take_name(&mut call.params, "name")?;
     demand(&daemon, &call, &id, Privilege::RemoteModify)?;
-    let settings = take(&mut call)?;
-    let change = REMOTES.take(&mut call, settings)?;
+    let change = take(&mut call)?;
     call.params.finish()?;
     if change.secret.is_none() {
         return Err(ApiError::bad_request(
@@ -109,8 +125,7 @@ pub(crate) async fn create(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
 pub(crate) async fn update(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let id: String = call.params.required("name")?;
     demand(&daemon, &call, &id, Privilege::RemoteModify)?;
-    let settings = take(&mut call)?;
-    let change = REMOTES.take(&mut call, settings)?;
+    let change = take(&mut call)?;
     call.params.finish()?;
     // Whoever may only change where the remote is does not get the password sent there.
     if change.secret.is_none() && change.names().any(|name| name != "comment") {

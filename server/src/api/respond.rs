@@ -97,6 +97,7 @@ impl Daemon {
         let params = match (endpoint.body, endpoint.access) {
             (BodyKind::Upload(bytes_max), _) => {
                 let params = Params::gather(variables, head.uri.query(), None, &[])?;
+                let params = params.of_call(&endpoint.declared);
                 let call = Call::without_body(principal, caller, params);
                 return self
                     .take_upload(endpoint, head, call, body, bytes_max)
@@ -110,6 +111,7 @@ impl Daemon {
                 Params::of_request(variables, head, body, bytes_max).await?
             }
         };
+        let params = params.of_call(&endpoint.declared);
         let mut call = Call::without_body(principal, caller, params);
         if head.method == Method::GET {
             let accept = head.headers.get(ACCEPT).map(HeaderValue::as_bytes);

@@ -7,9 +7,11 @@ use serde_json::{Value, json};
 use super::call::{Call, CallResult, data, done};
 use super::envelope::Reply;
 use super::error::ApiError;
+use super::parameter::{Parameter, count, flag, size, text, word};
 use super::respond::blocking;
 use super::rule::require;
-use super::settings::{Settings, check_unset, take_name};
+use super::settings::{Settings, check_unset, names, take_name};
+use super::shape::{Shape, always};
 use super::stores::refuse_in_use;
 use crate::auth::{AclPath, Privilege};
 use crate::config::{
@@ -18,34 +20,95 @@ use crate::config::{
 use crate::daemon::Daemon;
 use crate::stores::{StoreState, TakeOver};
 
-const TEXTS: [&str; 6] = [
-    "endpoint",
-    "region",
-    "credentials",
-    "profile",
-    "ca-file",
-    "fingerprint",
+/// The one setting that is always there.
+pub(super) const ENDPOINT: &[Parameter] = &[text("endpoint", "The URL of the server")];
+/// The others.
+pub(super) const OPTIONAL: &[Parameter] = &[
+    text("region", "The region that requests are signed for"),
+    word("credentials", credentials, "Where the keys come from"),
+    text("profile", "The profile of the file with keys"),
+    text(
+        "ca-file",
+        "A file with the authority that has signed the server's certificate",
+    ),
+    text("fingerprint", "The SHA-256 of the server's certificate"),
+    size(
+        "upload-bytes-per-second-max",
+        "Bytes per second to the server; 0 for no limit",
+    ),
+    size(
+        "download-bytes-per-second-max",
+        "Bytes per second from the server; 0 for no limit",
+    ),
+    count("requests-in-flight-max", "Requests at once"),
+    count(
+        "requests-per-second-max",
+        "Requests per second; 0 for no limit",
+    ),
+    count("connect-timeout-seconds", "How long a connection may take"),
+    count("request-timeout-seconds", "How long a request may take"),
+    count("attempts-max", "How often a request is tried"),
+    flag(
+        "path-style",
+        "The bucket stands in the path and not in the host name",
+    ),
 ];
 /// What says nothing about how the server is reached.
-const REMARKS: [&str; 6] = [
-    "price-currency",
-    "price-writes",
-    "price-reads",
-    "price-gib-out",
-    "price-gib-month",
-    "comment",
+pub(super) const REMARKS: &[Parameter] = &[
+    text("price-currency", "What prices are in, such as EUR"),
+    text(
+        "price-writes",
+        "Price of a million requests that store, copy or list",
+    ),
+    text("price-reads", "Price of a million requests that read"),
+    text("price-gib-out", "Price of a GiB that leaves the bucket"),
+    text("price-gib-month", "Price of a GiB that is kept for a month"),
+    text("comment", "One line for people"),
 ];
-const SIZES: [&str; 2] = [
-    "upload-bytes-per-second-max",
-    "download-bytes-per-second-max",
+/// The keys; they are never shown.
+pub(super) const KEYS: &[Parameter] = &[
+    text(
+        "access-key",
+        "The access key; only together with the secret key",
+    ),
+    text("secret-key", "The secret key; it is never shown"),
 ];
-const NUMBERS: [&str; 5] = [
-    "requests-in-flight-max",
-    "requests-per-second-max",
-    "connect-timeout-seconds",
-    "request-timeout-seconds",
-    "attempts-max",
-];
+pub(super) const ID: Parameter = text("id", "The id of the S3 endpoint").required();
+/// Most names that a change may take away.
+pub(super) const DELETE_MAX: usize = 32;
+/// As it is configured.
+pub(super) const ENTRY: Shape = Shape::Section(
+    &[ENDPOINT, OPTIONAL, REMARKS],
+    &[&[always("id", Shape::Text)]],
+);
+/// What a bucket was found to be able to do.
+pub(super) const REPORT: Shape = Shape::Object(&[&[
+    always("capabilities", Shape::Map(&Shape::Any)),
+    always("findings", Shape::List(&FINDING)),
+]]);
+const FINDING: Shape = Shape::Object(&[&[
+    always("check", Shape::Text),
+    always("state", Shape::Text),
+    always("detail", Shape::Text),
+]]);
+
+fn credentials() -> Vec<&'static str> {
+    let all = [
+        CredentialsKind::Static,
+        CredentialsKind::Environment,
+        CredentialsKind::Profile,
+    ];
+    all.map(name_of).to_vec()
+}
+
+fn name_of(credentials: CredentialsKind) -> &'static str {
+    match credentials {
+        CredentialsKind::Static => "static",
+        CredentialsKind::Environment => "environment",
+        CredentialsKind::Profile => "profile",
+    }
+}
+
 /// Where a check writes if nobody says where.
 const CHECK_PREFIX: &str = "holdfast-check";
 
@@ -63,11 +126,7 @@ fn entry(id: &str, s3: &S3Endpoint) -> Value {
         "endpoint": s3.endpoint,
         "region": s3.region,
         "path-style": s3.path_style,
-        "credentials": match s3.credentials {
-            CredentialsKind::Static => "static",
-            CredentialsKind::Environment => "environment",
-            CredentialsKind::Profile => "profile",
-        },
+        "credentials": name_of(s3.credentials),
         "requests-in-flight-max": s3.requests_in_flight_max,
         "requests-per-second-max": s3.requests_per_second_max,
         "upload-bytes-per-second-max": s3.upload_bytes_per_second_max.get(),
@@ -129,12 +188,7 @@ fn take(call: &mut Call) -> Result<(Option<String>, Settings, Keys), ApiError> {
     let digest: Option<String> = params.optional("digest")?;
     let access_key: Option<String> = params.optional("access-key")?;
     let secret_key: Option<String> = params.optional("secret-key")?;
-    let mut settings = Settings::default();
-    settings.take_texts(params, &TEXTS)?;
-    settings.take_texts(params, &REMARKS)?;
-    settings.take_sizes(params, &SIZES)?;
-    settings.take_numbers(params, &NUMBERS)?;
-    settings.take_flag(params, "path-style")?;
+    let settings = Settings::take(params, &[ENDPOINT, OPTIONAL, REMARKS])?;
     match (access_key, secret_key) {
         (Some(access), Some(secret)) => Ok((digest, settings, Some((access, secret)))),
         (None, None) => Ok((digest, settings, None)),
@@ -184,15 +238,13 @@ pub(crate) async fn update(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     demand(&daemon, &call, Privilege::SysModify)?;
     let id: String = call.params.required("id")?;
     let (digest, settings, keys) = take(&mut call)?;
-    let unset = call.params.list::<String>("delete", 32)?;
+    let unset = call.params.list::<String>("delete", DELETE_MAX)?;
     call.params.finish()?;
-    let optional = TEXTS[1..].iter().chain(&REMARKS).chain(&SIZES);
-    let optional = optional.chain(&NUMBERS).chain(&["path-style"]);
-    let optional: Vec<&str> = optional.copied().collect();
-    check_unset(&settings, &unset, &optional)?;
+    check_unset(&settings, &unset, &names(&[OPTIONAL, REMARKS]))?;
     let mut changed: Vec<&str> = settings.names().collect();
     changed.extend(unset.iter().map(String::as_str));
-    let remarks_only = keys.is_none() && changed.iter().all(|name| REMARKS.contains(name));
+    let remarks = names(&[REMARKS]);
+    let remarks_only = keys.is_none() && changed.iter().all(|name| remarks.contains(name));
     let users = if remarks_only {
         Vec::new()
     } else {

@@ -9,9 +9,33 @@ use serde_json::{Value, json};
 use super::call::{Call, CallResult, data, done};
 use super::error::ApiError;
 use super::rule::{AUDIT, MODIFY};
+use super::shape::{Shape, always};
 use super::target::{Opened, open};
 use crate::daemon::Daemon;
 use crate::protocol::{SessionKind, SessionReport};
+
+/// A session.
+pub(super) const ENTRY: Shape = Shape::Object(&[&[
+    always("id", Shape::Integer),
+    always("type", Shape::Text),
+    always("ns", Shape::Text),
+    always("backup-type", Shape::Text),
+    always("backup-id", Shape::Text),
+    always("backup-time", Shape::Integer),
+    always("user", Shape::Text),
+    always("peer", Shape::Text),
+    always("starttime", Shape::Integer),
+    always("requests", Shape::Integer),
+    always("requests-open", Shape::Integer),
+    always("bytes-received", Shape::Integer),
+    always("bytes-sent", Shape::Integer),
+    always("idle-seconds", Shape::Integer),
+]]);
+/// How many sessions read and write.
+pub(super) const OPERATIONS: Shape = Shape::Object(&[&[
+    always("read", Shape::Integer),
+    always("write", Shape::Integer),
+]]);
 
 fn entry(report: &SessionReport) -> Value {
     let subject = &report.subject;

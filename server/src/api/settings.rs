@@ -4,6 +4,7 @@ use serde_json::{Value as Json, json};
 use toml_edit::{Array, Table, Value};
 
 use super::error::ApiError;
+use super::parameter::{Kind, Parameter};
 use super::params::Params;
 use crate::auth::is_safe_id;
 use crate::config::{self, ByteCount};
@@ -13,75 +14,18 @@ use crate::config::{self, ByteCount};
 pub(crate) struct Settings(Vec<(&'static str, Value)>);
 
 impl Settings {
-    /// Takes the parameters with these names as texts.
-    pub(crate) fn take_texts(
-        &mut self,
+    /// Takes the parameters of these lists, each as it is declared.
+    pub(crate) fn take(
         params: &mut Params,
-        names: &[&'static str],
-    ) -> Result<(), ApiError> {
-        for name in names {
-            if let Some(text) = params.optional::<String>(name)? {
-                self.0.push((name, text.into()));
+        declared: &[&'static [Parameter]],
+    ) -> Result<Self, ApiError> {
+        let mut settings = Self::default();
+        for parameter in declared.iter().copied().flatten() {
+            if let Some(value) = take_value(params, parameter)? {
+                settings.0.push((parameter.name, value));
             }
         }
-        Ok(())
-    }
-
-    /// Takes the parameters with these names as lists of at most `max` texts.
-    pub(crate) fn take_lists(
-        &mut self,
-        params: &mut Params,
-        names: &[&'static str],
-        max: usize,
-    ) -> Result<(), ApiError> {
-        for name in names {
-            let list = params.list::<String>(name, max)?;
-            if !list.is_empty() {
-                self.0
-                    .push((name, list.into_iter().collect::<Array>().into()));
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes the parameters with these names as sizes, such as `10 GiB`.
-    pub(crate) fn take_sizes(
-        &mut self,
-        params: &mut Params,
-        names: &[&'static str],
-    ) -> Result<(), ApiError> {
-        for name in names {
-            if let Some(size) = params.optional::<ByteCount>(name)? {
-                self.0.push((name, size.to_string().into()));
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes the parameters with these names as numbers.
-    pub(crate) fn take_numbers(
-        &mut self,
-        params: &mut Params,
-        names: &[&'static str],
-    ) -> Result<(), ApiError> {
-        for name in names {
-            if let Some(number) = params.integer(name, 0..=i64::MAX)? {
-                self.0.push((name, number.into()));
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes the parameter with this name as a boolean.
-    pub(crate) fn take_flag(
-        &mut self,
-        params: &mut Params,
-        name: &'static str,
-    ) -> Result<(), ApiError> {
-        if let Some(flag) = params.flag(name)? {
-            self.0.push((name, flag.into()));
-        }
-        Ok(())
+        Ok(settings)
     }
 
     /// What `before` becomes when the settings named in `unset` go and these come.
@@ -133,6 +77,34 @@ impl Settings {
             config::set(table, name, Some(value));
         }
     }
+}
+
+/// What was given for a setting, as it is written into the file.
+fn take_value(params: &mut Params, parameter: &Parameter) -> Result<Option<Value>, ApiError> {
+    let name = parameter.name;
+    Ok(match parameter.kind {
+        Kind::Text | Kind::Word(_) => params.optional::<String>(name)?.map(Value::from),
+        Kind::Size => params
+            .optional::<ByteCount>(name)?
+            .map(|size| size.to_string().into()),
+        Kind::Integer(least, most) => params.integer(name, least..=most)?.map(Value::from),
+        Kind::Flag => params.flag(name)?.map(Value::from),
+        Kind::List(most) => {
+            let list = params.list::<String>(name, most)?;
+            (!list.is_empty()).then(|| list.into_iter().collect::<Array>().into())
+        }
+        Kind::Ignored => {
+            params.ignore(&[name]);
+            None
+        }
+    })
+}
+
+/// The names of the settings in these lists.
+pub(crate) fn names(declared: &[&'static [Parameter]]) -> Vec<&'static str> {
+    let settings = declared.iter().copied().flatten();
+    let settings = settings.filter(|parameter| !matches!(parameter.kind, Kind::Ignored));
+    settings.map(|parameter| parameter.name).collect()
 }
 
 /// Refuses to take away a setting that is not `optional`, or that is given in the same call.

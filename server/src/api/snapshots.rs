@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::call::{Call, CallResult, data, done};
 use super::error::ApiError;
 use super::rule::{ANNOTATE, BACKUP, DELETE, LIST, LIST_FILES, Rule};
+use super::shape::{Shape, always, maybe};
 use super::target::{Opened, open, owner_of, take_namespace, take_snapshot};
 use crate::daemon::Daemon;
 use crate::tasks::Upid;
@@ -59,6 +60,28 @@ struct SnapshotEntry<'a> {
     owner: Option<String>,
     protected: bool,
 }
+
+/// [`FileEntry`] on the wire.
+pub(super) const FILE: Shape = Shape::Object(&[&[
+    always("filename", Shape::Text),
+    maybe("crypt-mode", Shape::Text),
+    maybe("size", Shape::Integer),
+]]);
+/// [`SnapshotEntry`] on the wire.
+pub(super) const ENTRY: Shape = Shape::Object(&[&[
+    always("backup-type", Shape::Text),
+    always("backup-id", Shape::Text),
+    always("backup-time", Shape::Integer),
+    maybe("comment", Shape::Text),
+    maybe("verification", VERIFICATION),
+    maybe("fingerprint", Shape::Text),
+    always("files", Shape::List(&FILE)),
+    maybe("size", Shape::Integer),
+    maybe("owner", Shape::Text),
+    always("protected", Shape::Flag),
+]]);
+const VERIFICATION: Shape =
+    Shape::Object(&[&[always("upid", Shape::Upid), always("state", Shape::Text)]]);
 
 /// Whether clients can read the result of a verification. It stands where whoever made the backup can write, and clients
 /// give up the whole list over one task id in another shape than the usual.

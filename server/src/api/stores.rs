@@ -10,9 +10,12 @@ use super::call::{Call, CallResult, data, done};
 use super::datastore::describe_state;
 use super::envelope::Reply;
 use super::error::ApiError;
+use super::parameter::{Parameter, count, flag, size, text, word};
 use super::respond::blocking;
 use super::rule::require;
+use super::s3::REPORT;
 use super::settings::{Settings, check_unset, take_name};
+use super::shape::{Shape, always, maybe};
 use crate::auth::{AclEntry, AclPath, Privilege};
 use crate::config::{self, Backend, ConfigError, ConfigStore, Datastore, SyncLevel, unless_zero};
 use crate::daemon::Daemon;
@@ -20,23 +23,94 @@ use crate::jobs::{JobKey, JobKind, PlannedJob, StoreUser};
 use crate::protocol::SessionKind;
 use crate::stores::TakeOver;
 
-const TEXTS: [&str; 9] = [
-    "backend",
-    "path",
-    "s3",
-    "bucket",
-    "prefix",
-    "cache-dir",
-    "sync-level",
-    "gc-schedule",
-    "comment",
+/// Where a datastore is; this is not changed later.
+pub(super) const PLACE: &[Parameter] = &[
+    word("backend", backends, "What it is kept in"),
+    text("path", "The directory of a filesystem datastore"),
+    text("s3", "The id of the S3 endpoint"),
+    text("bucket", "The bucket"),
+    text("prefix", "The prefix of its objects in the bucket"),
+    text("cache-dir", "The directory of the local cache"),
 ];
-const NUMBERS: [&str; 3] = [
-    "gc-atime-cutoff-minutes",
-    "gc-jitter-seconds",
-    "late-request-max-seconds",
+/// All other settings of one that is made.
+pub(super) const SETTINGS: &[Parameter] = &[
+    word(
+        "sync-level",
+        sync_levels,
+        "What is flushed to disk before a backup counts as finished",
+    ),
+    text(
+        "gc-schedule",
+        "When garbage is collected, a calendar event; never if it is left out",
+    ),
+    text("comment", "One line for people"),
+    count(
+        "gc-atime-cutoff-minutes",
+        "How long what nobody uses is kept",
+    ),
+    count(
+        "gc-jitter-seconds",
+        "How many seconds later a collection may begin",
+    ),
+    count(
+        "late-request-max-seconds",
+        "How long a request that was given up may still take effect",
+    ),
+    size("cache-bytes-max", "The size of the local cache"),
+    size("quota", "How much may be stored; 0 for no limit"),
+    flag(
+        "verify-new",
+        "Every backup is read back when it is finished",
+    ),
 ];
-const SIZES: [&str; 2] = ["cache-bytes-max", "quota"];
+/// What only one that is there has.
+pub(super) const MAINTENANCE: &[Parameter] = &[text(
+    "maintenance-mode",
+    "`read-only` or `offline`, and maybe a message",
+)];
+/// How the bucket of somebody else is taken.
+pub(super) const TAKE_OVER: &[Parameter] = &[
+    flag("take-over", "Take the bucket from its present owner"),
+    PREVIOUS_OWNER_IS_DEAD,
+];
+pub(super) const PREVIOUS_OWNER_IS_DEAD: Parameter = flag(
+    "previous-owner-is-dead",
+    "The present owner runs nowhere any more, and need not be waited for",
+);
+pub(super) const NAME: Parameter = text("name", "The name of the datastore").required();
+/// Most names that a change may take away.
+pub(super) const DELETE_MAX: usize = 16;
+/// As it is configured, and how it stands.
+pub(super) const ENTRY: Shape = Shape::Section(
+    &[PLACE, SETTINGS, MAINTENANCE],
+    &[&[
+        always("name", Shape::Text),
+        maybe("state", Shape::Text),
+        maybe("fault", Shape::Text),
+        maybe("retried", Shape::Flag),
+        maybe("cache", Shape::Map(&Shape::Integer)),
+        maybe("check", CHECK),
+    ]],
+);
+const CHECK: Shape = Shape::Object(&[&[always("time", Shape::Integer), always("report", REPORT)]]);
+
+fn backends() -> Vec<&'static str> {
+    vec!["filesystem", "s3"]
+}
+
+fn sync_levels() -> Vec<&'static str> {
+    [SyncLevel::None, SyncLevel::File, SyncLevel::Filesystem]
+        .map(name_of)
+        .to_vec()
+}
+
+fn name_of(level: SyncLevel) -> &'static str {
+    match level {
+        SyncLevel::None => "none",
+        SyncLevel::File => "file",
+        SyncLevel::Filesystem => "filesystem",
+    }
+}
 
 fn entry(daemon: &Daemon, name: &str, settings: &Datastore) -> Value {
     let mut entry = json!({
@@ -44,11 +118,7 @@ fn entry(daemon: &Daemon, name: &str, settings: &Datastore) -> Value {
         "backend": settings.backend.name(),
         "gc-atime-cutoff-minutes": settings.gc_atime_cutoff_minutes,
         "late-request-max-seconds": settings.late_request_max_seconds,
-        "sync-level": match settings.sync_level {
-            SyncLevel::None => "none",
-            SyncLevel::File => "file",
-            SyncLevel::Filesystem => "filesystem",
-        },
+        "sync-level": name_of(settings.sync_level),
         "verify-new": settings.verify_new,
     });
     if let Some(quota) = unless_zero(settings.quota.get()) {
@@ -127,11 +197,7 @@ pub(crate) async fn create(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let take_over = params.flag("take-over")?.unwrap_or(false);
     let previous_owner_is_dead = params.flag("previous-owner-is-dead")?.unwrap_or(false);
     let digest: Option<String> = params.optional("digest")?;
-    let mut settings = Settings::default();
-    settings.take_texts(params, &TEXTS)?;
-    settings.take_sizes(params, &SIZES)?;
-    settings.take_numbers(params, &NUMBERS)?;
-    settings.take_flag(params, "verify-new")?;
+    let settings = Settings::take(params, &[PLACE, SETTINGS])?;
     let path = AclPath::of(["datastore"]);
     let needed = [Privilege::DatastoreAllocate];
     require(&daemon.authority, call.who()?, &path, &needed)?;
@@ -187,15 +253,8 @@ pub(crate) async fn update(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let params = &mut call.params;
     let name: DatastoreName = params.required("name")?;
     let digest: Option<String> = params.optional("digest")?;
-    let mut settings = Settings::default();
-    settings.take_texts(
-        params,
-        &["comment", "gc-schedule", "maintenance-mode", "sync-level"],
-    )?;
-    settings.take_sizes(params, &SIZES)?;
-    settings.take_numbers(params, &NUMBERS)?;
-    settings.take_flag(params, "verify-new")?;
-    let unset = params.list::<String>("delete", 16)?;
+    let settings = Settings::take(params, &[SETTINGS, MAINTENANCE])?;
+    let unset = params.list::<String>("delete", DELETE_MAX)?;
     let optional = LIVE.iter().chain(&AT_OPENING).copied();
     let optional: Vec<&str> = optional.filter(|name| *name != "cache-bytes-max").collect();
     check_unset(&settings, &unset, &optional)?;

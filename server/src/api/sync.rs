@@ -6,7 +6,8 @@ use serde_json::json;
 
 use super::call::{Call, CallResult, data};
 use super::error::ApiError;
-use super::jobs::{Extent, demand, take_sync};
+use super::jobs::{COPY, Extent, HERE, demand};
+use super::settings::Settings;
 use crate::config::{SyncDirection, SyncJob};
 use crate::daemon::Daemon;
 use crate::jobs::{JobKind, sync};
@@ -23,7 +24,7 @@ pub(crate) async fn push(daemon: Arc<Daemon>, call: Call) -> CallResult {
 
 fn run(daemon: &Arc<Daemon>, mut call: Call, direction: SyncDirection) -> CallResult {
     let estimate = call.params.flag("estimate")?.unwrap_or(false);
-    let mut settings = take_sync(&mut call)?;
+    let mut settings = Settings::take(&mut call.params, &[HERE, COPY])?;
     let who = call.who()?.clone();
     settings.add("owner", who.id().to_string());
     settings.add("sync-direction", direction.name());

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::call::{Answer, Call, CallResult, done};
 use super::error::ApiError;
+use super::parameter::{NODE, Parameter, count, flag, text};
 use super::params::Params;
 use super::rule::{AUDIT, require};
 use crate::auth::{AclPath, AuthId, Principal, Privilege};
@@ -14,6 +15,19 @@ use crate::daemon::Daemon;
 use crate::tasks::{
     TaskFilter, TaskInfo, Upid, download_name, list_reply, log_reply, status_reply,
 };
+
+/// What names a task.
+pub(super) const ONE: &[Parameter] = &[NODE, text("upid", "The id of the task").required()];
+/// Which lines of a log are asked for, and how.
+pub(super) const LINES: &[Parameter] = &[
+    count("start", "How many lines to skip"),
+    count(
+        "limit",
+        "How many lines at most, 0 for all; 50 if it is left out",
+    ),
+    flag("test-status", "Tell beside the lines whether the task runs"),
+    flag("download", "The whole log, as a file"),
+];
 
 /// Whether `who` may see every task of `owner`.
 fn sees_all_of(daemon: &Daemon, who: &Principal, owner: &AuthId) -> bool {

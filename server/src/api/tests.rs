@@ -219,8 +219,8 @@ async fn an_administrator_meets_clear_answers() {
     let call = async |method, path| fixture.with_token(&token, method, path).await;
     let (_, root) = call(Method::GET, "").await;
     let names = [
-        "access", "admin", "config", "metrics", "nodes", "ping", "pull", "push", "status",
-        "version",
+        "access", "admin", "config", "metrics", "nodes", "openapi", "ping", "pull", "push",
+        "status", "version",
     ];
     let names: Vec<Value> = names.iter().map(|name| json!({ "subdir": name })).collect();
     assert_eq!(root["data"], json!(names));

@@ -11,13 +11,53 @@ use super::access::may_administer;
 use super::call::{Call, CallResult, data, done};
 use super::envelope::Reply;
 use super::error::ApiError;
+use super::parameter::{Parameter, count, delete, flag, text};
 use super::params::Params;
 use super::respond::blocking;
+use super::shape::{Member, Shape, always, maybe};
 use crate::auth::{
     AccountChange, AclPath, AuthId, Principal, Privilege, Privileges, TokenId, UserId,
 };
 use crate::config::{Account, Config, Expiry};
 use crate::daemon::Daemon;
+
+/// Most names that a change may take away.
+const DELETE_MAX: usize = 8;
+/// The values of an account.
+pub(super) const CHANGE: &[Parameter] = &[
+    flag("enable", "It can be used; so if it is left out"),
+    count("expire", "Until when, in Unix seconds; 0 is for ever"),
+    text("comment", "One line for people"),
+    delete(DELETE_MAX),
+];
+pub(super) const USERID: Parameter = text("userid", "The user, as NAME@REALM").required();
+/// What names an API token.
+pub(super) const TOKEN_ID: &[Parameter] = &[
+    USERID,
+    text("token-name", "The name of the API token").required(),
+];
+pub(super) const PASSWORD: Parameter = text("password", "The new password");
+const VALUES: &[Member] = &[
+    maybe("enable", Shape::Flag),
+    maybe("expire", Shape::Integer),
+    maybe("comment", Shape::Text),
+];
+pub(super) const USER: Shape = Shape::Object(&[
+    &[
+        always("userid", Shape::Text),
+        maybe("tokens", Shape::List(&TOKEN)),
+    ],
+    VALUES,
+]);
+pub(super) const TOKEN: Shape = Shape::Object(&[&[always("tokenid", Shape::Text)], VALUES]);
+/// A new token, with its secret.
+pub(super) const NEW_TOKEN: Shape =
+    Shape::Object(&[&[always("tokenid", Shape::Text), always("value", Shape::Text)]]);
+/// A new secret, if one was asked for.
+pub(super) const NEW_SECRET: Shape = Shape::Either(&[
+    Shape::Null,
+    Shape::Object(&[&[always("secret", Shape::Text)]]),
+]);
 
 fn account(id_name: &str, id: &str, account: &Account) -> Value {
     let mut entry = json!({ id_name: id });
@@ -50,7 +90,7 @@ fn take_change(params: &mut Params) -> Result<AccountChange, ApiError> {
         expire: params.integer("expire", 0..=i64::MAX)?,
         comment: params.optional("comment")?,
     };
-    for name in params.list::<String>("delete", 8)? {
+    for name in params.list::<String>("delete", DELETE_MAX)? {
         match name.as_str() {
             "enable" => change.enable = Some(true),
             "expire" => change.expire = Some(0),

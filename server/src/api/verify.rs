@@ -7,12 +7,50 @@ use pbs_datastore::{BackupId, BackupTime, BackupType, GroupRef, NAMESPACE_DEPTH_
 
 use super::call::{Call, CallResult, data};
 use super::error::ApiError;
+use super::parameter::{Parameter, count, flag, ignored, integer, size};
 use super::rule::VERIFY;
 use super::target::{open, take_depth, take_namespace};
 use crate::config::{ByteCount, OUTDATED_AFTER_MAX, SAMPLE_MAX, unless_zero};
 use crate::daemon::Daemon;
 use crate::jobs::Scope;
 use crate::jobs::verify::{VerifyRequest, start};
+
+const fn days(name: &'static str, about: &'static str) -> Parameter {
+    integer(name, 0, OUTDATED_AFTER_MAX as i64, about)
+}
+
+/// What a verification passes over, and how much it reads: of a call and of a job.
+pub(super) const LIMITS: &[Parameter] = &[
+    flag(
+        "ignore-verified",
+        "Pass over what was verified and is not outdated",
+    ),
+    days(
+        "outdated-after",
+        "After how many days a verification counts no more",
+    ),
+    days(
+        "reread-after",
+        "After how many days a chunk that was found good is read again; 0 is always",
+    ),
+    size(
+        "bytes-max",
+        "How much of chunks is read at most; 0 for no limit",
+    ),
+    count(
+        "requests-max",
+        "How many chunks are read at most; 0 for no limit",
+    ),
+    integer(
+        "sample",
+        0,
+        SAMPLE_MAX as i64,
+        "How many of 100 chunks are read",
+    ),
+    // How many threads read and compute is this daemon's own matter.
+    ignored("read-threads"),
+    ignored("verify-threads"),
+];
 
 /// `POST …/verify`: one snapshot, one group, or all groups of a namespace and those below it, as far as the caller reaches.
 /// Answers the task's id. With `estimate` its log says what would be asked of the bucket, and that is all.
@@ -34,7 +72,6 @@ pub(crate) async fn verify(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let sample = params.integer("sample", 0..=SAMPLE_MAX as i64)?;
     let estimate = params.flag("estimate")?.unwrap_or(false);
     let depth = take_depth(params)?.unwrap_or(NAMESPACE_DEPTH_MAX);
-    // How many threads read and compute is this daemon's own matter.
     params.ignore(&["read-threads", "verify-threads"]);
     let opened = open(&daemon, &mut call, VERIFY, &namespace)?;
     let who = call.who()?.clone();

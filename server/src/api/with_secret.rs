@@ -8,10 +8,16 @@ use std::sync::Arc;
 
 use super::call::Call;
 use super::error::ApiError;
+use super::parameter::{DIGEST, Parameter, delete};
 use super::respond::blocking;
 use super::settings::{Settings, check_unset};
 use crate::config::{self, Secrets};
 use crate::daemon::Daemon;
+
+/// Most names that a change may take away.
+const DELETE_MAX: usize = 16;
+/// What a new element and a change have beside settings and secret.
+pub(super) const CHANGE: &[Parameter] = &[DIGEST, delete(DELETE_MAX)];
 
 /// A kind of such elements.
 pub(super) struct WithSecret {
@@ -61,7 +67,7 @@ impl WithSecret {
             digest: call.params.optional("digest")?,
             settings,
             secret,
-            unset: call.params.list::<String>("delete", 16)?,
+            unset: call.params.list::<String>("delete", DELETE_MAX)?,
         };
         check_unset(&change.settings, &change.unset, self.optional)?;
         Ok(change)

@@ -1,5 +1,8 @@
-//! `holdfast calls`: every call of the daemon, from the tables that it answers by, so that a test of all of them misses none.
+//! `holdfast openapi`: the REST API as an OpenAPI document. `holdfast calls`: every call of the daemon, from the tables that it answers by, so that a test of all of them misses none.
 
+use std::io::Write as _;
+
+use anyhow::Context as _;
 use serde_json::{Value, json};
 
 use crate::api;
@@ -41,6 +44,14 @@ fn rows() -> Vec<Value> {
         );
     }
     rows
+}
+
+/// Prints the document.
+pub(super) fn print_openapi() -> anyhow::Result<()> {
+    let text = format!("{}\n", serde_json::to_string_pretty(&api::document())?);
+    std::io::stdout()
+        .write_all(text.as_bytes())
+        .context("the document cannot be printed")
 }
 
 /// Prints them.

@@ -93,6 +93,8 @@ enum Command {
     Completions(pages::CompletionsArgs),
     /// Write man pages, one for each command.
     Man(pages::ManArgs),
+    /// Print the REST API of the daemon as an OpenAPI document; no daemon is needed.
+    Openapi,
     /// Serve a directory as an S3 bucket.
     #[command(name = "s3-server", hide = true)]
     S3Server(S3ServerArgs),
@@ -196,6 +198,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
             Command::S3Server(args) => args.run().await,
             Command::Completions(args) => args.run(),
             Command::Man(args) => args.run(),
+            Command::Openapi => calls::print_openapi(),
             Command::Calls => calls::print(),
         };
         match result {

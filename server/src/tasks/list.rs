@@ -6,6 +6,8 @@ use serde_json::json;
 use super::log::LogPage;
 use super::outcome::OutcomeKind;
 use super::{TaskInfo, Upid};
+use crate::api::parameter::{OF_STORE, Parameter, flag, integer, text, texts};
+use crate::api::shape::{Member, Shape, always, maybe};
 use crate::api::{ApiError, Params, Reply};
 use crate::auth::AuthId;
 
@@ -34,6 +36,84 @@ pub(crate) struct TaskFilter {
     pub(crate) limit: usize,
 }
 
+/// Most tasks that can be skipped or listed.
+const COUNT_MAX: i64 = i32::MAX as i64;
+/// Most outcomes of one filter.
+const OUTCOMES_MAX: usize = 16;
+
+/// The parameters that say which tasks are asked for.
+pub(crate) const TASK_FILTER: &[Parameter] = &[
+    flag("running", "Only tasks that run"),
+    flag("errors", "Only tasks that have failed"),
+    OF_STORE,
+    text(
+        "userfilter",
+        "Only tasks of this user or API token, or with this text in their id",
+    ),
+    integer(
+        "since",
+        i64::MIN,
+        i64::MAX,
+        "Only tasks started at this time or later, in Unix seconds",
+    ),
+    integer(
+        "until",
+        i64::MIN,
+        i64::MAX,
+        "Only tasks started at this time or earlier, in Unix seconds",
+    ),
+    text("typefilter", "Only tasks with this text in their type"),
+    texts(
+        "statusfilter",
+        OUTCOMES_MAX,
+        "Only tasks that ended so: `ok`, `warning`, `error`, `unknown`",
+    ),
+    integer("start", 0, COUNT_MAX, "How many to skip"),
+    integer(
+        "limit",
+        0,
+        COUNT_MAX,
+        "How many to list at most, 0 for all; 50 if it is left out",
+    ),
+];
+/// A task of the list.
+pub(crate) const LISTED_TASK: Shape = Shape::Object(&[&[
+    always("upid", Shape::Upid),
+    always("node", Shape::Text),
+    always("pid", Shape::Integer),
+    always("pstart", Shape::Integer),
+    always("starttime", Shape::Integer),
+    always("worker_type", Shape::Text),
+    maybe("worker_id", Shape::Text),
+    always("user", Shape::Text),
+    maybe("endtime", Shape::Integer),
+    maybe("status", Shape::Text),
+]]);
+/// How a task stands.
+pub(crate) const TASK_STATUS: Shape = Shape::Object(&[&[
+    always("upid", Shape::Upid),
+    always("node", Shape::Text),
+    always("pid", Shape::Integer),
+    always("pstart", Shape::Integer),
+    always("starttime", Shape::Integer),
+    always("type", Shape::Text),
+    always("id", Shape::Text),
+    always("user", Shape::Text),
+    always("status", Shape::Text),
+    maybe("tokenid", Shape::Text),
+    maybe("endtime", Shape::Integer),
+    maybe("exitstatus", Shape::Text),
+]]);
+/// A line of a log.
+pub(crate) const LOG_LINE: Shape =
+    Shape::Object(&[&[always("n", Shape::Integer), always("t", Shape::Text)]]);
+/// What stands beside the lines.
+pub(crate) const BESIDE_LOG: &[Member] = &[
+    always("success", Shape::Integer),
+    always("total", Shape::Integer),
+    maybe("active", Shape::Flag),
+];
+
 impl TaskFilter {
     /// Everything.
     #[cfg(test)]
@@ -44,7 +124,7 @@ impl TaskFilter {
     /// Takes the filter out of a request's parameters.
     pub(crate) fn take(params: &mut Params) -> Result<Self, ApiError> {
         let count = |value: Option<i64>, default| value.map_or(default, |value| value as usize);
-        let bounds = 0..=i64::from(i32::MAX);
+        let bounds = 0..=COUNT_MAX;
         Ok(Self {
             running: params.flag("running")?.unwrap_or(false),
             errors: params.flag("errors")?.unwrap_or(false),
@@ -53,7 +133,7 @@ impl TaskFilter {
             since: params.integer("since", i64::MIN..=i64::MAX)?,
             until: params.integer("until", i64::MIN..=i64::MAX)?,
             kind: params.optional("typefilter")?,
-            outcomes: params.list("statusfilter", 16)?,
+            outcomes: params.list("statusfilter", OUTCOMES_MAX)?,
             start: count(params.integer("start", bounds.clone())?, 0),
             limit: count(params.integer("limit", bounds)?, 50),
         })

@@ -28,7 +28,10 @@ pub(crate) use self::index::read_index;
 pub(crate) use self::{
     handle::{AbortSignal, Task, TaskLogger},
     index::FINISHED_MAX,
-    list::{TaskFilter, download_name, list_reply, log_reply, status_reply},
+    list::{
+        BESIDE_LOG, LISTED_TASK, LOG_LINE, TASK_FILTER, TASK_STATUS, TaskFilter, download_name,
+        list_reply, log_reply, status_reply,
+    },
     log::LogPage,
     outcome::{Outcome, OutcomeKind},
     registry::{ACTIVE_MAX, TaskError, TaskRegistry, TaskStart},

@@ -51,6 +51,22 @@ fn accounts(daemon: &Daemon, python: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// Runs the tests of these files on these datastores; all must pass, and none be skipped.
+fn run_tests(daemon: &Daemon, files: &[&str], stores: &str) -> Result<()> {
+    let mut python = Python::get()?.command(&["-m", "pytest", "-q", "--tb=short"]);
+    python.args(["-p", "no:cacheprovider", "--strict-markers"]);
+    python.args(files);
+    accounts(daemon, &mut python)?;
+    python.env("HOLDFAST_STORE", stores);
+    let output = run(&mut python, b"", TIME_MAX)?;
+    let text = output.text();
+    let summary = text.lines().last().unwrap_or_default().to_owned();
+    ensure!(output.code == Some(0), "{output}");
+    ensure!(!summary.contains("skipped"), "{summary}: {text}");
+    say(&format!("independent client: {summary}"));
+    Ok(())
+}
+
 #[test]
 fn the_independent_client_agrees_with_itself_and_with_the_recordings() -> Result<()> {
     let mut python = Python::get()?.command(&["-m", "pytest", "-q", "--tb=short"]);
@@ -87,18 +103,16 @@ fn the_independent_client_passes_on_every_kind_of_datastore() -> Result<()> {
         daemon.add_directory_store("dir", &[])?;
         daemon.add_s3_store("embedded", "emb", &[])?;
         daemon.add_s3_store("moto", "moto", &[])?;
-        let mut python = Python::get()?.command(&["-m", "pytest", "-q", "--tb=short"]);
-        python.args(["-p", "no:cacheprovider", "--strict-markers"]);
-        python.args(FILES);
-        accounts(&daemon, &mut python)?;
-        python.env("HOLDFAST_STORE", "dir,emb,moto");
-        let output = run(&mut python, b"", TIME_MAX)?;
-        let text = output.text();
-        let summary = text.lines().last().unwrap_or_default().to_owned();
-        ensure!(output.code == Some(0), "{output}");
-        ensure!(!summary.contains("skipped"), "{summary}: {text}");
-        say(&format!("independent client: {summary}"));
-        Ok(())
+        run_tests(&daemon, &FILES, "dir,emb,moto")
     });
+    daemon.stop()
+}
+
+#[test]
+fn every_call_is_as_the_openapi_document_has_it() -> Result<()> {
+    let daemon = Daemon::set_up(&[])?;
+    daemon.start()?;
+    // It makes a datastore of its own.
+    daemon.explain(|| run_tests(&daemon, &["test_contract.py"], ""));
     daemon.stop()
 }

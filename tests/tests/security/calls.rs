@@ -284,6 +284,7 @@ const FIRST: &[Row] = &[
 const LAST: &[Row] = &[
     rest("GET", "/api2/json/version", NONE, Known, 200),
     rest("GET", "/api2/json/metrics", NONE, Filtered, 200),
+    rest("GET", "/api2/json/openapi", NONE, Known, 200),
     rest("GET", "/api2/json/nodes", NONE, Known, 200),
     rest("GET", "/api2/json/nodes/{node}/identity", NODE, Known, 200),
     rest("GET", "/api2/json/nodes/{node}/tasks", NODE, Filtered, 200),

@@ -2,13 +2,19 @@
 
 use serde_json::Value;
 
+use super::RUN;
 use super::entry::entry;
 use super::rights::{self, Extent};
 use crate::api::call::Call;
 use crate::api::error::ApiError;
+use crate::api::parameter::{
+    KEEP, MAX_DEPTH, NS, Parameter, count, flag, ignored, size, text, texts, word,
+};
 use crate::api::settings::Settings;
+use crate::api::shape::{Member, Shape, always};
+use crate::api::verify::LIMITS;
 use crate::auth::Principal;
-use crate::config::Config;
+use crate::config::{Config, SyncDirection};
 use crate::daemon::Daemon;
 use crate::jobs::{JobKey, JobKind};
 
@@ -20,17 +26,32 @@ pub(super) struct Section {
     pub(super) kind: JobKind,
     /// `/config/KIND`, `/config/KIND/{id}`, `/admin/KIND`, `/admin/KIND/{id}/run`.
     pub(super) paths: [&'static str; 4],
-    texts: &'static [&'static str],
-    lists: &'static [&'static str],
-    numbers: &'static [&'static str],
-    sizes: &'static [&'static str],
-    flags: &'static [&'static str],
-    /// Known elsewhere, and the daemon's own matter here.
-    ignored: &'static [&'static str],
+    /// All settings of a job.
+    pub(super) settings: &'static [&'static [Parameter]],
+    /// A job as it is configured.
+    pub(super) entry: Shape,
+    /// The same with how it stands.
+    pub(super) state: Shape,
 }
 
 /// All of them.
 pub(super) static ALL: &[Section] = &[PRUNE, VERIFY, SYNC];
+
+const ID: &[Member] = &[always("id", Shape::Text)];
+
+/// What all kinds have, but for the namespace.
+const JOB: &[Parameter] = &[
+    STORE_HERE,
+    NS,
+    MAX_DEPTH,
+    text(
+        "schedule",
+        "When it runs by itself, a calendar event; never if it is left out",
+    ),
+    count("jitter-seconds", "How many seconds later it may run"),
+    flag("disable", "It does not run by itself"),
+    text("comment", "One line for people"),
+];
 
 const PRUNE: Section = Section {
     kind: JobKind::Prune,
@@ -40,21 +61,9 @@ const PRUNE: Section = Section {
         "admin/prune",
         "admin/prune/{id}/run",
     ],
-    texts: &["store", "ns", "schedule", "comment"],
-    lists: &[],
-    numbers: &[
-        "max-depth",
-        "jitter-seconds",
-        "keep-last",
-        "keep-hourly",
-        "keep-daily",
-        "keep-weekly",
-        "keep-monthly",
-        "keep-yearly",
-    ],
-    sizes: &[],
-    flags: &["disable"],
-    ignored: &[],
+    settings: &[JOB, KEEP],
+    entry: Shape::Section(&[JOB, KEEP], &[ID]),
+    state: Shape::Section(&[JOB, KEEP], &[ID, RUN]),
 };
 
 const VERIFY: Section = Section {
@@ -65,19 +74,9 @@ const VERIFY: Section = Section {
         "admin/verify",
         "admin/verify/{id}/run",
     ],
-    texts: &["store", "ns", "schedule", "comment"],
-    lists: &[],
-    numbers: &[
-        "max-depth",
-        "jitter-seconds",
-        "outdated-after",
-        "reread-after",
-        "requests-max",
-        "sample",
-    ],
-    sizes: &["bytes-max"],
-    flags: &["disable", "ignore-verified"],
-    ignored: &["read-threads", "verify-threads"],
+    settings: &[JOB, LIMITS],
+    entry: Shape::Section(&[JOB, LIMITS], &[ID]),
+    state: Shape::Section(&[JOB, LIMITS], &[ID, RUN]),
 };
 
 const SYNC: Section = Section {
@@ -88,53 +87,74 @@ const SYNC: Section = Section {
         "admin/sync",
         "admin/sync/{id}/run",
     ],
-    texts: &[
-        "store",
-        "ns",
-        "schedule",
-        "comment",
-        "owner",
-        "remote",
-        "remote-store",
-        "remote-ns",
-        "sync-direction",
-    ],
-    lists: SYNC_LISTS,
-    numbers: &[
-        "max-depth",
-        "jitter-seconds",
-        "transfer-last",
-        "worker-threads",
-    ],
-    sizes: SYNC_SIZES,
-    flags: &[
-        "disable",
-        "remove-vanished",
-        "resync-corrupt",
-        "encrypted-only",
-        "verified-only",
-    ],
-    ignored: &["run-on-mount", "unmount-on-done"],
+    settings: SYNC_SETTINGS,
+    entry: Shape::Section(SYNC_SETTINGS, &[ID]),
+    state: Shape::Section(SYNC_SETTINGS, &[ID, RUN]),
 };
 
-const SYNC_LISTS: &[&str] = &["group-filter"];
-const SYNC_SIZES: &[&str] = &["rate-in", "burst-in", "rate-out", "burst-out"];
+const SYNC_SETTINGS: &[&[Parameter]] = &[
+    JOB,
+    &[
+        text(
+            "owner",
+            "Whose groups are written, and whose new ones become",
+        ),
+        word("sync-direction", directions, "Which way snapshots go"),
+        ignored("run-on-mount"),
+        ignored("unmount-on-done"),
+    ],
+    COPY,
+];
 
-/// Takes the settings of a sync that is no job: what a job has but for when it runs, and which way.
-pub(in crate::api) fn take_sync(call: &mut Call) -> Result<Settings, ApiError> {
-    let mut settings = Settings::default();
-    let params = &mut call.params;
-    settings.take_texts(
-        params,
-        &["store", "ns", "remote", "remote-store", "remote-ns"],
-    )?;
-    settings.take_lists(params, SYNC_LISTS, LIST_MAX)?;
-    settings.take_numbers(params, &["max-depth", "transfer-last", "worker-threads"])?;
-    settings.take_sizes(params, SYNC_SIZES)?;
-    for flag in SYNC.flags.iter().filter(|flag| **flag != "disable") {
-        settings.take_flag(params, flag)?;
-    }
-    Ok(settings)
+/// What is copied, and how: what a sync that is no job has too.
+pub(in crate::api) const COPY: &[Parameter] = &[
+    text(
+        "remote",
+        "The other server; this daemon itself if it is left out",
+    ),
+    text("remote-store", "The datastore there"),
+    text(
+        "remote-ns",
+        "The namespace there; the root if it is left out",
+    ),
+    texts(
+        "group-filter",
+        LIST_MAX,
+        "Which groups, such as `type:vm`, `exclude:group:vm/100`, `regex:^host/web`",
+    ),
+    count(
+        "transfer-last",
+        "Only so many of the newest snapshots of each group",
+    ),
+    count("worker-threads", "How many groups side by side"),
+    size(
+        "rate-in",
+        "Bytes per second from the remote at most; 0 for no limit",
+    ),
+    size("burst-in", "How many bytes may come at once after a pause"),
+    size(
+        "rate-out",
+        "Bytes per second to the remote at most; 0 for no limit",
+    ),
+    size("burst-out", "How many bytes may go at once after a pause"),
+    flag("remove-vanished", "Remove what is gone where it came from"),
+    flag("resync-corrupt", "Bring again what failed its verification"),
+    flag("encrypted-only", "Only snapshots that are all encrypted"),
+    flag(
+        "verified-only",
+        "Only snapshots that were verified and found good",
+    ),
+];
+
+/// Of what here, for a sync that is no job: it has all of a job's settings but for when it runs, and which way.
+pub(in crate::api) const HERE: &[Parameter] = &[STORE_HERE, NS, MAX_DEPTH];
+
+const STORE_HERE: Parameter = text("store", "The datastore here");
+
+fn directions() -> Vec<&'static str> {
+    [SyncDirection::Pull, SyncDirection::Push]
+        .map(SyncDirection::name)
+        .to_vec()
 }
 
 impl Section {
@@ -146,25 +166,8 @@ impl Section {
         ApiError::bad_request(format!("there is no {}", JobKey::new(self.kind, id)))
     }
 
-    /// Every setting that a change may name.
-    pub(super) fn properties(&self) -> impl Iterator<Item = &'static str> {
-        [self.texts, self.lists, self.numbers, self.sizes, self.flags]
-            .into_iter()
-            .flatten()
-            .copied()
-    }
-
     pub(super) fn take(&self, call: &mut Call) -> Result<Settings, ApiError> {
-        let mut settings = Settings::default();
-        call.params.ignore(self.ignored);
-        settings.take_texts(&mut call.params, self.texts)?;
-        settings.take_lists(&mut call.params, self.lists, LIST_MAX)?;
-        settings.take_numbers(&mut call.params, self.numbers)?;
-        settings.take_sizes(&mut call.params, self.sizes)?;
-        for flag in self.flags {
-            settings.take_flag(&mut call.params, flag)?;
-        }
-        Ok(settings)
+        Settings::take(&mut call.params, self.settings)
     }
 
     /// A job as it is configured.

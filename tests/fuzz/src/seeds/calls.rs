@@ -72,6 +72,7 @@ fn rest() -> Seeds {
         "config/remote/far/scan/one/namespaces",
         "status/datastore-usage",
         "metrics",
+        "openapi",
         "",
         "admin",
         "access",
