@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use holdfast_tests::content;
 use holdfast_tests::daemon::Daemon;
 use holdfast_tests::process::{Output, wait_for};
-use holdfast_tests::s3_server::{EmbeddedS3, S3Server as _};
+use holdfast_tests::s3_server::{EmbeddedS3, S3Server as _, Since};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -112,6 +112,74 @@ fn keys_of_a_bucket_are_changed_while_the_daemon_runs() -> Result<()> {
         );
         Ok(())
     });
+    daemon.stop()
+}
+
+/// The number before `what` in the line of a task's log that begins, after its time, with `begin`.
+fn told(log: &str, begin: &str, what: &str) -> Result<usize> {
+    let line = log.lines().find(|line| line.contains(begin));
+    let line = line.with_context(|| format!("no '{begin}' in {log}"))?;
+    let before = line.split(what).next().context("the number")?;
+    let number = before.split_whitespace().next_back().context("a number")?;
+    number.parse().with_context(|| line.to_owned())
+}
+
+fn priced_tasks(daemon: &Daemon, server: &EmbeddedS3) -> Result<()> {
+    back_up(daemon, 1, 5 << 20)?.success()?;
+    manage(
+        daemon,
+        &[
+            "s3",
+            "update",
+            "embedded",
+            "--price-currency",
+            "EUR",
+            "--price-reads",
+            "1000000",
+            "--price-gib-month",
+            "1024",
+        ],
+    )?;
+    let begin = "to be asked of the bucket of 'store'";
+    let client = |arguments: &[&str]| -> Result<String> {
+        Ok(daemon.client("store", arguments)?.success()?.text())
+    };
+    let since = Since::now(server)?;
+    let estimate = client(&["verify", "--all", "--estimate"])?;
+    ensure!(since.seen()?.0.is_empty(), "an estimate costs nothing");
+    ensure!(told(&estimate, begin, " that read")? > 0, "{estimate}");
+
+    let verified = client(&["verify", "--all"])?;
+    let seen = since.seen()?;
+    let read = seen.of("GetObject") + seen.of("HeadObject");
+    ensure!(read > 0, "{:?}", seen.by_operation());
+    ensure!(told(&verified, "asked of the bucket of 'store': ", " that read")? == read);
+    // A read costs one.
+    ensure!(verified.contains(&format!("; {read}.00 EUR")), "{verified}");
+
+    let estimate = client(&["gc", "start", "--estimate"])?;
+    ensure!(
+        told(&estimate, begin, " requests that store or list")? > 0,
+        "{estimate}"
+    );
+    ensure!(!estimate.contains("marked"), "{estimate}");
+    let cost = &status(daemon)?["cost"];
+    ensure!(cost["currency"] == "EUR", "{cost}");
+    let month = cost["storage-month"].as_str().context("a price")?;
+    ensure!(month.starts_with("5."), "{cost}");
+    let bad = daemon.manage(&["s3", "update", "embedded", "--price-reads", "cheap"])?;
+    ensure!(bad.expect_code(1)?.to_string().contains("is no price"));
+    Ok(())
+}
+
+#[test]
+fn tasks_say_what_they_will_ask_for_and_what_they_did() -> Result<()> {
+    let server = EmbeddedS3::start()?;
+    let daemon = Daemon::set_up(&[])?;
+    daemon.add_s3("embedded", &server.access(), &[])?;
+    daemon.add_s3_store("embedded", "store", &[])?;
+    daemon.start()?;
+    daemon.explain(|| priced_tasks(&daemon, &server));
     daemon.stop()
 }
 
