@@ -2,7 +2,9 @@
 //! be broken. This is our own, other servers have no such call.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use jiff::Timestamp;
 use pbs_datastore::Namespace;
 use serde_json::{Value, json};
 
@@ -30,6 +32,7 @@ pub(super) const ENTRY: Shape = Shape::Object(&[&[
     always("bytes-received", Shape::Integer),
     always("bytes-sent", Shape::Integer),
     always("idle-seconds", Shape::Integer),
+    always("holds-cutoff", Shape::Flag),
 ]]);
 /// How many sessions read and write.
 pub(super) const OPERATIONS: Shape = Shape::Object(&[&[
@@ -37,7 +40,15 @@ pub(super) const OPERATIONS: Shape = Shape::Object(&[&[
     always("write", Shape::Integer),
 ]]);
 
-fn entry(report: &SessionReport) -> Value {
+/// The session that keeps chunks from being collected which are old enough otherwise: the oldest that writes, once it is older than they have to be.
+fn holder(sessions: &[&SessionReport], by_age: Timestamp) -> Option<u64> {
+    let writers = sessions.iter().map(|one| (one, &one.subject));
+    let writers = writers.filter(|(_, subject)| subject.kind != SessionKind::Reader);
+    let oldest = writers.min_by_key(|(_, subject)| subject.started)?;
+    (oldest.1.started < by_age).then_some(oldest.0.id)
+}
+
+fn entry(report: &SessionReport, holder: Option<u64>) -> Value {
     let subject = &report.subject;
     let group = &subject.snapshot.group;
     json!({
@@ -55,6 +66,7 @@ fn entry(report: &SessionReport) -> Value {
         "bytes-received": report.bytes_received,
         "bytes-sent": report.bytes_sent,
         "idle-seconds": report.idle.as_secs(),
+        "holds-cutoff": holder == Some(report.id),
     })
 }
 
@@ -75,8 +87,17 @@ pub(crate) async fn list(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let Opened { store, .. } = open(&daemon, &mut call, AUDIT, &Namespace::root())?;
     call.params.finish()?;
     let all = daemon.sessions.list();
-    let of_store = all.iter().filter(|one| one.subject.store == *store.name());
-    let list: Vec<Value> = of_store.map(entry).collect();
+    let here = all.iter().filter(|one| one.subject.store == *store.name());
+    let here: Vec<&SessionReport> = here.collect();
+    let config = daemon.config.read();
+    let settings = config.datastores.get(store.name().as_str());
+    let minutes = settings.map_or(0, |settings| settings.gc_atime_cutoff_minutes);
+    let by_age = daemon
+        .env
+        .now()
+        .saturating_sub(Duration::from_mins(minutes));
+    let holder = holder(&here, by_age.unwrap_or(Timestamp::MIN));
+    let list: Vec<Value> = here.iter().map(|one| entry(one, holder)).collect();
     data(&list)
 }
 

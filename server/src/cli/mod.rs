@@ -14,6 +14,7 @@ mod password;
 mod remote;
 mod s3;
 pub(crate) mod serve;
+mod session;
 mod setup;
 mod sync;
 #[cfg(test)]
@@ -73,6 +74,9 @@ enum Command {
     /// Add, list, change, remove and try out who is told how tasks end.
     #[command(subcommand)]
     Notify(notify::NotifyCommand),
+    /// List and end the sessions that read or write snapshots.
+    #[command(subcommand)]
+    Session(session::SessionCommand),
     /// Add, list, remove and check S3 servers.
     #[command(subcommand)]
     S3(s3::S3Command),
@@ -190,6 +194,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
             Command::Push(args) => return watched(async |p| args.run("push", p).await).await,
             Command::Remote(command) => command.run().await,
             Command::Notify(command) => command.run().await,
+            Command::Session(command) => command.run().await,
             Command::S3(command) => command.run().await,
             Command::User(command) => command.run().await,
             Command::Token(command) => command.run().await,

@@ -27,6 +27,9 @@ fn week(time: i64) -> i64 {
     (day(time) + 3).div_euclid(7)
 }
 
+/// The number of the period that a time is in.
+type Period = fn(i64) -> i64;
+
 /// The times of what stays.
 pub(crate) fn kept(all: &[Entry], keep: &KeepOptions) -> BTreeSet<i64> {
     let newest = all.iter().map(|entry| entry.time).max();
@@ -44,7 +47,7 @@ pub(crate) fn kept(all: &[Entry], keep: &KeepOptions) -> BTreeSet<i64> {
     for _ in 0..keep.last.unwrap_or(0) {
         by_rules.extend(undecided.pop_last());
     }
-    let rules: [(Option<u64>, fn(i64) -> i64); 2] = [(keep.daily, day), (keep.weekly, week)];
+    let rules = [(keep.daily, day as Period), (keep.weekly, week as Period)];
     for (count, period) in rules {
         let taken: BTreeSet<i64> = by_rules.iter().map(|time| period(*time)).collect();
         let mut free: BTreeMap<i64, Vec<i64>> = BTreeMap::new();

@@ -112,7 +112,7 @@ impl Pair {
             let (evening, noon) = (DAY * day as u32 + EVENING, DAY / 2);
             tokio::time::sleep_until(began + evening).await;
             history.note(&format!("night {day}"));
-            let night = tokio::time::timeout(DAY - noon, self.night(day)).await;
+            let night = tokio::time::timeout(noon, self.night(day)).await;
             if night.is_err() {
                 self.sides[0].violation(&format!("night {day} does not end"));
             }
