@@ -31,8 +31,8 @@ pub(crate) struct Returns {
     data: Option<Shape>,
     /// Members beside `data`.
     beside: &'static [Member],
-    /// The content type of an answer that is no JSON with `data`.
-    pub(crate) plain: Option<&'static str>,
+    /// The content types of an answer that is no JSON with `data`.
+    pub(crate) plain: &'static [&'static str],
 }
 
 /// `data` of this shape.
@@ -40,7 +40,7 @@ pub(crate) const fn data(shape: Shape) -> Returns {
     Returns {
         data: Some(shape),
         beside: &[],
-        plain: None,
+        plain: &[],
     }
 }
 
@@ -56,12 +56,12 @@ pub(crate) const fn configured(shape: Shape) -> Returns {
 
 const DIGEST: &[Member] = &[always("digest", Shape::Text)];
 
-/// A text of this type.
-pub(crate) const fn plain(content_type: &'static str) -> Returns {
+/// A text of one of these types.
+pub(crate) const fn plain(content_types: &'static [&'static str]) -> Returns {
     Returns {
         data: None,
         beside: &[],
-        plain: Some(content_type),
+        plain: content_types,
     }
 }
 
@@ -72,9 +72,9 @@ impl Returns {
         self
     }
 
-    /// The same, or a text of this type.
-    pub(crate) const fn or_plain(mut self, content_type: &'static str) -> Self {
-        self.plain = Some(content_type);
+    /// The same, or a text of one of these types.
+    pub(crate) const fn or_plain(mut self, content_types: &'static [&'static str]) -> Self {
+        self.plain = content_types;
         self
     }
 
@@ -128,7 +128,8 @@ impl Declared {
             Answer::Plain { content_type, .. } => content_type,
             Answer::Text { .. } => Answer::TEXT,
         };
-        assert_eq!(self.returns.plain, Some(content_type), "{self:?}");
+        let declared = self.returns.plain.contains(&content_type);
+        assert!(declared, "undeclared {content_type}: {self:?}");
     }
 }
 

@@ -25,7 +25,9 @@ use crate::stores::StoreState;
 const OPENMETRICS: &str = "application/openmetrics-text";
 const OPENMETRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 /// What it is otherwise.
-pub(super) const TEXT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+const TEXT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// Both.
+pub(super) const CONTENT_TYPES: &[&str] = &[OPENMETRICS_TYPE, TEXT_TYPE];
 
 type Labels = Vec<(&'static str, String)>;
 type Gauges = Family<Labels, Gauge<f64, AtomicU64>>;

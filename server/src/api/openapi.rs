@@ -240,8 +240,8 @@ fn success(returns: &Returns) -> Value {
         let schema = json!({ "schema": object_schema(&members) });
         content.insert("application/json".to_owned(), schema);
     }
-    if let Some(content_type) = returns.plain {
-        content.insert(content_type.to_owned(), json!({}));
+    for content_type in returns.plain {
+        content.insert((*content_type).to_owned(), json!({}));
     }
     json!({ "description": "Done.", "content": content })
 }
