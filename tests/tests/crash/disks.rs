@@ -58,6 +58,9 @@ fn comes_back(daemon: &Daemon, id: &str, image: &Image) -> Result<()> {
     content::compare_files(&image.path, &target)
 }
 
+/// Pauses of the cache until a few chunks, of which there are more than four times as many, were read and written.
+const PAUSES_MAX: usize = 5;
+
 /// It failed, for this reason, in one sentence.
 fn is_refused(output: Output, why: &str) -> Result<()> {
     let told = output.expect_code(1)?;
@@ -114,9 +117,11 @@ fn a_cache_disk_that_is_full_costs_cache_hits_only() -> Result<()> {
         back_up(daemon, &two, "two")?.success()?;
         comes_back(daemon, "one", &one)?;
         comes_back(daemon, "two", &two)?;
+        // On a slow machine a pause may end, and the next begin.
+        let said = logged(daemon, "caching pauses");
         ensure!(
-            logged(daemon, "caching pauses") == 1,
-            "one sentence, and not one for every chunk"
+            (1..=PAUSES_MAX).contains(&said),
+            "a sentence for each pause, and not one for every chunk: {said}"
         );
         ensure!(cached(&site)? < 20 << 20);
         let (told, status) = site.collect()?;
