@@ -19,10 +19,11 @@ pub fn python_dir() -> PathBuf {
 /// The build directory that this test process was built into.
 pub fn target_dir() -> Result<PathBuf> {
     let program = std::env::current_exe().context("the test program does not know where it is")?;
-    // <target>/<profile>/deps/<test>, or <target>/<profile>/<program>
+    // <target>/<profile>/deps/<test>, or <target>/<profile>/<program>. Cargo notes there what it knows of its compiler;
+    // its CACHEDIR.TAG it writes only into a directory that it made itself.
     let target = program
         .ancestors()
-        .find(|dir| dir.join("CACHEDIR.TAG").is_file())
+        .find(|dir| dir.join(".rustc_info.json").is_file())
         .with_context(|| {
             format!(
                 "'{}' does not lie in a build directory of cargo",
