@@ -17,6 +17,7 @@ use crate::snapshots::Lock;
 use crate::{
     ArchiveKind, ArchiveName, AuthId, BackupTime, ChunkUploadStats, DataBlob, Datastore, Digest,
     Error, Index, Namespace, Result, SessionId, SessionState, Snapshot, SnapshotRef, WriterSession,
+    writer_label,
 };
 
 /// How long the end of a session waits for its cleanup.
@@ -93,7 +94,7 @@ impl Backup {
         let session = Arc::new(
             datastore
                 .sessions()
-                .open(format!("{id} by {}", request.author)),
+                .open(writer_label(&id, &request.author)),
         );
         let writer = datastore
             .snapshots()

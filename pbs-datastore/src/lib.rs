@@ -98,6 +98,7 @@ pub use safe_id::{
 pub use seal::SnapshotWriter;
 pub use session::{
     Lease, SessionEnded, SessionId, SessionInfo, SessionState, Sessions, Told, WriterSession,
+    writer_label,
 };
 pub use snapshot::{BackupGroup, BackupTime, BackupType, Snapshot};
 pub use snapshots::{

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 #[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
-use crate::{Digest, Env};
+use crate::{Digest, Env, SnapshotRef};
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -98,6 +98,11 @@ pub struct SessionInfo {
     pub state: SessionState,
     /// How many chunks it was told about.
     pub chunks: usize,
+}
+
+/// The label of who writes a snapshot: `author`, and for a sync that it is one.
+pub fn writer_label(snapshot: &SnapshotRef, author: &impl fmt::Display) -> String {
+    format!("{snapshot} by {author}")
 }
 
 /// All sessions of one datastore.

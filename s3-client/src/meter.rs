@@ -8,9 +8,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -189,23 +188,36 @@ impl Meter {
 
 /// What some piece of work has asked of each bucket.
 #[derive(Debug, Default)]
-pub struct Tally(Mutex<Vec<(Arc<Meter>, Arc<Meter>)>>);
+pub struct Tally(Mutex<Buckets>);
+
+/// The counters of each bucket, and beside them those of the work.
+type Buckets = Vec<(Arc<Meter>, Arc<Meter>)>;
 
 impl Tally {
     /// What was asked of the bucket whose own counters are `meter`.
     pub fn of(&self, meter: &Arc<Meter>) -> MeterSnapshot {
-        self.counters(meter).snapshot()
+        let known = known(&self.lock(), meter).cloned();
+        known.map_or_else(MeterSnapshot::default, |counters| counters.snapshot())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Buckets> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn counters(&self, bucket: &Arc<Meter>) -> Arc<Meter> {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, counters)) = all.iter().find(|(known, _)| Arc::ptr_eq(known, bucket)) {
+        let mut all = self.lock();
+        if let Some(counters) = known(&all, bucket) {
             return Arc::clone(counters);
         }
         let counters = Arc::<Meter>::default();
         all.push((Arc::clone(bucket), Arc::clone(&counters)));
         counters
     }
+}
+
+fn known<'a>(all: &'a Buckets, bucket: &Arc<Meter>) -> Option<&'a Arc<Meter>> {
+    let found = all.iter().find(|(known, _)| Arc::ptr_eq(known, bucket));
+    found.map(|(_, counters)| counters)
 }
 
 tokio::task_local! {

@@ -1,6 +1,6 @@
 //! What requests and bytes cost by the price list of an S3 endpoint.
 //!
-//! An estimate: what a provider rounds, gives for nothing or asks beyond that is not in it. Deletes cost nothing anywhere.
+//! An estimate: what a provider rounds, gives for nothing or asks beyond that is not in it. Deletes are taken to cost nothing.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +13,7 @@ use crate::client::output::bytes;
 use crate::config::S3Endpoint;
 
 /// An amount of money in millionths of the unit of its currency.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd)]
 pub(crate) struct Price(pub(crate) u64);
 
 /// Decimals of an amount.
@@ -47,7 +47,7 @@ impl FromStr for Price {
 }
 
 impl fmt::Display for Price {
-    /// With two decimals, and more of them only below one.
+    /// With two decimals, and more of them where they are not zero.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (whole, part) = (self.0 / UNIT, self.0 % UNIT);
         let part = format!("{part:06}");
@@ -98,8 +98,7 @@ impl<'de> Deserialize<'de> for Price {
 }
 
 /// What is asked of a bucket, as providers bill it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Demand {
     /// Requests that store, copy or list.
     pub(crate) writes: u64,

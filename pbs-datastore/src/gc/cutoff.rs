@@ -26,8 +26,8 @@ pub(crate) struct Cutoff {
     pub(crate) start: Timestamp,
     /// Marks older than this protect nothing.
     pub(crate) time: Timestamp,
-    /// The oldest open writer, if it decided.
-    pub(crate) held_back_by: Option<String>,
+    /// The oldest open writer, if it decided: label and start.
+    pub(crate) held_back_by: Option<(String, Timestamp)>,
 }
 
 impl Cutoff {
@@ -59,7 +59,7 @@ impl Cutoff {
             granularity.max(MARGIN_MIN)
         };
         let (bound, held_back_by) = match oldest {
-            Some((label, since)) if since < by_age => (since, Some(label)),
+            Some(oldest) if oldest.1 < by_age => (oldest.1, Some(oldest)),
             _ => (by_age, None),
         };
         Self {

@@ -218,8 +218,11 @@ impl Collector {
             "starting garbage collection; unused chunks older than {} are removed",
             cutoff.time
         ));
-        if let Some(label) = &cutoff.held_back_by {
-            job.log(format!("the running session {label} holds that time back"));
+        let held_back_by = cutoff.held_back_by.clone();
+        if let Some((label, since)) = &held_back_by {
+            job.log(format!(
+                "the session {label}, which runs since {since}, holds that time back"
+            ));
         }
         let marked = self.mark(job).await?;
         Step::GcMarked.passed();
@@ -232,7 +235,8 @@ impl Collector {
             index_file_count: marked.stats.index_files,
             cache_stats: Some(marked.cache),
             index_data_bytes: marked.stats.index_bytes,
-            held_back_by: cutoff.held_back_by.clone(),
+            held_back_since: held_back_by.as_ref().map(|(_, since)| since.as_second()),
+            held_back_by: held_back_by.map(|(label, _)| label),
             ..GcStatus::default()
         };
         let missing = self

@@ -54,6 +54,9 @@ pub struct GcStatus {
     /// Who held the cutoff back.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held_back_by: Option<String>,
+    /// Since when that writer writes, in Unix seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held_back_since: Option<i64>,
     /// S3 requests by kind.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub requests: BTreeMap<String, u64>,

@@ -60,6 +60,8 @@ async fn an_open_session_holds_the_cutoff_back() {
         "a chunk of an open session was deleted"
     );
     assert_eq!(status.held_back_by.as_deref(), Some("slow"));
+    let since = session.started().as_second();
+    assert_eq!(status.held_back_since, Some(since));
     assert_eq!(status.pending_chunks, 1);
 }
 

@@ -19,7 +19,7 @@ use crate::seal::SnapshotWriter;
 use crate::{
     ArchiveKind, ArchiveName, AuthId, BackupTime, DataBlob, Datastore, DeleteOptions, DeleteStats,
     Error, GroupRef, Index, JobContext, Manifest, ManifestFile, Namespace, Result, SnapshotRef,
-    SnapshotState, VerifyState, WriterSession,
+    SnapshotState, VerifyState, WriterSession, writer_label,
 };
 
 /// How long the end of a copy that failed is waited for, so that the next attempt finds its place free.
@@ -297,7 +297,8 @@ impl DatastoreTarget {
 
     fn session(&self, id: &SnapshotRef) -> Arc<WriterSession> {
         let sessions = self.datastore.sessions();
-        Arc::new(sessions.open(format!("{id} by a sync for {}", self.owner)))
+        let author = format_args!("a sync for {}", self.owner);
+        Arc::new(sessions.open(writer_label(id, &author)))
     }
 
     /// After an unclean stop, waits until snapshots of this age may be written again.

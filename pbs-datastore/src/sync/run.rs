@@ -163,12 +163,17 @@ impl Run<'_> {
                 }
             }
         }
-        if self.options.remove_vanished && !self.options.estimate {
+        if self.removes() {
             let mut gone = there;
             gone.retain(|namespace| !mapped.contains(namespace) && namespace != anchor);
             self.remove_vanished(vanished, gone).await?;
         }
         Ok(())
+    }
+
+    /// Whether what vanished is removed.
+    fn removes(&self) -> bool {
+        self.options.remove_vanished && !self.options.estimate
     }
 
     /// Steps 1 and 2 for one namespace; answers the target's groups that the source does not have.
@@ -260,7 +265,7 @@ impl Run<'_> {
             .collect();
         let known: BTreeSet<BackupGroup> = groups.iter().cloned().collect();
         let mut vanished = Vec::new();
-        if self.options.remove_vanished {
+        if self.removes() {
             for there in there.values() {
                 if meant(&there.group) && !known.contains(&there.group) && self.is_ours(there) {
                     let group = GroupRef::new(pair.target.clone(), there.group.clone());

@@ -207,14 +207,15 @@ pub(crate) async fn status(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     if let Some(StoreState::Lost { fault, .. }) = daemon.stores.state(name) {
         describe_loss(&mut body, &fault);
     }
+    let usage = store.usage();
     let (stores, of) = (daemon.stores.clone(), name.to_owned());
     if let Some(meters) = daemon.env.io(move |_| stores.meters(&of)).await {
         body["s3-statistics"] = s3_statistics(&meters);
         if let Some(prices) = config.endpoint_of(name).and_then(PriceList::of) {
-            body["cost"] = prices.to_json(&Demand::of(&meters), store.usage().stored);
+            body["cost"] = prices.to_json(&Demand::of(&meters), usage.stored);
         }
     }
-    body["usage"] = json!(store.usage());
+    body["usage"] = json!(usage);
     if verbose {
         body["gc-status"] = gc::to_json(&store.gc_status().unwrap_or_default())?;
         body["counts"] = counts(&store).await?;

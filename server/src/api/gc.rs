@@ -40,6 +40,7 @@ pub(super) const STATUS: &[Member] = &[
         ]]),
     ),
     maybe("held-back-by", Shape::Text),
+    maybe("held-back-since", Shape::Integer),
     maybe("requests", Shape::Map(&Shape::Integer)),
 ];
 /// The same, with the collection as a job.

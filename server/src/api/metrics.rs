@@ -1,6 +1,6 @@
-//! `GET /metrics`, also below `/api2/json`: figures for Prometheus, in the OpenMetrics format for who asks for it, as Prometheus
-//! does, and in its older text format otherwise. Made anew for each request, from what is counted anyway. Only of datastores that the caller may audit; what concerns the daemon as a whole with `Sys.Audit`
-//! on `/system`.
+//! `GET /metrics`, also below `/api2/json`: figures for Prometheus, in the OpenMetrics format for who asks for it, as
+//! Prometheus does, and in its older text format otherwise. Made anew for each request, from what is counted anyway. Only of
+//! datastores that the caller may audit; what concerns the daemon as a whole with `Sys.Audit` on `/system`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -233,8 +233,11 @@ async fn requests(daemon: &Daemon, figures: &mut Figures, names: &[String]) {
             let asked = list.price(&Demand::of(&meters));
             let kept = list.month(store.usage().stored);
             for (what, price) in [("requests", asked), ("storage-month", kept)] {
-                let of = [("datastore", name.as_str()), ("of", what)];
-                let labels = [of[0], of[1], ("currency", list.currency())];
+                let labels = [
+                    ("datastore", name.as_str()),
+                    ("of", what),
+                    ("currency", list.currency()),
+                ];
                 set(&prices, &labels, price.units());
             }
         }

@@ -1,38 +1,39 @@
-//! `/admin/datastore/{store}/sessions`: who is connected to read or write a snapshot, for administrators; a session can
-//! be broken. This is our own, other servers have no such call.
+//! `/admin/datastore/{store}/sessions`: who is connected to read or write a snapshot, and who else writes into the
+//! datastore, for administrators; a session of a connection can be broken. This is our own, other servers have no such call.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use pbs_datastore::Namespace;
+use pbs_datastore::{Namespace, SessionInfo, SnapshotRef, writer_label};
 use serde_json::{Value, json};
 
 use super::call::{Call, CallResult, data, done};
 use super::error::ApiError;
 use super::rule::{AUDIT, MODIFY};
-use super::shape::{Shape, always};
+use super::shape::{Shape, always, maybe};
 use super::target::{Opened, open};
 use crate::daemon::Daemon;
-use crate::protocol::{SessionKind, SessionReport};
+use crate::protocol::{SessionKind, SessionReport, SessionSubject};
 
-/// A session.
+/// A session. Of a connection it has all members but `writer`, of another writer only that and the first three.
 pub(super) const ENTRY: Shape = Shape::Object(&[&[
-    always("id", Shape::Integer),
     always("type", Shape::Text),
-    always("ns", Shape::Text),
-    always("backup-type", Shape::Text),
-    always("backup-id", Shape::Text),
-    always("backup-time", Shape::Integer),
-    always("user", Shape::Text),
-    always("peer", Shape::Text),
     always("starttime", Shape::Integer),
-    always("requests", Shape::Integer),
-    always("requests-open", Shape::Integer),
-    always("bytes-received", Shape::Integer),
-    always("bytes-sent", Shape::Integer),
-    always("idle-seconds", Shape::Integer),
     always("holds-cutoff", Shape::Flag),
+    maybe("writer", Shape::Text),
+    maybe("id", Shape::Integer),
+    maybe("ns", Shape::Text),
+    maybe("backup-type", Shape::Text),
+    maybe("backup-id", Shape::Text),
+    maybe("backup-time", Shape::Integer),
+    maybe("user", Shape::Text),
+    maybe("peer", Shape::Text),
+    maybe("requests", Shape::Integer),
+    maybe("requests-open", Shape::Integer),
+    maybe("bytes-received", Shape::Integer),
+    maybe("bytes-sent", Shape::Integer),
+    maybe("idle-seconds", Shape::Integer),
 ]]);
 /// How many sessions read and write.
 pub(super) const OPERATIONS: Shape = Shape::Object(&[&[
@@ -40,15 +41,30 @@ pub(super) const OPERATIONS: Shape = Shape::Object(&[&[
     always("write", Shape::Integer),
 ]]);
 
-/// The session that keeps chunks from being collected which are old enough otherwise: the oldest that writes, once it is older than they have to be.
-fn holder(sessions: &[&SessionReport], by_age: Timestamp) -> Option<u64> {
-    let writers = sessions.iter().map(|one| (one, &one.subject));
-    let writers = writers.filter(|(_, subject)| subject.kind != SessionKind::Reader);
-    let oldest = writers.min_by_key(|(_, subject)| subject.started)?;
-    (oldest.1.started < by_age).then_some(oldest.0.id)
+/// The writer that keeps chunks from being collected which are old enough otherwise: the oldest, once it is older than they
+/// have to be.
+fn holder(writers: &[SessionInfo], by_age: Timestamp) -> Option<&str> {
+    let oldest = writers.iter().min_by_key(|writer| writer.started)?;
+    (oldest.started < by_age).then_some(&oldest.label)
 }
 
-fn entry(report: &SessionReport, holder: Option<u64>) -> Value {
+/// What the writer of a connection is called in the datastore; `None` of one that reads.
+fn label(subject: &SessionSubject) -> Option<String> {
+    let snapshot = SnapshotRef::new(subject.namespace.clone(), subject.snapshot.clone());
+    (subject.kind != SessionKind::Reader).then(|| writer_label(&snapshot, &subject.author))
+}
+
+/// A writer without a connection: a sync into the datastore, or the uploads of one that has gone away.
+fn writer_entry(writer: &SessionInfo, holder: Option<&str>) -> Value {
+    json!({
+        "type": "writer",
+        "writer": writer.label,
+        "starttime": writer.started.as_second(),
+        "holds-cutoff": holder == Some(&writer.label),
+    })
+}
+
+fn entry(report: &SessionReport, holds_cutoff: bool) -> Value {
     let subject = &report.subject;
     let group = &subject.snapshot.group;
     json!({
@@ -66,7 +82,7 @@ fn entry(report: &SessionReport, holder: Option<u64>) -> Value {
         "bytes-received": report.bytes_received,
         "bytes-sent": report.bytes_sent,
         "idle-seconds": report.idle.as_secs(),
-        "holds-cutoff": holder == Some(report.id),
+        "holds-cutoff": holds_cutoff,
     })
 }
 
@@ -76,10 +92,10 @@ pub(crate) async fn active_operations(daemon: Arc<Daemon>, mut call: Call) -> Ca
     call.params.finish()?;
     let sessions = daemon.sessions.list();
     let here = sessions.iter().map(|session| &session.subject);
-    let here = here.filter(|subject| subject.store == *store.name());
-    let (readers, writers): (Vec<_>, Vec<_>) =
-        here.partition(|subject| subject.kind == SessionKind::Reader);
-    data(&json!({ "read": readers.len(), "write": writers.len() }))
+    let readers = here.filter(|subject| subject.store == *store.name());
+    let readers = readers.filter(|subject| subject.kind == SessionKind::Reader);
+    let writers = store.sessions().list().len();
+    data(&json!({ "read": readers.count(), "write": writers }))
 }
 
 /// `GET …/sessions`
@@ -88,7 +104,6 @@ pub(crate) async fn list(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     call.params.finish()?;
     let all = daemon.sessions.list();
     let here = all.iter().filter(|one| one.subject.store == *store.name());
-    let here: Vec<&SessionReport> = here.collect();
     let config = daemon.config.read();
     let settings = config.datastores.get(store.name().as_str());
     let minutes = settings.map_or(0, |settings| settings.gc_atime_cutoff_minutes);
@@ -96,8 +111,17 @@ pub(crate) async fn list(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
         .env
         .now()
         .saturating_sub(Duration::from_mins(minutes));
-    let holder = holder(&here, by_age.unwrap_or(Timestamp::MIN));
-    let list: Vec<Value> = here.iter().map(|one| entry(one, holder)).collect();
+    let mut writers = store.sessions().list();
+    let holder = holder(&writers, by_age.unwrap_or(Timestamp::MIN)).map(str::to_owned);
+    let holder = holder.as_deref();
+    let mut list = Vec::new();
+    for one in here {
+        let label = label(&one.subject);
+        writers.retain(|writer| Some(&writer.label) != label.as_ref());
+        let holds = label.is_some() && label.as_deref() == holder;
+        list.push(entry(one, holds));
+    }
+    list.extend(writers.iter().map(|writer| writer_entry(writer, holder)));
     data(&list)
 }
 

@@ -1,12 +1,11 @@
-//! `holdfast openapi`: the REST API as an OpenAPI document. `holdfast calls`: every call of the daemon, from the tables that it answers by, so that a test of all of them misses none.
+//! `holdfast openapi`: the REST API as an OpenAPI document. `holdfast calls`: every call of the daemon, from the tables that
+//! it answers by, so that a test of all of them misses none.
 
-use std::io::Write as _;
-
-use anyhow::Context as _;
 use serde_json::{Value, json};
 
 use crate::api;
 use crate::app::paths_beside_calls;
+use crate::client::output::print;
 use crate::protocol::{backup_calls, reader_calls};
 
 /// Who may make a call.
@@ -48,15 +47,10 @@ fn rows() -> Vec<Value> {
 
 /// Prints the document.
 pub(super) fn print_openapi() -> anyhow::Result<()> {
-    let text = format!("{}\n", serde_json::to_string_pretty(&api::document())?);
-    std::io::stdout()
-        .write_all(text.as_bytes())
-        .context("the document cannot be printed")
+    print(&serde_json::to_string_pretty(&api::document())?)
 }
 
-/// Prints them.
-#[expect(clippy::print_stdout, reason = "the list is the command's result")]
-pub(super) fn print() -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(&rows())?);
-    Ok(())
+/// Prints the calls.
+pub(super) fn print_calls() -> anyhow::Result<()> {
+    print(&serde_json::to_string_pretty(&rows())?)
 }

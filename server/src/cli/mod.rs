@@ -204,7 +204,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
             Command::Completions(args) => args.run(),
             Command::Man(args) => args.run(),
             Command::Openapi => calls::print_openapi(),
-            Command::Calls => calls::print(),
+            Command::Calls => calls::print_calls(),
         };
         match result {
             Ok(()) => ExitCode::SUCCESS,

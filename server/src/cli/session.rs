@@ -8,7 +8,8 @@ use crate::client::output::{Column, bytes_of, plain, time_of};
 /// `holdfast session …`
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum SessionCommand {
-    /// List the sessions on a datastore, and which of them keeps garbage collection from what it could remove otherwise.
+    /// List the sessions on a datastore and other writers, and which of them keeps garbage collection from what it could
+    /// remove otherwise.
     List {
         /// The datastore.
         store: String,
@@ -31,6 +32,9 @@ const COLUMNS: &[Column] = &[
     ("type", |row| plain(&row["type"])),
     ("since", |row| time_of(&row["starttime"])),
     ("snapshot", |row| {
+        if let Some(writer) = row["writer"].as_str() {
+            return writer.to_owned();
+        }
         let group = format!(
             "{}/{}",
             plain(&row["backup-type"]),
@@ -46,7 +50,8 @@ const COLUMNS: &[Column] = &[
     ("received", |row| bytes_of(&row["bytes-received"])),
     ("sent", |row| bytes_of(&row["bytes-sent"])),
     ("silent for", |row| {
-        format!("{} s", plain(&row["idle-seconds"]))
+        let idle = row["idle-seconds"].as_u64();
+        idle.map(|idle| format!("{idle} s")).unwrap_or_default()
     }),
     ("", |row| {
         let holds = row["holds-cutoff"] == true;

@@ -42,11 +42,13 @@ impl GcCommand {
             } => {
                 let mut session = server.session().await?;
                 let output = server.output();
+                let mut body = json!({});
                 // Other servers know of neither.
-                let asked = [("dry-run", dry_run), ("estimate", estimate)];
-                let asked = asked.into_iter().filter(|(_, asked)| *asked);
-                let body = asked.map(|(name, asked)| (name.to_owned(), json!(asked)));
-                let body = Value::Object(body.collect());
+                for (name, asked) in [("dry-run", dry_run), ("estimate", estimate)] {
+                    if asked {
+                        body[name] = json!(true);
+                    }
+                }
                 start_and_follow(&mut session, "gc", &body, detach, output, progress).await
             }
             Self::Status { server } => {
@@ -59,7 +61,7 @@ impl GcCommand {
     }
 }
 
-/// One line for each member, bytes with their unit.
+/// One line for each member, bytes with their unit, times as such.
 fn lines(status: &Value) -> String {
     let Some(members) = status.as_object() else {
         return output::plain(status);
@@ -68,10 +70,10 @@ fn lines(status: &Value) -> String {
         .iter()
         .filter(|(_, value)| !value.is_null())
         .map(|(name, value)| {
-            let value = if name.ends_with("-bytes") {
-                output::bytes_of(value)
-            } else {
-                output::plain(value)
+            let value = match name.rsplit_once('-') {
+                Some((_, "bytes")) => output::bytes_of(value),
+                Some((_, "since")) => output::time_of(value),
+                _ => output::plain(value),
             };
             format!("{name}: {value}")
         });

@@ -133,7 +133,7 @@ fn print_table(rows: &[Value], columns: &[Column]) -> anyhow::Result<()> {
 }
 
 /// One line on standard output. A reader that has gone away is no fault of ours.
-fn print(line: &str) -> anyhow::Result<()> {
+pub(crate) fn print(line: &str) -> anyhow::Result<()> {
     match writeln!(io::stdout(), "{line}") {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
         _ => Ok(()),

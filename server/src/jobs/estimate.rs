@@ -65,8 +65,13 @@ impl Stored {
     }
 }
 
-/// What a verification asks for.
-fn verification(stored: Stored, logical: u64, sample: u64, limits: VerifyLimits) -> Demand {
+/// What a verification asks for, of so many files and the chunks of content of so many bytes.
+fn verification(
+    stored: Stored,
+    (files, logical): (u64, u64),
+    sample: u64,
+    limits: VerifyLimits,
+) -> Demand {
     let bytes = logical.min(stored.bytes);
     let part =
         |of: u64| (u128::from(of) * u128::from(sample)).div_ceil(u128::from(SAMPLE_MAX)) as u64;
@@ -86,7 +91,7 @@ fn verification(stored: Stored, logical: u64, sample: u64, limits: VerifyLimits)
         } else {
             0
         },
-        reads: chunks,
+        reads: files.saturating_add(chunks),
         received: bytes,
         ..Demand::default()
     }
@@ -111,8 +116,9 @@ pub(super) fn say_verification(
 ) {
     let logical = snapshots.iter().filter_map(|info| info.size);
     let logical = logical.fold(0, u64::saturating_add);
+    let files = snapshots.iter().map(|info| info.files.len() as u64).sum();
     say(daemon, task, store, |stored| {
-        verification(stored, logical, sample, limits)
+        verification(stored, (files, logical), sample, limits)
     });
 }
 
@@ -193,24 +199,24 @@ mod tests {
     #[test]
     fn a_verification_reads_what_is_stored_at_most() {
         let reads = |logical, sample, limits| {
-            let demand = verification(STORED, logical, sample, limits);
+            let demand = verification(STORED, (7, logical), sample, limits);
             (demand.writes, demand.reads, demand.received)
         };
-        assert_eq!(reads(u64::MAX, 100, NO_LIMITS), (0, 10_000, 1_000_000));
-        assert_eq!(reads(500_000, 100, NO_LIMITS), (0, 5_000, 500_000));
-        assert_eq!(reads(u64::MAX, 10, NO_LIMITS), (18, 1_000, 100_000));
-        assert_eq!(reads(u64::MAX, 0, NO_LIMITS), (18, 0, 0));
+        assert_eq!(reads(u64::MAX, 100, NO_LIMITS), (0, 10_007, 1_000_000));
+        assert_eq!(reads(500_000, 100, NO_LIMITS), (0, 5_007, 500_000));
+        assert_eq!(reads(u64::MAX, 10, NO_LIMITS), (18, 1_007, 100_000));
+        assert_eq!(reads(u64::MAX, 0, NO_LIMITS), (18, 7, 0));
         let bytes = VerifyLimits {
             bytes_max: Some(1_000),
             ..NO_LIMITS
         };
-        assert_eq!(reads(u64::MAX, 100, bytes), (0, 10, 1_000));
+        assert_eq!(reads(u64::MAX, 100, bytes), (0, 17, 1_000));
         let chunks = VerifyLimits {
             chunks_max: Some(100),
             ..NO_LIMITS
         };
-        assert_eq!(reads(u64::MAX, 100, chunks), (0, 100, 10_000));
-        assert_eq!(reads(0, 100, chunks), (0, 0, 0));
+        assert_eq!(reads(u64::MAX, 100, chunks), (0, 107, 10_000));
+        assert_eq!(reads(0, 100, chunks), (0, 7, 0));
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub(crate) enum GcKind {
     Estimate,
 }
 
-/// Starts a collection; refused while one runs.
+/// Starts a collection; refused while one runs. An estimate is made at any time.
 pub(crate) fn start(
     daemon: &Arc<Daemon>,
     name: &str,
@@ -34,7 +34,7 @@ pub(crate) fn start(
     kind: GcKind,
 ) -> Result<Upid, ApiError> {
     let store = daemon.stores.get_writable(name)?;
-    let guard = begin(daemon, &JobKey::new(JobKind::Gc, name))?;
+    let key = JobKey::new(JobKind::Gc, name);
     let start = TaskStart {
         kind: KIND,
         worker_id: name,
@@ -42,8 +42,9 @@ pub(crate) fn start(
         store: Some(name),
     };
     let (recorded, kept) = match kind {
-        GcKind::Whole => (Some(guard), None),
-        GcKind::Dry | GcKind::Estimate => (None, Some(guard)),
+        GcKind::Whole => (Some(begin(daemon, &key)?), None),
+        GcKind::Dry => (None, Some(begin(daemon, &key)?)),
+        GcKind::Estimate => (None, None),
     };
     let launched = launch(daemon, &start, recorded, move |daemon, task| {
         Box::pin(async move {

@@ -149,12 +149,13 @@ fn priced_tasks(daemon: &Daemon, server: &EmbeddedS3) -> Result<()> {
     let seen = since.seen()?;
     let asked = seen.of("GetObject") + seen.of("ListObjectsV2");
     ensure!(asked == 0, "an estimate costs nothing");
-    ensure!(told(&estimate, begin, " that read")? > 0, "{estimate}");
+    let most = told(&estimate, begin, " that read")?;
 
     let verified = client(&["verify", "--all"])?;
     let seen = since.seen()?;
     let read = seen.of("GetObject") + seen.of("HeadObject");
     ensure!(read > 0, "{:?}", seen.by_operation());
+    ensure!(read <= most, "{estimate}: {:?}", seen.by_operation());
     ensure!(told(&verified, "asked of the bucket of 'store': ", " that read")? == read);
     // A read costs one.
     ensure!(verified.contains(&format!("; {read}.00 EUR")), "{verified}");
