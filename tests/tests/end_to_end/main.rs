@@ -7,6 +7,7 @@ mod commands;
 mod figures;
 mod foreign_data;
 mod independent_client;
+mod instance_keys;
 mod jobs;
 mod lost_host;
 mod operations;

@@ -1,7 +1,7 @@
 //! Shows that every safety rule is needed: turns each off in the real code and expects that this is found.
 //!
 //! `cargo sabotage [RULE…]`. Each rule has a unit test that must pass with it and fail without it, and the simulation is
-//! run without it until a seed ends badly, a thousand at most. Ends with 1 if a rule is found by neither (the switch is
+//! run without it until a seed ends badly, a thousand at most, and then until a month does, twenty at most. Ends with 1 if a rule is found by neither (the switch is
 //! worth nothing, or those who look are blind), if a test does not pass with all rules, or if the simulation finds
 //! anything with all rules.
 #![expect(clippy::print_stdout, reason = "the table is the program's purpose")]
@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser;
 use holdfast_tests::checkout;
 
-use programs::{Found, Programs};
+use programs::{Found, Programs, World};
 use rules::{CASES, Case, Simulation};
 
 /// Turns safety rules off, one at a time, and shows who finds it.
@@ -26,6 +26,9 @@ struct Arguments {
     /// The most seeds for one rule.
     #[arg(long, default_value_t = 1000)]
     seeds: u64,
+    /// The most months for one rule that no seed finds.
+    #[arg(long, default_value_t = 20)]
+    months: u64,
     /// Seeds with all rules, which must find nothing.
     #[arg(long, default_value_t = 200)]
     control: u64,
@@ -44,6 +47,18 @@ impl Arguments {
             None => bail!("there is no rule '{name}'"),
         };
         self.rules.iter().map(named).collect()
+    }
+
+    /// Seeds first, which are fast, and then months.
+    fn simulate(&self, programs: &Programs, rule: &str) -> Result<Simulated> {
+        for (world, count) in [(World::Seed, self.seeds), (World::Month, self.months)] {
+            if count > 0
+                && let Some(found) = programs.first(world, count, Some(rule))?
+            {
+                return Ok(Simulated::Found(found));
+            }
+        }
+        Ok(Simulated::NotFound)
     }
 }
 
@@ -87,10 +102,7 @@ impl Verdict {
         let without = programs.passes(case.test, Some(case.rule))?;
         let simulated = match case.simulation {
             Simulation::Blind(why) if !arguments.all => Simulated::NotAsked(why),
-            _ => match programs.first_seed(arguments.seeds, Some(case.rule))? {
-                Some(found) => Simulated::Found(found),
-                None => Simulated::NotFound,
-            },
+            _ => arguments.simulate(programs, case.rule)?,
         };
         Ok(Self {
             with,
@@ -117,11 +129,14 @@ impl Verdict {
         let test = format!("{} / {}", word(self.with), word(self.without));
         let nothing = |what: String| ["-".to_owned(), "-".to_owned(), what];
         let [seed, needed, what] = match &self.simulated {
-            Simulated::Found(found) => [
-                found.seed.to_string(),
-                (found.seed + 1).to_string(),
-                shortened(&found.what),
-            ],
+            Simulated::Found(found) => {
+                let (seed, needed) = (found.seed, found.seed + 1);
+                let needed = match found.world {
+                    World::Seed => needed.to_string(),
+                    World::Month => format!("{needed} mo"),
+                };
+                [seed.to_string(), needed, shortened(&found.what)]
+            }
             Simulated::NotFound => nothing("(not found)".to_owned()),
             Simulated::NotAsked(why) => nothing(format!("(not asked: {why})")),
         };
@@ -178,13 +193,14 @@ fn main() -> Result<ExitCode> {
         chosen.len()
     );
     if arguments.control > 0 {
-        match programs.first_seed(arguments.control, None)? {
+        match programs.first(World::Seed, arguments.control, None)? {
             None => println!(
                 "with all rules {} seeds end well, as they must",
                 arguments.control
             ),
             Some(found) => {
-                println!("with all rules SIM_SEED={}: {}", found.seed, found.what);
+                let (name, seed) = (found.world.variable(), found.seed);
+                println!("with all rules {name}={seed}: {}", found.what);
                 failures += 1;
             }
         }

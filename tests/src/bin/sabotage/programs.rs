@@ -12,7 +12,7 @@ use tempfile::TempDir;
 /// The variable that names the rule to do without.
 const VARIABLE: &str = "HOLDFAST_SABOTAGE";
 
-/// How long a test may take, and a thousand seeds. Without a rule somebody may wait for ever.
+/// How long a test may take, and a thousand seeds or a few months. Without a rule somebody may wait for ever.
 const TEST_MAX: Duration = Duration::from_mins(1);
 const SIMULATION_MAX: Duration = Duration::from_mins(15);
 
@@ -39,9 +39,38 @@ fn build(arguments: &[&str], target: &str) -> Result<PathBuf> {
     program.with_context(|| format!("cargo named no program for '{target}'"))
 }
 
+/// What is simulated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum World {
+    /// A few hours of one datastore.
+    Seed,
+    /// Thirty days of two daemons.
+    Month,
+}
+
+impl World {
+    /// The argument that says how many.
+    fn argument(self) -> &'static str {
+        match self {
+            Self::Seed => "--seeds",
+            Self::Month => "--months",
+        }
+    }
+
+    /// What a line about a bad one begins with; in the environment it replays that one.
+    pub(crate) fn variable(self) -> &'static str {
+        match self {
+            Self::Seed => "SIM_SEED",
+            Self::Month => "SIM_MONTH",
+        }
+    }
+}
+
 /// What the simulation found.
 #[derive(Debug)]
 pub(crate) struct Found {
+    /// In which of them.
+    pub(crate) world: World,
     /// The first seed that ends badly.
     pub(crate) seed: u64,
     /// What it says of it.
@@ -83,18 +112,31 @@ impl Programs {
         Ok(output.code == Some(0))
     }
 
-    /// The first of `seeds` seeds that ends badly without `rule` (with all rules for `None`).
-    pub(crate) fn first_seed(&self, seeds: u64, rule: Option<&str>) -> Result<Option<Found>> {
+    /// The first of `count` worlds that ends badly without `rule` (with all rules for `None`).
+    pub(crate) fn first(
+        &self,
+        world: World,
+        count: u64,
+        rule: Option<&str>,
+    ) -> Result<Option<Found>> {
         let mut command = Command::new(&self.simulation);
-        command.args(["--violations-max", "1", "--seeds", &seeds.to_string()]);
-        command.env_remove("SIM_SEED");
+        command.args([
+            "--violations-max",
+            "1",
+            world.argument(),
+            &count.to_string(),
+        ]);
+        for world in [World::Seed, World::Month] {
+            command.env_remove(world.variable());
+        }
         let output = without(command, rule, SIMULATION_MAX)?;
         let text = output.text();
         // In the order of the seeds: all before the first have ended well.
         let first = text.lines().find_map(|line| {
-            let (seed, what) = line.strip_prefix("SIM_SEED=")?.split_once(": ")?;
+            let named = line.strip_prefix(world.variable())?.strip_prefix('=')?;
+            let (seed, what) = named.split_once(": ")?;
             let (seed, what) = (seed.parse().ok()?, what.to_owned());
-            Some(Found { seed, what })
+            Some(Found { world, seed, what })
         });
         match (output.code, first) {
             (Some(0), None) => Ok(None),
