@@ -30,6 +30,7 @@ pub use self::room::DatastoreSpace;
 use crate::backup::{Backup, BackupRequest, SnapshotReader};
 use crate::cache::Cache;
 use crate::cache::fill::Damage;
+use crate::chunk_store::BucketPlace;
 use crate::chunk_store::guard::ChunkTable;
 use crate::chunk_store::insert::{ChunkBucket, ChunkStore};
 use crate::files::{Files, optional};
@@ -60,6 +61,8 @@ pub struct BucketAccess {
     pub capabilities: Capabilities,
     /// W: how long the server accepts a signed request.
     pub signature_window: Duration,
+    /// Where it is, if its server may copy from one bucket to another.
+    pub place: Option<BucketPlace>,
 }
 
 /// How a datastore is opened.
@@ -218,6 +221,7 @@ impl Datastore {
                 layout,
                 conditional_create: access.capabilities.conditional_create,
                 conditional_overwrite: access.capabilities.conditional_overwrite,
+                place: access.place,
                 cache,
             });
         let verified = VerifiedChunks::new(env.clone(), markers.clone(), &root, cache.is_none());
@@ -354,6 +358,11 @@ impl Datastore {
     /// Which chunks were verified.
     pub(crate) fn verified(&self) -> &VerifiedChunks {
         &self.verified
+    }
+
+    /// Whether the S3 server can copy chunks of `source` here, past this machine.
+    pub fn copies_from(&self, source: &Self) -> bool {
+        self.chunks.copies_from(&source.chunks)
     }
 
     pub(crate) fn chunks(&self) -> &Arc<ChunkStore> {

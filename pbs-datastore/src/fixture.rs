@@ -8,8 +8,8 @@ use s3_client::{FaultPlan, FaultyStore, ModelOptions, ModelStore, ObjectStore};
 
 use crate::files::OsFiles;
 use crate::{
-    Backend, BackupRequest, BucketAccess, Capabilities, Datastore, DatastoreConfig, Env,
-    MemoryBudget, Namespace, OpenOptions,
+    Backend, BackupRequest, BucketAccess, BucketPlace, Capabilities, Datastore, DatastoreConfig,
+    Env, MemoryBudget, Namespace, OpenOptions,
 };
 
 /// A datastore, and what it stands on.
@@ -20,13 +20,23 @@ pub(crate) struct Fixture {
     /// What happens to requests on their way to it.
     pub(crate) plan: FaultPlan,
     dir: tempfile::TempDir,
-    bucket: bool,
+    /// Whether it is in a bucket, and the name of that.
+    bucket: (bool, Option<&'static str>),
     pub(crate) datastore: Arc<Datastore>,
 }
 
 impl Fixture {
     /// A new datastore, whose garbage may go at once.
     pub(crate) async fn new(bucket: bool) -> Self {
+        Self::named(bucket, None).await
+    }
+
+    /// The same in a bucket of this name, of a server that copies from one to another; without a cache.
+    pub(crate) async fn in_bucket(name: &'static str) -> Self {
+        Self::named(true, Some(name)).await
+    }
+
+    async fn named(bucket: bool, name: Option<&'static str>) -> Self {
         let start = Timestamp::from_second(1_800_000_000).unwrap();
         let env = Env::simulated(start, 1, Arc::new(OsFiles));
         let (dir, plan) = (tempfile::tempdir().unwrap(), FaultPlan::new());
@@ -34,13 +44,13 @@ impl Fixture {
         if !bucket {
             std::fs::create_dir(dir.path().join("place")).unwrap();
         }
-        let datastore = open(&env, &dir, &model, &plan, bucket).await;
+        let datastore = open(&env, &dir, &model, &plan, (bucket, name)).await;
         Self {
             env,
             model,
             plan,
             dir,
-            bucket,
+            bucket: (bucket, name),
             datastore,
         }
     }
@@ -65,14 +75,15 @@ async fn open(
     dir: &tempfile::TempDir,
     model: &Arc<ModelStore>,
     plan: &FaultPlan,
-    bucket: bool,
+    (bucket, name): (bool, Option<&'static str>),
 ) -> Arc<Datastore> {
     let place = dir.path().join("place");
     let backend = if bucket {
         Backend::Bucket {
             prefix: "store".to_owned(),
             cache_dir: place,
-            cache_bytes_max: 1 << 30,
+            // What is copied by its server is not read from here.
+            cache_bytes_max: if name.is_some() { 0 } else { 1 << 30 },
         }
     } else {
         Backend::Directory(place)
@@ -87,6 +98,11 @@ async fn open(
             conditional_overwrite: true,
         },
         signature_window: Duration::from_mins(15),
+        place: name.map(|name| BucketPlace {
+            server: "server".to_owned(),
+            bucket: name.to_owned(),
+            conditional_copy: true,
+        }),
     };
     let options = OpenOptions {
         hostname: "host".to_owned(),

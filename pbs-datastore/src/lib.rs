@@ -62,7 +62,8 @@ pub use catalog::{
     CatalogTable,
 };
 pub use chunk_store::{
-    Chunk, ChunkReader, ChunkStream, HEADER_BYTES_MAX, InsertOptions, Inserted, VerifiedChunk,
+    BucketPlace, Chunk, ChunkReader, ChunkStream, HEADER_BYTES_MAX, InsertOptions, Inserted,
+    VerifiedChunk,
 };
 pub use chunker::{AVERAGE_BYTES, AVERAGE_BYTES_MIN, AverageError, Chunker};
 pub use config::{Backend, DatastoreConfig, SyncLevel};

@@ -114,11 +114,15 @@ pub enum Rule {
     MendReadsBack,
     /// What changes a target runs to its end although the sync was stopped (I8).
     SyncChangesDetached,
+    /// A copy by the server replaces nothing (I7, I11).
+    CopyConditional,
+    /// A chunk that is condemned at the source while it is copied is not believed.
+    CopySourceWatched,
 }
 
 impl Rule {
     /// All rules.
-    pub const ALL: [Self; 53] = [
+    pub const ALL: [Self; 55] = [
         Self::MarkerBeforeUpload,
         Self::CheckUnderGuard,
         Self::WaitForRelease,
@@ -172,6 +176,8 @@ impl Rule {
         Self::CopiedNatureChecked,
         Self::MendReadsBack,
         Self::SyncChangesDetached,
+        Self::CopyConditional,
+        Self::CopySourceWatched,
     ];
 }
 

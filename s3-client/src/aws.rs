@@ -368,15 +368,18 @@ impl ObjectStore for AwsStore {
         let ask = self.ask();
         let source = format!(
             "{}/{}",
-            self.bucket,
+            copy.bucket.as_ref().unwrap_or(&self.bucket),
             utf8_percent_encode(copy.source.as_str(), COPY_SOURCE)
         );
+        let (if_none_match, if_match) = self.conditions(&copy.precondition);
         let request = self
             .client
             .copy_object()
             .bucket(&self.bucket)
             .key(copy.target.as_str())
             .copy_source(source)
+            .set_if_none_match(if_none_match)
+            .set_if_match(if_match)
             .metadata_directive(MetadataDirective::Replace)
             .set_metadata(Some(copy.metadata.into_iter().collect()))
             .customize();

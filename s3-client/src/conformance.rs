@@ -20,7 +20,9 @@ pub use listing::{
     keys_with_odd_characters, list_after_write_and_delete, list_neighbours, list_order_and_paging,
     list_start_after,
 };
-pub use parts::{copies, multipart, multipart_condition};
+pub use parts::{
+    conditional_copy, copies, copies_from_another_bucket, multipart, multipart_condition,
+};
 pub use writes::{
     absent_key, batch_delete, concurrent_creators, conditional_create, conditional_delete,
     conditional_overwrite, dates, empty_body, metadata, overwrite, put_id, ranges, roundtrip,
@@ -39,6 +41,8 @@ pub struct Claims {
     pub batch_delete: bool,
     /// Server-side copies.
     pub copies: bool,
+    /// [`Precondition::Absent`](crate::Precondition) on copies.
+    pub conditional_copy: bool,
     /// Multipart uploads.
     pub multipart: bool,
     /// Keys with a `+`, a `%`, a space, `&`, `<` or characters beyond ASCII.
@@ -53,6 +57,7 @@ impl Claims {
         conditional_delete: true,
         batch_delete: true,
         copies: true,
+        conditional_copy: true,
         multipart: true,
         odd_keys: true,
     };
@@ -117,6 +122,7 @@ pub async fn all(store: &dyn ObjectStore, below: &KeyPrefix, claims: Claims) -> 
         true => list_after_write_and_delete,
         claims.odd_keys => keys_with_odd_characters,
         claims.copies => copies,
+        claims.conditional_copy => conditional_copy,
         claims.multipart => multipart,
         claims.multipart && claims.conditional_create => multipart_condition,
     ];

@@ -322,8 +322,16 @@ impl Inner {
     }
 
     fn copy(&self, copy: Copy) -> Result<PutOutcome, Error> {
+        if copy.bucket.is_some() {
+            let (kind, key) = (ErrorKind::Unsupported, copy.source.as_str());
+            let message = "a directory is one bucket and knows no other";
+            return Err(Error::new(kind, Op::Copy, key, message));
+        }
         let metadata = stored_metadata(Op::Copy, &copy.target, copy.metadata, None)?;
         let mut source = self.open_object(Op::Copy, &copy.source)?;
+        if self.refuses(&copy.target, &copy.precondition) {
+            return Ok(PutOutcome::Exists);
+        }
         let etag = source.header.etag.clone();
         let header = self.header(&copy.target, etag, source.header.size, metadata);
         let io = |error| failed(Op::Copy, copy.target.as_str(), error);
@@ -331,7 +339,7 @@ impl Inner {
         staged.write(&header.encode()).map_err(io)?;
         let content = source.content().map_err(io)?;
         staged.append(content, header.size).map_err(io)?;
-        self.commit(Op::Copy, staged, header, &Precondition::None, copy.validity)
+        self.commit(Op::Copy, staged, header, &copy.precondition, copy.validity)
     }
 }
 

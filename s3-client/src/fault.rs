@@ -69,7 +69,7 @@ pub enum Action {
     Lose(Effect),
     /// Something on the way sends it twice; the second answer arrives.
     Duplicate,
-    /// Puts are answered with [`PutOutcome::Conflict`](crate::PutOutcome) and have no effect. Others are not concerned.
+    /// Puts and conditional copies are answered with [`PutOutcome::Conflict`](crate::PutOutcome) and have no effect. Others are not concerned.
     Conflict,
     /// Waits before the request is sent.
     Delay(Duration),

@@ -13,7 +13,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -62,6 +62,8 @@ pub struct ModelOptions {
     pub batch_delete: Support,
     /// Server-side copies. *Ignored* is the same as *works*.
     pub copies: Support,
+    /// Conditions of copies.
+    pub conditional_copy: Support,
     /// Multipart uploads. *Ignored* is the same as *works*.
     pub multipart: Support,
     /// User metadata; a server that ignores it loses the put-id too.
@@ -90,6 +92,7 @@ impl Default for ModelOptions {
             conditional_delete: Support::Works,
             batch_delete: Support::Works,
             copies: Support::Works,
+            conditional_copy: Support::Works,
             multipart: Support::Works,
             metadata: Support::Works,
             page_keys_max: PAGE_KEYS_MAX,
@@ -116,6 +119,7 @@ impl fmt::Debug for ModelOptions {
 pub struct ModelStore {
     options: ModelOptions,
     bucket: Mutex<Bucket>,
+    neighbours: Mutex<BTreeMap<String, Arc<ModelStore>>>,
 }
 
 impl fmt::Debug for ModelStore {
@@ -137,7 +141,15 @@ impl ModelStore {
         Self {
             options,
             bucket: Mutex::new(Bucket::new(versioned)),
+            neighbours: Mutex::default(),
         }
+    }
+
+    /// Makes `other` a bucket of the same server, of this name: copies may come from there.
+    pub fn add_neighbour(&self, name: impl Into<String>, other: Arc<ModelStore>) {
+        let neighbours = self.neighbours.lock();
+        let mut neighbours = neighbours.unwrap_or_else(PoisonError::into_inner);
+        neighbours.insert(name.into(), other);
     }
 
     /// The server's clock.
@@ -272,6 +284,21 @@ impl ModelStore {
             Support::Ignored => Ok(Precondition::None),
             Support::Refused => Err(unsupported(op, key.as_str(), "conditional writes")),
         }
+    }
+
+    /// The object that a copy from another bucket copies; read before this bucket is locked.
+    fn neighbours_object(&self, copy: &Copy) -> Result<Option<Object>, Error> {
+        let Some(name) = &copy.bucket else {
+            return Ok(None);
+        };
+        let neighbours = self.neighbours.lock();
+        let neighbours = neighbours.unwrap_or_else(PoisonError::into_inner);
+        let other = neighbours.get(name).ok_or_else(|| {
+            let (kind, key) = (ErrorKind::BucketMissing, copy.source.as_str());
+            let message = format!("there is no bucket '{name}'");
+            Error::new(kind, Op::Copy, key, message)
+        })?;
+        Ok(other.object(&copy.source))
     }
 
     /// The metadata as this server keeps it.
@@ -416,6 +443,7 @@ impl ObjectStore for ModelStore {
     }
 
     async fn copy(&self, copy: Copy) -> Result<Answer<PutOutcome>, Error> {
+        let elsewhere = self.neighbours_object(&copy);
         let mut bucket = self.request(Op::Copy);
         if self.options.copies == Support::Refused {
             return Err(unsupported(Op::Copy, copy.source.as_str(), "copies"));
@@ -424,9 +452,24 @@ impl ObjectStore for ModelStore {
             return Ok(self.answer(PutOutcome::Expired));
         }
         let metadata = stored_metadata(Op::Copy, &copy.target, copy.metadata, None)?;
-        let source = bucket.current.get(&copy.source);
+        let precondition = match (copy.precondition, self.options.conditional_copy) {
+            (Precondition::None, _) | (_, Support::Ignored) => Precondition::None,
+            (precondition, Support::Works) => precondition,
+            (_, Support::Refused) => {
+                let what = "conditions of copies";
+                return Err(unsupported(Op::Copy, copy.target.as_str(), what));
+            }
+        };
+        let source = match copy.bucket {
+            None => bucket.current.get(&copy.source).map(Stored::object),
+            Some(_) => elsewhere?,
+        };
         let source = source.ok_or_else(|| Error::not_found(Op::Copy, &copy.source))?;
-        let body = source.body.clone();
+        let current = bucket.current.get(&copy.target).map(|stored| &stored.etag);
+        if decide(&precondition, current) == Decision::Refuse {
+            return Ok(self.answer(PutOutcome::Exists));
+        }
+        let body = source.body;
         let etag = etag_of(&body);
         let stored = Stored::new(body, etag.clone(), self.kept(metadata), self.now());
         let version = bucket.insert(copy.target, stored);

@@ -60,6 +60,8 @@ pub struct Capabilities {
     pub etag_is_md5: bool,
     /// Objects can be copied within the bucket.
     pub copy: bool,
+    /// `If-None-Match: *` of copies is obeyed.
+    pub conditional_copy: bool,
     /// Multipart uploads work.
     pub multipart: bool,
     /// Old versions of objects are kept.
@@ -168,6 +170,8 @@ impl Probe<'_> {
         self.note(Check::Listing, found);
         let found = self.copy().await;
         self.note(Check::Copy, found);
+        let found = self.conditional_copy().await;
+        self.note(Check::ConditionalCopy, found);
         let found = self.multipart().await;
         self.note(Check::Multipart, found);
         let found = self.conditional_delete().await;

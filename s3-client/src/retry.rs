@@ -2,8 +2,8 @@
 //!
 //! What may be sent again, and what a second answer means, depends on the operation:
 //! - Reads are idempotent.
-//! - An unconditional put, a copy, a part: sending it again stores the same once more.
-//! - A conditional put: sending it again is safe, but *412* then has two meanings, since an earlier attempt whose answer
+//! - An unconditional put or copy, a part: sending it again stores the same once more.
+//! - A conditional put or copy: sending it again is safe, but *412* then has two meanings, since an earlier attempt whose answer
 //!   was lost (or was 5xx) may have been the winner. With a put-id the stored object tells; without one the content is
 //!   determined by the key, and *exists* is what the caller wants to know.
 //! - A delete: only the keys whose outcome is open are sent again. *Not found* after an attempt in doubt is our success.
@@ -33,7 +33,7 @@ pub use self::insist::{InsistOutcome, Overwrite};
 use crate::{
     Answer, Body, BucketSettings, ByteRange, Copy, DeleteOutcome, DeleteRequest, ETag, Error,
     ErrorKind, ListPage, ListRequest, Metadata, Meter, Object, ObjectKey, ObjectMeta, ObjectStore,
-    Op, Optional, Part, PartOutcome, Precondition, Put, PutOutcome, UploadId, Validity,
+    Op, Optional, Part, PartOutcome, Precondition, Put, PutId, PutOutcome, UploadId, Validity,
 };
 
 /// How often and how long requests are tried. Field names are in kebab case.
@@ -160,10 +160,10 @@ impl<S: ObjectStore + ?Sized> Retry<S> {
         }
     }
 
-    /// What the last answer to a put means after all the attempts before it.
-    async fn settle_put(
+    /// What the last answer to a put or a copy means after all the attempts before it.
+    async fn settle_write(
         &self,
-        put: &Put,
+        written: Written<'_>,
         attempts: &Attempts<'_>,
         result: Result<Answer<PutOutcome>, Error>,
     ) -> Result<Answer<PutOutcome>, Error> {
@@ -171,8 +171,8 @@ impl<S: ObjectStore + ?Sized> Retry<S> {
         if settled.value != PutOutcome::Exists || !attempts.in_doubt {
             return Ok(settled);
         }
-        let outcome = match (&put.put_id, &put.precondition) {
-            (Some(id), _) => match self.head(&put.key).await.optional() {
+        let outcome = match (written.put_id, written.precondition) {
+            (Some(id), _) => match self.head(written.key).await.optional() {
                 Ok(Some(found)) if found.value.put_id().as_ref() == Some(id) => {
                     PutOutcome::Created {
                         etag: found.value.etag,
@@ -205,6 +205,33 @@ impl<S: ObjectStore + ?Sized> Retry<S> {
                 Some(kind) if attempts.again(kind).await => {}
                 _ => return result,
             }
+        }
+    }
+}
+
+/// A put or a copy, as far as it matters to what its answers mean.
+struct Written<'a> {
+    key: &'a ObjectKey,
+    put_id: Option<&'a PutId>,
+    precondition: &'a Precondition,
+}
+
+impl<'a> From<&'a Put> for Written<'a> {
+    fn from(put: &'a Put) -> Self {
+        Self {
+            key: &put.key,
+            put_id: put.put_id.as_ref(),
+            precondition: &put.precondition,
+        }
+    }
+}
+
+impl<'a> From<&'a Copy> for Written<'a> {
+    fn from(copy: &'a Copy) -> Self {
+        Self {
+            key: &copy.target,
+            put_id: None,
+            precondition: &copy.precondition,
         }
     }
 }
@@ -360,7 +387,8 @@ impl<S: ObjectStore + ?Sized> ObjectStore for Retry<S> {
         let result = self
             .write(&mut attempts, || self.inner.put(put.clone()))
             .await;
-        self.settle_put(&put, &attempts, result).await
+        self.settle_write(Written::from(&put), &attempts, result)
+            .await
     }
 
     async fn get(
@@ -396,7 +424,8 @@ impl<S: ObjectStore + ?Sized> ObjectStore for Retry<S> {
         let result = self
             .write(&mut attempts, || self.inner.copy(copy.clone()))
             .await;
-        attempts.settled(result)
+        self.settle_write(Written::from(&copy), &attempts, result)
+            .await
     }
 
     async fn create_multipart(

@@ -56,6 +56,7 @@ pub(crate) struct Faults {
     pub(crate) ignores_if_none_match: bool,
     pub(crate) ignores_if_match: bool,
     pub(crate) ignores_if_match_of_deletes: bool,
+    pub(crate) ignores_conditions_of_copies: bool,
     pub(crate) ignores_start_after: bool,
     pub(crate) refuses_multipart: bool,
     pub(crate) hides_new_keys: bool,
@@ -358,7 +359,13 @@ impl ObjectStore for Scripted {
         let name = copy.target.as_str();
         let step = self.step(Op::Copy, name).await?;
         let source = self.find(Op::Copy, &copy.source)?;
-        self.write(&step, name, &Precondition::None, Op::Copy, || {
+        let ignored = &Precondition::None;
+        let precondition = if self.faults.ignores_conditions_of_copies {
+            ignored
+        } else {
+            &copy.precondition
+        };
+        self.write(&step, name, precondition, Op::Copy, || {
             self.store(name, source.body.clone(), copy.metadata.clone())
         })
     }

@@ -1,4 +1,4 @@
-//! Any [`ObjectStore`] over HTTP, as one S3 bucket: the server of the tests, the embedded one of a quick start.
+//! Any [`ObjectStore`] over HTTP, as an S3 bucket, alone or with others beside it: the server of the tests, the embedded one of a quick start.
 //!
 //! What a request goes through:
 //! 1. A connection is accepted if fewer than [`ServeOptions::connections_max`] are open; otherwise it waits.
@@ -30,6 +30,7 @@ mod settings;
 mod tests;
 mod uploads;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -96,14 +97,19 @@ pub enum TagForm {
     Bare,
 }
 
+/// Stores by the names of their buckets.
+pub type Stores = BTreeMap<String, Arc<dyn ObjectStore>>;
+
 /// Receives one record for each request that was answered.
 pub type RequestLog = Arc<dyn Fn(&RequestRecord) + Send + Sync>;
 
 /// How a store is served.
 #[derive(Clone)]
 pub struct ServeOptions {
-    /// Name of the one bucket; 3 to 63 lower-case letters, digits, dots and hyphens.
+    /// Name of the bucket; 3 to 63 lower-case letters, digits, dots and hyphens.
     pub bucket: String,
+    /// Further buckets by name. What else is said here holds for each, and objects can be copied from one to another.
+    pub neighbours: Stores,
     /// Keys of the clients. `None` serves everybody, and refuses signed requests as not implemented.
     pub credentials: Option<Credentials>,
     /// The region the bucket says it is in. Signatures for any region are accepted.
@@ -142,6 +148,7 @@ impl ServeOptions {
     pub fn new(bucket: impl Into<String>) -> Self {
         Self {
             bucket: bucket.into(),
+            neighbours: Stores::new(),
             credentials: None,
             region: "us-east-1".to_owned(),
             body_bytes_max: 64 << 20,
@@ -207,9 +214,11 @@ impl S3Auth for Keys {
 
 /// What all connections share.
 struct Shared {
-    service: S3Service,
-    counters: Counters,
+    /// One for each bucket.
+    services: BTreeMap<String, S3Service>,
+    /// The bucket whose service answers what is about none.
     bucket: String,
+    counters: Counters,
     counters_over_http: bool,
     log: Option<RequestLog>,
     accesses: Accesses,
@@ -261,9 +270,9 @@ pub fn serve(
     let counters = Counters::default();
     let (stop, stopped) = watch::channel(false);
     let shared = Arc::new(Shared {
-        service: service(store, &options),
-        counters: counters.clone(),
+        services: services(store, &options),
         bucket: options.bucket.clone(),
+        counters: counters.clone(),
         counters_over_http: options.counters_over_http,
         log: options.request_log.clone(),
         accesses: Accesses::new(options.access_log.clone(), options.clock.clone()),
@@ -287,7 +296,8 @@ pub fn serve(
 
 fn check(options: &ServeOptions) -> io::Result<()> {
     let invalid = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
-    if !s3s::path::check_bucket_name(&options.bucket) {
+    let mut names = options.neighbours.keys().chain([&options.bucket]);
+    if !names.all(|name| s3s::path::check_bucket_name(name)) {
         return invalid("a bucket name has 3 to 63 lower-case letters, digits, dots and hyphens");
     }
     if options.bodies_bytes_max < options.body_bytes_max {
@@ -302,8 +312,24 @@ fn check(options: &ServeOptions) -> io::Result<()> {
     Ok(())
 }
 
-fn service(store: Arc<dyn ObjectStore>, options: &ServeOptions) -> S3Service {
-    let mut builder = S3ServiceBuilder::new(Bucket::new(store, options));
+fn services(store: Arc<dyn ObjectStore>, options: &ServeOptions) -> BTreeMap<String, S3Service> {
+    let mut stores = options.neighbours.clone();
+    stores.insert(options.bucket.clone(), store);
+    let stores = Arc::new(stores);
+    let serve = |(name, store): (&String, &Arc<dyn ObjectStore>)| {
+        let bucket = Bucket::new(
+            name.clone(),
+            Arc::clone(store),
+            Arc::clone(&stores),
+            options,
+        );
+        (name.clone(), service(bucket, options))
+    };
+    stores.iter().map(serve).collect()
+}
+
+fn service(bucket: Bucket, options: &ServeOptions) -> S3Service {
+    let mut builder = S3ServiceBuilder::new(bucket);
     let mut config = S3Config::default();
     let window = options.signature_window.as_secs();
     config.presigned_url_max_skew_time_secs = u32::try_from(window).unwrap_or(u32::MAX);
@@ -399,11 +425,14 @@ async fn answer(
         return Ok(answer_counters(&shared.counters, request.method()));
     }
     let operation = OperationName::default();
-    let mut record = record(shared, &request);
+    let (bucket, mut record) = record(shared, &request);
     let open = shared.accesses.begin(&record);
     let mut request = request.map(s3s::Body::from);
     request.extensions_mut().insert(operation.clone());
-    let result = shared.service.call(request).await;
+    let Some(service) = shared.services.get(&bucket) else {
+        return Err(HttpError::new("the service of a bucket is missing".into()));
+    };
+    let result = service.call(request).await;
     operation.get().clone_into(&mut record.operation);
     let lost = match &result {
         Ok(response) => response.headers().contains_key(LOST),
@@ -427,22 +456,26 @@ async fn answer(
     result
 }
 
-/// What is known of a request before it is answered.
-fn record(shared: &Shared, request: &Request<Incoming>) -> RequestRecord {
+/// What is known of a request before it is answered, and the bucket whose service answers it.
+fn record(shared: &Shared, request: &Request<Incoming>) -> (String, RequestRecord) {
     let path = percent_decode_str(request.uri().path()).decode_utf8_lossy();
     let path = path.strip_prefix('/').unwrap_or(&path);
-    let key = path
-        .strip_prefix(shared.bucket.as_str())
-        .and_then(|rest| rest.strip_prefix('/'));
-    RequestRecord {
+    let (bucket, key) = path.split_once('/').unwrap_or((path, ""));
+    let (bucket, key) = if shared.services.contains_key(bucket) {
+        (bucket, key)
+    } else {
+        (shared.bucket.as_str(), "")
+    };
+    let record = RequestRecord {
         time: (shared.clock)(),
         method: request.method().to_string(),
         operation: String::new(),
-        key: key.unwrap_or_default().to_owned(),
+        key: key.to_owned(),
         status: None,
         bytes_in: body_length(request.headers()),
         bytes_out: 0,
-    }
+    };
+    (bucket.to_owned(), record)
 }
 
 /// The length of a request's content as the client declares it.

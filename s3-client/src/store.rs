@@ -324,17 +324,49 @@ pub struct ListPage {
     pub truncated: bool,
 }
 
-/// A server-side copy within the bucket; metadata is replaced.
+/// A server-side copy into the bucket; metadata is replaced.
 #[derive(Clone, Debug)]
 pub struct Copy {
+    /// The bucket of the same server that the source is in; `None` is the bucket itself.
+    pub bucket: Option<String>,
     /// From.
     pub source: ObjectKey,
     /// To.
     pub target: ObjectKey,
+    /// When it may take effect: what has to be under the target's key.
+    pub precondition: Precondition,
     /// Metadata of the copy.
     pub metadata: Metadata,
     /// Until when it may take effect.
     pub validity: Option<Validity>,
+}
+
+impl Copy {
+    /// An unconditional copy within the bucket, without metadata.
+    pub fn new(source: ObjectKey, target: ObjectKey) -> Self {
+        Self {
+            bucket: None,
+            source,
+            target,
+            precondition: Precondition::None,
+            metadata: Metadata::new(),
+            validity: None,
+        }
+    }
+
+    /// The same copy under a condition.
+    #[must_use]
+    pub fn when(mut self, precondition: Precondition) -> Self {
+        self.precondition = precondition;
+        self
+    }
+
+    /// The same copy out of this bucket.
+    #[must_use]
+    pub fn out_of(mut self, bucket: impl Into<String>) -> Self {
+        self.bucket = Some(bucket.into());
+        self
+    }
 }
 
 /// The server's name for a multipart upload.
@@ -432,7 +464,8 @@ pub trait ObjectStore: Send + Sync + fmt::Debug + 'static {
     /// Lists one page.
     async fn list(&self, request: &ListRequest) -> Result<Answer<ListPage>, Error>;
 
-    /// Copies an object (up to 5 GiB) within the bucket.
+    /// Copies an object (up to 5 GiB) into the bucket: from it, or from another one of the same server. *Not found* is
+    /// about the source.
     async fn copy(&self, copy: Copy) -> Result<Answer<PutOutcome>, Error>;
 
     /// Starts a multipart upload. A lost answer leaves an upload nobody knows, so this is an error like any other.

@@ -127,6 +127,7 @@ impl Life {
             store: Arc::new(retrying),
             capabilities: scenario.capabilities,
             signature_window: WINDOW,
+            place: None,
         };
         let options = OpenOptions {
             hostname: format!("machine-{}", self.machine.0),

@@ -83,6 +83,7 @@ fn seen(line: &str) -> Result<Seen> {
         operation: operation(&text("method"), key, &query),
         key: key.to_owned(),
         status: line["status"].as_u64().and_then(|n| u16::try_from(n).ok()),
+        bytes_out: 0,
     })
 }
 

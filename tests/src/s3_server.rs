@@ -52,6 +52,8 @@ pub struct Seen {
     pub key: String,
     /// HTTP status; `None` if it was not answered.
     pub status: Option<u16>,
+    /// Bytes of the answer, where the server tells.
+    pub bytes_out: u64,
 }
 
 /// What the tests ask of a server.
@@ -251,6 +253,7 @@ impl S3Server for EmbeddedS3 {
             operation: record.operation.clone(),
             key: record.key.clone(),
             status: record.status,
+            bytes_out: record.bytes_out,
         };
         Ok(log.iter().map(seen).collect())
     }

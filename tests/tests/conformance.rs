@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use holdfast_tests::moto::Moto;
-use holdfast_tests::s3_server::{Behind, EmbeddedS3, S3Server};
+use holdfast_tests::s3_server::{BUCKET, Behind, EmbeddedS3, S3Server, in_real_time};
 use s3_client::conformance::{self, Claims};
+use s3_client::serve::ServeOptions;
 use s3_client::{
     AwsStore, Capabilities, Check, DirectoryStore, IfMatch, KeyPrefix, ListRequest, ModelOptions,
     ModelStore, ObjectStore, ProbeOptions, Report, State, probe, wall_clock,
@@ -15,7 +16,7 @@ use s3_client::{
 use tempfile::TempDir;
 
 /// Properties that the suite has when everything is claimed.
-const PROPERTIES: usize = 21;
+const PROPERTIES: usize = 22;
 
 async fn conforms(name: &str, store: &dyn ObjectStore, claims: Claims) {
     let prefix = KeyPrefix::new("conformance/").expect("a prefix");
@@ -52,6 +53,7 @@ fn everything() -> Capabilities {
         metadata: true,
         etag_is_md5: true,
         copy: true,
+        conditional_copy: true,
         multipart: true,
         versioned: false,
         object_lock: false,
@@ -128,6 +130,25 @@ fn our_client_and_our_server_over_a_directory_conform() -> Result<()> {
 }
 
 #[test]
+fn our_server_copies_from_one_bucket_to_another() -> Result<()> {
+    let other: Arc<dyn ObjectStore> = Arc::new(ModelStore::new(in_real_time()));
+    let mut options = ServeOptions::new(BUCKET);
+    let stores = &mut options.neighbours;
+    stores.insert("other".to_owned(), Arc::clone(&other));
+    let server = EmbeddedS3::start_with(Behind::Memory(in_real_time()), options)?;
+    server.runtime().block_on(async {
+        let aws = server.access().client().await?;
+        let prefix = KeyPrefix::new("conformance/")?;
+        let from = ("other", other.as_ref());
+        conformance::copies_from_another_bucket(&aws, from, &prefix).await?;
+        let strange = ("strange", other.as_ref());
+        let copied = conformance::copies_from_another_bucket(&aws, strange, &prefix).await;
+        assert!(copied.is_err(), "there is no such bucket");
+        Ok(())
+    })
+}
+
+#[test]
 fn keys_that_are_wrong_are_refused() -> Result<()> {
     let server = EmbeddedS3::start()?;
     let mut access = server.access();
@@ -149,12 +170,18 @@ fn keys_that_are_wrong_are_refused() -> Result<()> {
 async fn our_client_and_moto_conform() -> Result<()> {
     let moto = Arc::new(Moto::start()?);
     let aws = moto.access().client().await?;
-    conforms(moto.name(), &aws, Claims::ALL).await;
+    // Conditions of copies it passes over.
+    let claims = Claims {
+        conditional_copy: false,
+        ..Claims::ALL
+    };
+    conforms(moto.name(), &aws, claims).await;
     let report = probed(&aws, Some(&aws), true).await;
     assert!(report.is_usable(), "{report}");
     // In batches it deletes whatever the tag.
     let wanted = Capabilities {
         conditional_batch_delete: false,
+        conditional_copy: false,
         ..everything()
     };
     assert_eq!(report.capabilities, wanted, "{report}");

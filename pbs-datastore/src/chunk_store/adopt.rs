@@ -8,12 +8,12 @@
 //! Costs no S3 request, but for those looks.
 
 use futures_util::{StreamExt as _, stream};
-use s3_client::{ByteRange, Optional as _};
 
 use super::guard::Guard;
 use super::insert::{ChunkBucket, ChunkStore, nature_conflict};
 use super::location::{ChunkLocation, locate};
 use super::marker::{Marker, Markers, Nature};
+use super::object::read_start;
 use super::upload::same_nature;
 use crate::error::About as _;
 use crate::files::Files;
@@ -176,15 +176,9 @@ impl ChunkStore {
         let digest = guard.digest();
         let ChunkLocation::Object(key) = locate(&bucket.layout, &digest);
         let asked = self.env.now();
-        let magic = Some(ByteRange { start: 0, end: 8 });
-        let start = bucket.store.get(&key, magic).await.optional();
-        let kind = match start {
-            Ok(Some(start)) => BlobKind::of(&start.value.body.into_bytes()),
-            // Nothing is there, or nothing that has eight bytes: whoever uploads it looks closer.
-            Ok(None) => None,
-            Err(error) if error.kind == s3_client::ErrorKind::Other => None,
-            Err(error) => return Err(error.into()),
-        };
+        let start = read_start(&*bucket.store, &key).await?;
+        // Nothing is there, or nothing that has eight bytes: whoever uploads it looks closer.
+        let kind = start.and_then(|start| start.kind);
         let Some(found) = kind.map(|kind| Nature::of(kind.is_encrypted())) else {
             return Ok(false);
         };

@@ -111,7 +111,7 @@ impl Guard {
     }
 }
 
-/// A registration made before a GET whose content may go into the cache.
+/// A registration made before a GET whose content may go into the cache, or a look whose object is to be copied.
 #[derive(Debug)]
 pub(crate) struct FillTicket {
     slot: SlotRef,
@@ -126,6 +126,11 @@ impl FillTicket {
         if sabotage::is_off(Rule::FillRegistered) {
             return false;
         }
+        self.is_overtaken()
+    }
+
+    /// The same without the guard, of this moment.
+    pub(crate) fn is_overtaken(&self) -> bool {
         self.era != Some(self.slot.slot.era.load(Ordering::Acquire))
     }
 }

@@ -27,9 +27,11 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use s3_client::ObjectStore;
 use tokio::time::Instant;
 
+use super::copy::BucketPlace;
 use super::guard::{ChunkTable, Guard};
 #[cfg(feature = "sabotage")]
 use super::marker::Marker;
@@ -69,6 +71,8 @@ pub(crate) struct ChunkBucket {
     pub(crate) conditional_create: bool,
     /// `If-Match` works on puts.
     pub(crate) conditional_overwrite: bool,
+    /// Where it is, if the server may copy from one bucket to another.
+    pub(crate) place: Option<BucketPlace>,
     pub(crate) cache: Arc<Cache>,
 }
 
@@ -174,7 +178,7 @@ pub struct InsertOptions {
 
 /// What a marker says of a chunk that is to be inserted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Known {
+pub(super) enum Known {
     /// There is none.
     No,
     /// It is stored.
@@ -274,7 +278,7 @@ impl ChunkStore {
     }
 
     /// Step 2: records a use if there is a marker. Refuses a chunk of the other nature.
-    async fn touch(&self, guard: &Guard, nature: Nature) -> Result<Known> {
+    pub(super) async fn touch(&self, guard: &Guard, nature: Nature) -> Result<Known> {
         let (markers, env, digest) = (self.markers.clone(), self.env.clone(), guard.digest());
         let touched = self.env.io(move |files: &dyn Files| {
             let Some(marker) = markers.get(files, &digest)? else {
@@ -319,22 +323,36 @@ impl ChunkStore {
         // 4.
         let inserted = upload.run().await?;
         Step::InsertPut.passed();
-        // 5. Of a duplicate the backend has accepted other bytes than ours, so only its existence is recorded.
-        let now = self.env.now();
+        // 5. and 6. Of a duplicate the backend has accepted other bytes than ours, so only its existence is recorded.
         let (header, payload) = chunk.blob.parts();
         let (content, keep) = (
             [header, payload],
             inserted == Inserted::New && !options.no_cache,
         );
         let content = if keep { &content[..] } else { &[] };
-        let (guard, kept) = bucket
-            .cache
-            .insert(guard, content, chunk.nature(), now, now)
-            .await;
+        let kept = (content, chunk.nature());
+        self.record_insert(bucket, guard, kept, chunk.size, session)
+            .await?;
+        Ok(inserted)
+    }
+
+    /// Steps 5 and 6 for a bucket: what is kept of a chunk of `size` bytes that the backend has, and what the session is told.
+    pub(super) async fn record_insert(
+        &self,
+        bucket: &ChunkBucket,
+        guard: Guard,
+        (content, nature): (&[Bytes], Nature),
+        size: u32,
+        session: SessionHandle,
+    ) -> Result<()> {
+        // 5.
+        let (now, digest) = (self.env.now(), guard.digest());
+        let inserted = bucket.cache.insert(guard, content, nature, now, now);
+        let (guard, kept) = inserted.await;
         kept?;
         Step::InsertCached.passed();
         // 6.
-        let (markers, digest) = (self.markers.clone(), chunk.digest);
+        let markers = self.markers.clone();
         let removed = self
             .env
             .io(move |files: &dyn Files| markers.remove_upload(files, &digest))
@@ -343,13 +361,13 @@ impl ChunkStore {
             // It protects longer than it needs to; GC removes it.
             tracing::debug!(%digest, %error, "upload marker not removed");
         }
-        session.tell(digest, chunk.size)?;
+        session.tell(digest, size)?;
         Step::InsertTold.passed();
         drop(guard);
-        Ok(inserted)
+        Ok(())
     }
 
-    async fn touch_upload(&self, guard: Guard) -> Result<Guard> {
+    pub(super) async fn touch_upload(&self, guard: Guard) -> Result<Guard> {
         let (markers, env) = (self.markers.clone(), self.env.clone());
         let work = move |files: &dyn Files| {
             markers

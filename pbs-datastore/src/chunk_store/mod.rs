@@ -1,6 +1,7 @@
 //! Where chunks are: markers, guards, insert, reads.
 
 pub(crate) mod adopt;
+pub(crate) mod copy;
 pub(crate) mod guard;
 pub(crate) mod insert;
 pub(crate) mod location;
@@ -10,6 +11,7 @@ mod read;
 mod stream;
 mod upload;
 
+pub use copy::BucketPlace;
 pub use insert::{InsertOptions, Inserted, VerifiedChunk};
 pub use read::HEADER_BYTES_MAX;
 pub use read::{Chunk, ChunkReader};

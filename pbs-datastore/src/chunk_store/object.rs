@@ -7,9 +7,9 @@
 use bytes::Bytes;
 use s3_client::{ByteRange, ETag, Error, ErrorKind, ObjectKey, ObjectStore, Op, Optional as _};
 
-use crate::CHUNK_ENCODED_BYTES_MAX;
 #[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
+use crate::{BlobKind, CHUNK_ENCODED_BYTES_MAX};
 
 /// Reads until two in a row bring the same, before the line is called bad.
 pub(crate) const READS_MAX: usize = 4;
@@ -22,6 +22,43 @@ pub(crate) struct StoredObject {
     pub(crate) etag: ETag,
     /// Of the whole object.
     pub(crate) size: u64,
+}
+
+/// What the first bytes of an object tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ObjectStart {
+    /// `None` if it does not begin like a chunk.
+    pub(crate) kind: Option<BlobKind>,
+    /// Of the whole object.
+    pub(crate) size: u64,
+}
+
+impl ObjectStart {
+    /// Whether both are chunks that are encrypted, or both chunks that are not.
+    pub(crate) fn is_of_nature_of(&self, other: &Self) -> bool {
+        let encrypted = |start: &Self| start.kind.map(BlobKind::is_encrypted);
+        self.kind.is_some() && encrypted(self) == encrypted(other)
+    }
+}
+
+/// One GET of eight bytes; `None` if there is no object.
+pub(crate) async fn read_start(
+    store: &dyn ObjectStore,
+    key: &ObjectKey,
+) -> Result<Option<ObjectStart>, Error> {
+    let magic = Some(ByteRange { start: 0, end: 8 });
+    match store.get(key, magic).await.optional() {
+        Ok(found) => Ok(found.map(|found| ObjectStart {
+            kind: BlobKind::of(&found.value.body.into_bytes()),
+            size: found.value.meta.size,
+        })),
+        // An empty object has no range.
+        Err(error) if error.kind == ErrorKind::Other => Ok(Some(ObjectStart {
+            kind: None,
+            size: 0,
+        })),
+        Err(error) => Err(error),
+    }
 }
 
 /// One GET; `None` if there is no object. [`ErrorKind::Corrupt`] if fewer or more bytes came than the server announced.

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use s3_client::{ByteRange, ETag, ErrorKind, Object, Optional as _, Precondition, Put, PutOutcome};
+use s3_client::{ETag, ErrorKind, Precondition, Put, PutOutcome};
 use tokio::time::Instant;
 
 use super::insert::{ChunkBucket, ChunkStore, Inserted, VerifiedChunk, nature_conflict};
 use super::location::{ChunkLocation, locate};
 use super::marker::Nature;
-use super::object::{read_object, read_object_surely};
+use super::object::{ObjectStart, read_object, read_object_surely, read_start};
 #[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
 use crate::{BlobKind, DataBlob, Digest, Error, Result};
@@ -106,7 +106,7 @@ impl Upload<'_> {
                 return Err(failure);
             }
             tracing::debug!(digest = %self.chunk.digest, attempt, %failure, "chunk upload repeated");
-            self.pause(attempt).await;
+            self.store.pause(attempt).await;
         }
         Err(self.unknown())
     }
@@ -122,34 +122,19 @@ impl Upload<'_> {
         Put::new(key, self.chunk.blob.to_body()).when(precondition)
     }
 
-    async fn pause(&self, attempt: u32) {
-        let longest = BACKOFF_BASE
-            .saturating_mul(1 << (attempt - 1).min(16))
-            .min(BACKOFF_MAX);
-        let share = self.store.env.seed() % 1000;
-        self.store
-            .env
-            .sleep(longest.mul_f64(share as f64 / 1000.0))
-            .await;
-    }
-
     /// Looks at what is under our key and decides by I11.
     async fn existing(&self) -> Result<Existing> {
         let (digest, nature) = (self.chunk.digest, self.chunk.nature());
         let ChunkLocation::Object(key) = locate(&self.bucket.layout, &digest);
-        // The first bytes come with the size of the whole, unless it is empty.
-        let magic = Some(ByteRange { start: 0, end: 8 });
-        match self.bucket.store.get(&key, magic).await.optional() {
-            Ok(None) => return Ok(Existing::Absent),
-            Ok(Some(start)) => {
-                let Object { meta, body } = start.value;
-                let same_size = meta.size == self.chunk.blob.encoded_len() as u64;
-                if same_size && same_nature(&body.into_bytes(), self.chunk.blob.kind()) {
-                    return Ok(Existing::Good);
-                }
-            }
-            Err(error) if error.kind == ErrorKind::Other => {}
-            Err(error) => return Err(error.into()),
+        let Some(start) = read_start(&*self.bucket.store, &key).await? else {
+            return Ok(Existing::Absent);
+        };
+        let ours = ObjectStart {
+            kind: Some(self.chunk.blob.kind()),
+            size: self.chunk.blob.encoded_len() as u64,
+        };
+        if start.size == ours.size && start.is_of_nature_of(&ours) {
+            return Ok(Existing::Good);
         }
         // Another size: one digest may be stored plain or compressed. Or another nature.
         let Some(read) = read_object(&*self.bucket.store, &key).await? else {
@@ -178,6 +163,17 @@ impl Upload<'_> {
         let (digest, ours) = (self.chunk.digest, self.chunk.blob.kind());
         let judged = move || judge(&stored, &digest, ours);
         self.store.env.compute(judged).await
+    }
+}
+
+impl ChunkStore {
+    /// Waits after so many attempts, with full jitter.
+    pub(super) async fn pause(&self, attempts: u32) {
+        let longest = BACKOFF_BASE
+            .saturating_mul(1 << (attempts - 1).min(16))
+            .min(BACKOFF_MAX);
+        let share = self.env.seed() % 1000;
+        self.env.sleep(longest.mul_f64(share as f64 / 1000.0)).await;
     }
 }
 

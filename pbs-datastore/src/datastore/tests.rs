@@ -47,6 +47,7 @@ async fn open(
             conditional_overwrite: true,
         },
         signature_window: Duration::from_mins(15),
+        place: None,
     };
     let config = DatastoreConfig::new("store", backend);
     Datastore::open(env(), config, Some(access), options()).await

@@ -22,7 +22,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use s3_client::{Copy, Metadata, Optional as _, PutOutcome};
+use s3_client::{Copy, Optional as _, PutOutcome};
 
 use super::condemn::Condemned;
 use super::sweep::Stored;
@@ -133,13 +133,7 @@ impl Collector {
                 continue;
             }
             let ChunkLocation::Object(source) = locate(&bucket.layout, &digest);
-            let copy = Copy {
-                source,
-                target,
-                metadata: Metadata::new(),
-                validity: None,
-            };
-            return match bucket.store.copy(copy).await?.value {
+            return match bucket.store.copy(Copy::new(source, target)).await?.value {
                 PutOutcome::Created { .. } => Ok(()),
                 outcome => Err(Error::OutcomeUnknown {
                     what: format!("the copy of corrupt chunk {digest}: {outcome:?}"),

@@ -209,6 +209,7 @@ impl World {
                 layout: layout.clone(),
                 conditional_create: true,
                 conditional_overwrite: true,
+                place: None,
                 cache: Arc::clone(&cache),
             }),
             not_before: report.not_before,

@@ -1,15 +1,18 @@
 //! The chunks of one index on their way into a datastore.
 //!
 //! 1. Those that are there are touched under their guards, in batches ([`ChunkStore::adopt_known`](crate::chunk_store)).
-//! 2. The others are asked for side by side, checked, and inserted like a client's, each once however often the index names it.
+//! 2. The others are copied by the S3 server, where it can (decision 0018), or asked for side by side, checked, and inserted like a client's; each
+//!    once however often the index names it. Whatever a copy comes to but a chunk that is there, the chunk is asked for.
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::{StreamExt as _, stream};
 
 use super::{Copied, InFlight, SnapshotSource};
 use crate::chunk_store::adopt::Relied;
+use crate::chunk_store::copy::{CopyRequest, ServerCopy};
 use crate::chunk_store::marker::Nature;
 use crate::chunk_store::{InsertOptions, VerifiedChunk};
 use crate::index::fixed::CHUNK_SIZE;
@@ -37,6 +40,22 @@ pub(super) struct Bringing<'a> {
     pub(super) in_flight: &'a InFlight,
     /// Chunks that are there are read, and those that are damaged set aside and brought again.
     pub(super) distrust: bool,
+    /// Whose chunks the S3 server may copy.
+    pub(super) copier: Option<Copier<'a>>,
+}
+
+/// A source whose chunks the server of the target can copy.
+#[derive(Clone, Copy)]
+pub(super) struct Copier<'a> {
+    pub(super) source: &'a Datastore,
+    /// Set when the server refuses, which it then would for every chunk of the run.
+    pub(super) refused: &'a AtomicBool,
+}
+
+/// How a chunk came.
+struct Brought {
+    bytes: u64,
+    by_server: bool,
 }
 
 /// An archive whose chunks are brought.
@@ -180,8 +199,10 @@ impl Bringing<'_> {
         let mut fetched = stream::iter(missing)
             .map(|number| self.one(archive, number))
             .buffer_unordered(InFlight::CHUNKS_MAX);
-        while let Some(bytes) = fetched.next().await {
-            copied.bytes += bytes?;
+        while let Some(brought) = fetched.next().await {
+            let brought = brought?;
+            copied.bytes += brought.bytes;
+            copied.by_server += u64::from(brought.by_server);
             copied.chunks += 1;
             progress.add(1, 1);
             self.job.check()?;
@@ -189,11 +210,69 @@ impl Bringing<'_> {
         Ok(())
     }
 
-    /// Brings the chunk of one entry; answers its bytes as stored.
-    async fn one(&self, archive: &Archive<'_>, number: u32) -> Result<u64> {
-        let Some(entry) = archive.entry(number) else {
-            return Ok(0);
+    /// Has the server copy the chunk of an entry; `None` if it has to be brought.
+    async fn copied(
+        &self,
+        archive: &Archive<'_>,
+        number: u32,
+        entry: &IndexChunk,
+    ) -> Result<Option<Brought>> {
+        let Some(copier) = self.copier else {
+            return Ok(None);
         };
+        let digest = entry.digest;
+        if copier.refused.load(Ordering::Relaxed) || copier.source.verified().distrusts(&digest) {
+            return Ok(None);
+        }
+        let longest = if archive.is_whole(number) {
+            entry.len()
+        } else {
+            archive.longest(entry)
+        };
+        let request = CopyRequest {
+            digest,
+            length: entry.len(),
+            longest,
+            nature: archive.nature,
+        };
+        let chunks = self.datastore.chunks();
+        let source = copier.source.chunks();
+        match chunks.insert_copy(self.session, source, request).await? {
+            ServerCopy::There(_, bytes) => {
+                return Ok(Some(Brought {
+                    bytes,
+                    by_server: true,
+                }));
+            }
+            ServerCopy::Bring(why) => {
+                tracing::debug!(%digest, why, "a chunk is not copied by the server");
+            }
+            // What was damaged before it was copied would pass for the chunk of its name.
+            ServerCopy::Doubtful => {
+                self.datastore.set_aside(digest).await?;
+            }
+            ServerCopy::Refused(why) => {
+                if !copier.refused.swap(true, Ordering::Relaxed) {
+                    self.job.log(format!(
+                        "the S3 server does not copy from there ({why}): chunks are brought through this machine"
+                    ));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Brings the chunk of one entry.
+    async fn one(&self, archive: &Archive<'_>, number: u32) -> Result<Brought> {
+        let Some(entry) = archive.entry(number) else {
+            return Ok(Brought {
+                bytes: 0,
+                by_server: false,
+            });
+        };
+        if let Some(copied) = self.copied(archive, number, &entry).await? {
+            return Ok(copied);
+        }
         let longest = archive.longest(&entry);
         let _room = self.in_flight.room(longest).await?;
         let mut asked = 0;
@@ -221,7 +300,10 @@ impl Bringing<'_> {
         let chunks = self.datastore.chunks();
         chunks.insert(self.session, verified, options).await?;
         drop(chunk);
-        Ok(bytes)
+        Ok(Brought {
+            bytes,
+            by_server: false,
+        })
     }
 
     async fn check(

@@ -93,4 +93,8 @@ impl SnapshotSource for Snapshot {
     async fn chunk(&self, digest: &Digest, bytes: u64) -> Result<Arc<Chunk>> {
         self.datastore.reader().read_for_copy(digest, bytes).await
     }
+
+    fn local(&self) -> Option<&Arc<Datastore>> {
+        Some(&self.datastore)
+    }
 }

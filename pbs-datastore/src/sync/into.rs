@@ -4,12 +4,13 @@
 //! own, with the locks that keep others away until the outcome is known (I8); only the copying of chunks is cut off, and that of a seal not begun.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::chunks::Bringing;
+use super::chunks::{Bringing, Copier};
 use super::{
     Copied, InFlight, SnapshotSource, SyncFile, SyncGroup, SyncSnapshot, SyncStep, SyncTarget,
 };
@@ -19,7 +20,7 @@ use crate::seal::SnapshotWriter;
 use crate::{
     ArchiveKind, ArchiveName, AuthId, BackupTime, DataBlob, Datastore, DeleteOptions, DeleteStats,
     Error, GroupRef, Index, JobContext, Manifest, ManifestFile, Namespace, Result, SnapshotRef,
-    SnapshotState, VerifyState, WriterSession, writer_label,
+    SnapshotState, VerifyOutcome, VerifyState, WriterSession, writer_label,
 };
 
 /// How long the end of a copy that failed is waited for, so that the next attempt finds its place free.
@@ -32,6 +33,8 @@ pub struct DatastoreTarget {
     owner: AuthId,
     node: String,
     in_flight: InFlight,
+    /// The S3 server does not copy chunks from the source.
+    copies_refused: AtomicBool,
 }
 
 impl DatastoreTarget {
@@ -43,6 +46,7 @@ impl DatastoreTarget {
             datastore,
             owner,
             node: node.into(),
+            copies_refused: AtomicBool::new(false),
         }
     }
 
@@ -76,6 +80,18 @@ impl Original<'_> {
     async fn file(&self, file: &ManifestFile) -> Result<SyncFile> {
         let found = self.source.file(&file.name).await?;
         found.ok_or_else(|| damaged(file, "the source does not have it"))
+    }
+
+    /// The manifest without the result of a verification, which has read other objects than those that the server has copied.
+    fn unverified(&self) -> Result<Bytes> {
+        if self.manifest.verify_state().is_none() {
+            return Ok(self.bytes.clone());
+        }
+        let mut manifest = self.manifest.clone();
+        manifest.set_verify_state(None);
+        let blob = manifest.to_blob();
+        let blob = blob.map_err(|error| Error::Invalid(format!("the manifest: {error}")))?;
+        Ok(blob.encoded())
     }
 
     /// The client's log, unless it is a file of the manifest. One that is damaged is nothing to fail for.
@@ -167,7 +183,10 @@ impl DatastoreTarget {
         if let Some(log) = original.client_log(job).await? {
             writer.put_blob(&ArchiveName::client_log(), log).await?;
         }
-        let manifest = original.bytes.clone();
+        let manifest = match self.copier(original) {
+            Some(_) => original.unverified()?,
+            None => original.bytes.clone(),
+        };
         writer.put_blob(&ArchiveName::manifest(), manifest).await?;
         writer.finish_copy().await?;
         Ok(copied)
@@ -180,6 +199,9 @@ impl DatastoreTarget {
         job: &'a JobContext,
         distrust: bool,
     ) -> Bringing<'a> {
+        // What is damaged at the source has to be found on its way.
+        let verified = original.manifest.verify_state();
+        let failed = verified.is_some_and(|state| state.state != VerifyOutcome::Ok);
         Bringing {
             datastore: &self.datastore,
             session,
@@ -187,7 +209,17 @@ impl DatastoreTarget {
             job,
             in_flight: &self.in_flight,
             distrust,
+            copier: self.copier(original).filter(|_| !distrust && !failed),
         }
+    }
+
+    /// The source, if its chunks can be copied by the S3 server.
+    fn copier<'a>(&'a self, original: &'a Original<'_>) -> Option<Copier<'a>> {
+        let source = original.source.local()?;
+        self.datastore.copies_from(source).then_some(Copier {
+            source,
+            refused: &self.copies_refused,
+        })
     }
 
     /// Step 3 for one file: fetched and checked, with the chunks of an index in the datastore.
@@ -231,7 +263,10 @@ impl DatastoreTarget {
             match &*snapshots.state(id).await? {
                 SnapshotState::Sealed(ours) if ours.is_same_backup(&original.manifest) => {
                     let mut theirs = original.manifest.clone();
-                    if let Some(own) = ours.verify_state().filter(|state| self.is_own(state)) {
+                    let own = ours.verify_state();
+                    if self.copier(original).is_some() {
+                        theirs.set_verify_state(own.as_ref());
+                    } else if let Some(own) = own.filter(|state| self.is_own(state)) {
                         theirs.set_verify_state(Some(&own));
                     }
                     let (snapshots, at) = (Arc::clone(snapshots), id.clone());

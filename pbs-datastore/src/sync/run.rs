@@ -43,6 +43,8 @@ pub struct SyncCounts {
     pub chunks: u64,
     /// Their bytes, as stored. With an estimate, what the snapshots hold that would be added or mended.
     pub bytes: u64,
+    /// Of these chunks, those that the S3 server has copied, past this machine.
+    pub by_server: u64,
     /// Chunks of these snapshots that the target had.
     pub known: u64,
     /// Snapshots that are gone from the target because they are from the source.
@@ -493,6 +495,7 @@ impl Run<'_> {
         self.count(|counts| {
             counts.chunks += copied.chunks;
             counts.bytes += copied.bytes;
+            counts.by_server += copied.by_server;
             counts.known += copied.known;
             match step {
                 _ if copied.gone || copied.unchanged => {}

@@ -8,9 +8,9 @@ use bytes::Bytes;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
-    ArchiveName, AuthId, BackupGroup, BackupTime, CHUNK_BYTES_MAX, Chunk, CryptMode, DeleteStats,
-    Digest, Error, FileInfo, GroupRef, JobContext, MemoryBudget, MemoryPermit, Namespace, Result,
-    SnapshotInfo, SnapshotRef, SnapshotState, SyncStep, VerifyOutcome,
+    ArchiveName, AuthId, BackupGroup, BackupTime, CHUNK_BYTES_MAX, Chunk, CryptMode, Datastore,
+    DeleteStats, Digest, Error, FileInfo, GroupRef, JobContext, MemoryBudget, MemoryPermit,
+    Namespace, Result, SnapshotInfo, SnapshotRef, SnapshotState, SyncStep, VerifyOutcome,
 };
 
 /// A group, as a side lists it.
@@ -118,6 +118,8 @@ pub struct Copied {
     pub chunks: u64,
     /// See `chunks`.
     pub bytes: u64,
+    /// Of these chunks, those that the S3 server has copied, past this machine.
+    pub by_server: u64,
     /// Chunks that the target had.
     pub known: u64,
 }
@@ -149,6 +151,11 @@ pub trait SnapshotSource: fmt::Debug + Send + Sync {
 
     /// A chunk as it is stored, of so many bytes before encoding at most. Not verified.
     async fn chunk(&self, digest: &Digest, bytes: u64) -> Result<Arc<Chunk>>;
+
+    /// The datastore of this process that it is in, if it is in one: an S3 server may copy its chunks.
+    fn local(&self) -> Option<&Arc<Datastore>> {
+        None
+    }
 }
 
 /// Where snapshots go.

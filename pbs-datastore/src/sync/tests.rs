@@ -1,5 +1,6 @@
 //! Tests of sync between two datastores of one process.
 
+mod copying;
 mod moving;
 mod world;
 

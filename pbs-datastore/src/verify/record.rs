@@ -248,6 +248,11 @@ impl VerifiedChunks {
         }
     }
 
+    /// Whether a chunk was seen damaged, and the record does not know it yet.
+    pub(crate) fn distrusts(&self, digest: &Digest) -> bool {
+        self.distrusted().contains(digest)
+    }
+
     /// The record; the runs that are under way share it.
     pub(super) async fn open(&self) -> Arc<Loaded> {
         let mut shared = self.loaded.lock().await;

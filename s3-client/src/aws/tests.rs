@@ -448,18 +448,19 @@ async fn an_error_in_a_good_answer_is_an_error() {
         .expect_err("an error");
     assert_eq!(error.kind, ErrorKind::Unavailable);
     assert!(error.maybe_applied);
-    let copy = Copy {
-        source: key("a b"),
-        target: key("copy"),
-        metadata: Metadata::new(),
-        validity: None,
-    };
-    let error = store.copy(copy).await.expect_err("an error");
+    let copy = Copy::new(key("a b"), key("copy"));
+    let error = store.copy(copy.clone()).await.expect_err("an error");
     assert_eq!(error.kind, ErrorKind::Throttled);
+    let other = copy.out_of("other").when(Precondition::Absent);
+    assert!(store.copy(other).await.is_err());
+    let sent = |number: usize, name| server.seen()[number].header(name).map(str::to_owned);
     assert_eq!(
-        server.seen()[1].header("x-amz-copy-source"),
+        sent(1, "x-amz-copy-source").as_deref(),
         Some("bucket/a%20b")
     );
+    assert_eq!(sent(1, "if-none-match"), None);
+    assert_eq!(sent(2, "x-amz-copy-source").as_deref(), Some("other/a%20b"));
+    assert_eq!(sent(2, "if-none-match").as_deref(), Some("*"));
 }
 
 #[tokio::test]

@@ -1,10 +1,11 @@
 //! Properties of copies and multipart uploads.
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 
-use super::{Verdict, Violation, created, ensure, same, write};
+use super::{Verdict, Violation, content, created, ensure, same, write};
 use crate::decide::PART_BYTES_MIN;
-use crate::store::{Body, Copy, Metadata, ObjectStore, Part, PartOutcome, UploadId};
+use crate::store::{Body, Copy, Metadata, ObjectStore, Part, PartOutcome, Put, UploadId};
 use crate::{ErrorKind, KeyPrefix, ObjectKey, Optional, Precondition, PutOutcome};
 
 /// A copy has the content of its source and the metadata asked for; a missing source is *not found*.
@@ -13,10 +14,8 @@ pub async fn copies(store: &dyn ObjectStore, below: &KeyPrefix) -> Verdict {
     write(store, &source, "content").await?;
     let metadata: Metadata = [("kind".to_owned(), "copy".to_owned())].into();
     let copy = Copy {
-        source: source.clone(),
-        target: target.clone(),
         metadata: metadata.clone(),
-        validity: None,
+        ..Copy::new(source.clone(), target.clone())
     };
     let etag = created(store.copy(copy.clone()).await?.value)?;
     let object = store.get(&target, None).await?.value;
@@ -24,6 +23,83 @@ pub async fn copies(store: &dyn ObjectStore, below: &KeyPrefix) -> Verdict {
     same("metadata", &object.meta.metadata, &metadata)?;
     same("tag", &object.meta.etag, &etag)?;
     store.delete(&[source.into()], None).await?;
+    match store.copy(copy).await {
+        Err(error) if error.kind == ErrorKind::NotFound => Ok(()),
+        other => Err(Violation(format!("copying nothing came to {other:?}"))),
+    }
+}
+
+/// A copy onto what is there is refused and changes nothing; of any number of concurrent copies and creations of one key
+/// exactly one wins.
+pub async fn conditional_copy(store: &dyn ObjectStore, below: &KeyPrefix) -> Verdict {
+    const WRITERS: usize = 16;
+    let (source, target) = (below.key("source")?, below.key("target")?);
+    write(store, &source, "copied").await?;
+    let there = write(store, &target, "there").await?;
+    let copy = Copy::new(source, target.clone()).when(Precondition::Absent);
+    let onto = store.copy(copy.clone()).await?.value;
+    same("copy onto an object", &onto, &PutOutcome::Exists)?;
+    same(
+        "content",
+        &content(store, &target).await?,
+        &b"there".to_vec(),
+    )?;
+    same("tag", &store.head(&target).await?.value.etag, &there)?;
+    let raced = below.key("raced")?;
+    let copies = (0..WRITERS).map(|_| {
+        let target = raced.clone();
+        store.copy(Copy {
+            target,
+            ..copy.clone()
+        })
+    });
+    let puts = (0..WRITERS).map(|_| {
+        let put = Put::new(raced.clone(), "put");
+        store.put(put.when(Precondition::Absent))
+    });
+    let (copied, put) = futures_util::future::join(join_all(copies), join_all(puts)).await;
+    let mut winners = Vec::new();
+    for (answers, content) in [(copied, "copied"), (put, "put")] {
+        for answer in answers {
+            match answer?.value {
+                PutOutcome::Created { .. } => winners.push(content),
+                PutOutcome::Exists | PutOutcome::Conflict => {}
+                other => return Err(Violation(format!("a writer was answered {other:?}"))),
+            }
+        }
+    }
+    ensure(winners.len() == 1, || format!("{winners:?} have won"))?;
+    let wanted = winners[0].as_bytes().to_vec();
+    same("content", &content(store, &raced).await?, &wanted)
+}
+
+/// An object of `other`, which is the bucket `name` of the same server, is copied into `store`, under a condition too. Not
+/// one of [`all`](super::all), as it takes two buckets.
+pub async fn copies_from_another_bucket(
+    store: &dyn ObjectStore,
+    (name, other): (&str, &dyn ObjectStore),
+    below: &KeyPrefix,
+) -> Verdict {
+    let (source, target) = (below.key("source ü+%")?, below.key("target")?);
+    write(other, &source, "there").await?;
+    let copy = Copy::new(source.clone(), target.clone()).out_of(name);
+    let copy = copy.when(Precondition::Absent);
+    created(store.copy(copy.clone()).await?.value)?;
+    same(
+        "content",
+        &content(store, &target).await?,
+        &b"there".to_vec(),
+    )?;
+    write(other, &source, "changed").await?;
+    let again = store.copy(copy.clone()).await?.value;
+    same("second copy", &again, &PutOutcome::Exists)?;
+    same(
+        "content",
+        &content(store, &target).await?,
+        &b"there".to_vec(),
+    )?;
+    store.delete(&[target.into()], None).await?;
+    other.delete(&[source.into()], None).await?;
     match store.copy(copy).await {
         Err(error) if error.kind == ErrorKind::NotFound => Ok(()),
         other => Err(Violation(format!("copying nothing came to {other:?}"))),

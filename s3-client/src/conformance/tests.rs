@@ -1,5 +1,7 @@
 //! Tests of the conformance suite.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::{ModelOptions, ModelStore, Support};
 
@@ -16,7 +18,7 @@ fn violated(findings: &[Finding]) -> Vec<&'static str> {
 async fn the_model_keeps_every_promise() {
     let store = ModelStore::default();
     let findings = all(&store, &prefix(), Claims::ALL).await;
-    assert_eq!(findings.len(), 21);
+    assert_eq!(findings.len(), 22);
     for finding in &findings {
         assert_eq!(finding.verdict, Ok(()), "{}", finding.property);
     }
@@ -39,6 +41,7 @@ async fn a_server_that_ignores_conditions_is_found_out() {
         conditional_create: Support::Ignored,
         conditional_overwrite: Support::Ignored,
         conditional_delete: Support::Ignored,
+        conditional_copy: Support::Ignored,
         ..ModelOptions::default()
     });
     let findings = all(&store, &prefix(), Claims::ALL).await;
@@ -49,6 +52,7 @@ async fn a_server_that_ignores_conditions_is_found_out() {
             "concurrent_creators",
             "conditional_overwrite",
             "conditional_delete",
+            "conditional_copy",
             "multipart_condition"
         ]
     );
@@ -71,6 +75,7 @@ async fn what_is_not_claimed_is_not_tried() {
         conditional_delete: false,
         batch_delete: false,
         copies: false,
+        conditional_copy: false,
         multipart: false,
         odd_keys: true,
     };
@@ -78,8 +83,20 @@ async fn what_is_not_claimed_is_not_tried() {
     assert_eq!(violated(&findings), Vec::<&str>::new());
     assert_eq!(
         violated(&all(&store, &prefix(), Claims::ALL).await).len(),
-        8
+        9
     );
+}
+
+#[tokio::test]
+async fn copies_come_from_another_bucket_of_the_model() {
+    let (store, other) = (ModelStore::default(), Arc::new(ModelStore::default()));
+    store.add_neighbour("other", Arc::clone(&other));
+    let from = ("other", &*other as &dyn ObjectStore);
+    let verdict = copies_from_another_bucket(&store, from, &prefix()).await;
+    assert_eq!(verdict, Ok(()));
+    let strange = ("strange", &*other as &dyn ObjectStore);
+    let verdict = copies_from_another_bucket(&store, strange, &prefix()).await;
+    assert!(verdict.is_err());
 }
 
 #[tokio::test]

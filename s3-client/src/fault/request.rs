@@ -34,6 +34,15 @@ impl Mutation {
         }
     }
 
+    /// Whether a server may answer it with 409.
+    pub(super) fn may_conflict(&self) -> bool {
+        match self {
+            Self::Put(_) | Self::Complete(..) => true,
+            Self::Copy(copy) => copy.precondition != Precondition::None,
+            Self::Delete(..) | Self::Create(..) | Self::Part(..) | Self::Abort(..) => false,
+        }
+    }
+
     /// The keys it concerns; for a deletion in the order of its requests.
     pub(super) fn keys(&self) -> Vec<&str> {
         match self {

@@ -88,7 +88,7 @@ impl FaultyStore {
                 }
                 second
             }
-            Some(Action::Conflict) if matches!(request.op(), Op::Put | Op::CompleteMultipart) => {
+            Some(Action::Conflict) if request.may_conflict() => {
                 self.plan.unsent(request.op());
                 Ok(Answer::new(Reply::Put(PutOutcome::Conflict), None))
             }

@@ -20,10 +20,8 @@ async fn a_request_past_its_validity_has_no_effect() {
     let mut put = Put::new(key("a"), "1");
     put.validity = Some(validity);
     let copy = Copy {
-        source: key("a"),
-        target: key("b"),
-        metadata: Metadata::new(),
         validity: Some(validity),
+        ..Copy::new(key("a"), key("b"))
     };
     tokio::time::advance(Duration::from_secs(59)).await;
     let outcome = store.put(put.clone()).await.expect("a put").value;

@@ -265,12 +265,7 @@ impl Probe<'_> {
     }
 
     pub(super) async fn copy(&mut self) -> Checked {
-        let copy = Copy {
-            source: self.key(ODD_NAME),
-            target: self.key("copy"),
-            metadata: Metadata::new(),
-            validity: None,
-        };
+        let copy = Copy::new(self.key(ODD_NAME), self.key("copy"));
         let outcome = match self.store.copy(copy).await {
             Ok(answer) => answer.value,
             Err(error) if is_refusal(&error) => {
@@ -290,6 +285,51 @@ impl Probe<'_> {
         }
         self.capabilities.copy = true;
         ok("objects can be copied")
+    }
+
+    /// Servers may pass over a condition that they know of puts only, and then a copy overwrites what is there.
+    pub(super) async fn conditional_copy(&mut self) -> Checked {
+        const WITHOUT: &str =
+            "syncs between datastores of this endpoint bring chunks through the daemon";
+        if !self.capabilities.copy {
+            return Ok((State::Skipped, format!("there are no copies; {WITHOUT}")));
+        }
+        let (source, target) = (self.key(ODD_NAME), self.key("copied"));
+        self.place(&target, "first").await?;
+        let copy = Copy::new(source, target.clone()).when(Precondition::Absent);
+        let onto = match self.store.copy(copy.clone()).await {
+            Ok(answer) => answer.value,
+            Err(error) if is_refusal(&error) => {
+                return warning(format!(
+                    "If-None-Match of copies is refused ({}): {WITHOUT}",
+                    error.message
+                ));
+            }
+            Err(error) => return Err(error),
+        };
+        if onto != PutOutcome::Exists || self.content(&target).await? != Some("first".into()) {
+            return warning(format!(
+                "If-None-Match of copies is ignored: a copy onto an object came to {onto:?}: {WITHOUT}"
+            ));
+        }
+        let new = self.key("copied-new");
+        let made = self
+            .store
+            .copy(Copy {
+                target: new.clone(),
+                ..copy
+            })
+            .await?
+            .value;
+        if !matches!(made, PutOutcome::Created { .. })
+            || self.content(&new).await? != Some(CONTENT.into())
+        {
+            return warning(format!(
+                "If-None-Match of a copy to a new key came to {made:?}: {WITHOUT}"
+            ));
+        }
+        self.capabilities.conditional_copy = true;
+        ok("If-None-Match of copies is obeyed")
     }
 
     pub(super) async fn multipart(&mut self) -> Checked {

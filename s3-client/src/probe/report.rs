@@ -28,6 +28,8 @@ pub enum Check {
     Listing,
     /// Copies within the bucket.
     Copy,
+    /// `If-None-Match: *` of copies.
+    ConditionalCopy,
     /// Multipart uploads.
     Multipart,
     /// `If-Match` of deletes.
@@ -52,7 +54,7 @@ pub enum Check {
 
 impl Check {
     /// All checks.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Bucket,
         Self::Write,
         Self::Read,
@@ -62,6 +64,7 @@ impl Check {
         Self::ConditionalReplace,
         Self::Listing,
         Self::Copy,
+        Self::ConditionalCopy,
         Self::Multipart,
         Self::ConditionalDelete,
         Self::BatchDelete,
@@ -86,6 +89,7 @@ impl Check {
             Self::ConditionalReplace => "conditional-replace",
             Self::Listing => "listing",
             Self::Copy => "copy",
+            Self::ConditionalCopy => "conditional-copy",
             Self::Multipart => "multipart",
             Self::ConditionalDelete => "conditional-delete",
             Self::BatchDelete => "batch-delete",

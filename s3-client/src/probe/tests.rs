@@ -44,6 +44,7 @@ async fn a_good_server_can_do_everything_and_is_left_clean() {
             metadata: true,
             etag_is_md5: true,
             copy: true,
+            conditional_copy: true,
             multipart: true,
             versioned: false,
             object_lock: false,
@@ -65,9 +66,11 @@ async fn ignored_conditions_are_found_out() {
         ignores_if_none_match: true,
         ignores_if_match: true,
         ignores_if_match_of_deletes: true,
+        ignores_conditions_of_copies: true,
         ..Faults::default()
     })
     .await;
+    assert!(report.capabilities.copy && !report.capabilities.conditional_copy);
     assert!(!report.capabilities.conditional_create);
     assert_eq!(
         report.capabilities.conditional_replace,
@@ -78,6 +81,7 @@ async fn ignored_conditions_are_found_out() {
         Check::ConditionalCreate,
         Check::ConditionalReplace,
         Check::ConditionalDelete,
+        Check::ConditionalCopy,
     ] {
         assert_eq!(report.state(check), Some(State::Warning), "{check:?}");
     }

@@ -70,7 +70,7 @@ impl<S: ObjectStore + ?Sized> Retry<S> {
         loop {
             let result = self.inner.put(put.clone()).await;
             let Some(kind) = attempts.note_write(&result) else {
-                let result = self.settle_put(&put, &attempts, result).await;
+                let result = self.settle_write((&put).into(), &attempts, result).await;
                 return result.map(|answer| insisted(answer, false));
             };
             let waited = attempts.again(kind).await;

@@ -1,4 +1,4 @@
-//! The S3 operations of the one bucket, on a store.
+//! The S3 operations of a bucket, on a store.
 
 use std::sync::Arc;
 
@@ -21,10 +21,10 @@ use s3s::dto::{
 use s3s::{S3, S3Error, S3ErrorCode, S3Request, S3Response, S3Result};
 
 use super::answers::{self, dated, error, invalid, key, not_implemented, tag, timestamp, version};
-use super::conditions::{ReadConditions, precondition, written_tag};
+use super::conditions::{ReadConditions, copy_precondition, precondition, written_tag};
 use super::listing::{Listed, Names, Question, collect};
 use super::payload::{Bodies, Unread};
-use super::{OperationName, ServeOptions, TagForm, settings};
+use super::{OperationName, ServeOptions, Stores, TagForm, settings};
 use crate::decide::slice;
 use crate::store::{
     BucketSettings, ByteRange, Copy, DeleteRequest, Object, ObjectStore, PAGE_KEYS_MAX, Put,
@@ -39,18 +39,26 @@ pub(super) struct Bucket {
     pub(super) tag_form: TagForm,
     pub(super) region: String,
     name: String,
+    /// All of the server, this one among them.
+    stores: Arc<Stores>,
     batch_delete: bool,
     page_keys_max: usize,
 }
 
 impl Bucket {
-    pub(super) fn new(store: Arc<dyn ObjectStore>, options: &ServeOptions) -> Self {
+    pub(super) fn new(
+        name: String,
+        store: Arc<dyn ObjectStore>,
+        stores: Arc<Stores>,
+        options: &ServeOptions,
+    ) -> Self {
         Self {
+            name,
+            stores,
             store,
             bodies: Bodies::new(options.body_bytes_max, options.bodies_bytes_max),
             tag_form: options.tag_form,
             region: options.region.clone(),
-            name: options.bucket.clone(),
             batch_delete: options.batch_delete,
             page_keys_max: options.page_keys_max.min(PAGE_KEYS_MAX),
         }
@@ -342,7 +350,7 @@ impl S3 for Bucket {
             || input.copy_source_if_modified_since.is_some()
             || input.copy_source_if_unmodified_since.is_some()
         {
-            return Err(not_implemented("copies cannot have conditions"));
+            return Err(not_implemented("the source of a copy has no conditions"));
         }
         let CopySource::Bucket {
             bucket,
@@ -352,9 +360,10 @@ impl S3 for Bucket {
         else {
             return Err(not_implemented("only current objects can be copied"));
         };
-        if *bucket != *self.name {
+        let Some(from) = self.stores.get(&*bucket) else {
             return Err(S3Error::new(S3ErrorCode::NoSuchBucket));
-        }
+        };
+        let condition = copy_precondition(&req.headers, self.tag_form)?;
         let source = key(source.into())?;
         let replace = input
             .metadata_directive
@@ -362,16 +371,21 @@ impl S3 for Bucket {
         let metadata = if replace {
             input.metadata.unwrap_or_default().into_iter().collect()
         } else {
-            let head = self.store.head(&source).await.map_err(error)?;
+            let head = from.head(&source).await.map_err(error)?;
             head.value.metadata
         };
-        let copy = Copy {
-            source,
-            target: key(input.key)?,
-            metadata,
-            validity: None,
+        let target = key(input.key)?;
+        let answer = if *bucket == *self.name {
+            let copy = Copy::new(source, target).when(condition);
+            self.store.copy(Copy { metadata, ..copy }).await
+        } else {
+            // Stores know nothing of each other.
+            let object = from.get(&source, None).await.map_err(error)?;
+            let object = object.value.whole(&source, None).map_err(error)?;
+            let put = Put::new(target, object.body).when(condition);
+            self.store.put(Put { metadata, ..put }).await
         };
-        let answer = self.store.copy(copy).await.map_err(error)?;
+        let answer = answer.map_err(error)?;
         let (etag, version_id, date) = answers::put(answer)?;
         let output = CopyObjectOutput {
             copy_object_result: Some(CopyObjectResult {
@@ -502,12 +516,12 @@ impl S3 for Bucket {
         req: S3Request<ListBucketsInput>,
     ) -> S3Result<S3Response<ListBucketsOutput>> {
         self.begin("ListBuckets", &req, &self.name)?;
-        let bucket = s3s::dto::Bucket {
-            name: Some(self.name.clone()),
+        let bucket = |name: &String| s3s::dto::Bucket {
+            name: Some(name.clone()),
             ..s3s::dto::Bucket::default()
         };
         Ok(S3Response::new(ListBucketsOutput {
-            buckets: Some(vec![bucket]),
+            buckets: Some(self.stores.keys().map(bucket).collect()),
             ..ListBucketsOutput::default()
         }))
     }

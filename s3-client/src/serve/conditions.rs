@@ -29,6 +29,22 @@ pub(super) fn precondition(
     }
 }
 
+/// The precondition of a copy, which the operation's own fields do not tell.
+pub(super) fn copy_precondition(headers: &HeaderMap, form: TagForm) -> S3Result<Precondition> {
+    let condition = |name| {
+        let value: Option<&HeaderValue> = headers.get(name);
+        let parsed = value.map(|value| ETagCondition::parse_http_header(value.as_bytes()));
+        parsed
+            .transpose()
+            .map_err(|_| invalid("a condition is no tag"))
+    };
+    let (if_match, if_none_match) = (
+        condition(header::IF_MATCH)?,
+        condition(header::IF_NONE_MATCH)?,
+    );
+    precondition(if_match, if_none_match, headers, form)
+}
+
 /// The tag that a write or deletion asks for.
 pub(super) fn written_tag(
     condition: &ETagCondition,

@@ -149,17 +149,20 @@ pub(super) fn say_copy(
     let stored = source.map(Stored::of);
     let bytes = stored.map_or(bytes, |stored| bytes.min(stored.bytes));
     let chunks = |side: Stored| stored.unwrap_or(side).chunks_for(bytes);
+    let by_server = matches!((source, target), (Some(from), Some(into)) if into.copies_from(from));
+    // Of a chunk that the server copies its first bytes are read, and nothing is sent.
+    let through_here = if by_server { 0 } else { bytes };
     if let Some(store) = source {
         say(daemon, task, store, |side| Demand {
             reads: chunks(side),
-            received: bytes,
+            received: through_here,
             ..Demand::default()
         });
     }
     if let Some(store) = target {
         say(daemon, task, store, |side| Demand {
             writes: chunks(side),
-            sent: bytes,
+            sent: through_here,
             ..Demand::default()
         });
     }

@@ -282,6 +282,12 @@ fn say_counts(task: &Task, counts: &SyncCounts) {
         counts.bytes,
         counts.known
     ));
+    if counts.by_server > 0 {
+        task.log(format!(
+            "of the chunks brought, {} were copied by the S3 server, past this machine",
+            counts.by_server
+        ));
+    }
     let removed = counts.removed_snapshots + counts.removed_groups + counts.removed_namespaces;
     if removed + counts.protected > 0 {
         task.log(format!(

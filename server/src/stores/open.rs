@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pbs_datastore::{
-    BucketAccess, Datastore, DatastoreConfig, Env, Error, MemoryBudget, OpenOptions,
+    BucketAccess, BucketPlace, Datastore, DatastoreConfig, Env, Error, MemoryBudget, OpenOptions,
 };
 use s3_client::{Capabilities, IfMatch, Meter, Report, State};
 
@@ -221,6 +221,11 @@ impl Opening {
                 conditional_overwrite: capabilities.conditional_replace != IfMatch::Unsupported,
             },
             signature_window: window.map_or(SIGNATURE_WINDOW, Duration::from_secs),
+            place: Some(BucketPlace {
+                server: backend.endpoint.clone(),
+                bucket: backend.bucket.clone(),
+                conditional_copy: capabilities.conditional_copy,
+            }),
         };
         let (env, options) = (self.env.clone(), self.options());
         let datastore = Datastore::open(env, config, Some(access), options).await?;

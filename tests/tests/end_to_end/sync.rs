@@ -5,14 +5,19 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use holdfast_tests::content;
 use holdfast_tests::daemon::Daemon;
 use holdfast_tests::process::wait_for;
-use holdfast_tests::s3_server::{EmbeddedS3, S3Server as _};
+use holdfast_tests::s3_server::{
+    BUCKET, Behind, EmbeddedS3, Requests, S3Server as _, Since, in_real_time,
+};
 use holdfast_tests::wire::Wire;
+use s3_client::ModelStore;
+use s3_client::serve::ServeOptions;
 use serde_json::Value;
 
 const SOURCE: &str = "alpha";
@@ -191,6 +196,69 @@ fn snapshots_go_from_daemon_to_daemon_and_back() {
             pushed(&source, &target)
         });
         Ok(())
+    });
+}
+
+/// The bytes of chunks that a server has sent, below a prefix.
+fn sent_of(seen: &Requests, prefix: &str) -> u64 {
+    let chunks = format!("{prefix}/.chunks/");
+    let of_chunks = seen.0.iter().filter(|one| one.key.starts_with(&chunks));
+    of_chunks.map(|one| one.bytes_out).sum()
+}
+
+#[test]
+fn chunks_between_buckets_of_one_server_stay_there() {
+    const SECOND: &str = "second";
+    let mut options = ServeOptions::new(BUCKET);
+    let second = Arc::new(ModelStore::new(in_real_time()));
+    options.neighbours.insert(SECOND.to_owned(), second);
+    let server = EmbeddedS3::start_with(Behind::Memory(in_real_time()), options);
+    let server = server.expect("a server with two buckets");
+    let daemon = Daemon::set_up(&[]).expect("a daemon");
+    daemon.explain(|| {
+        daemon.add_s3("main", &server.access(), &[])?;
+        daemon.add_s3_store("main", "alpha", &[])?;
+        let cache = daemon.cache_dir("beta").display().to_string();
+        let create = ["datastore", "create", "beta", "--s3", "main"];
+        let place = ["--bucket", SECOND, "--cache-dir", &cache];
+        let bound = ["--cache-bytes-max", "1GiB"];
+        manage(&daemon, &[&create[..], &place, &bound].concat())?;
+        daemon.start()?;
+        let image = daemon.dir().join("image");
+        content::write_image(&image, 9, 5)?;
+        let archive = format!("disk.img:{}", image.display());
+        let since = Since::now(&server)?;
+        let backup = ["backup", &archive, "--backup-id", "box"];
+        daemon.client("alpha", &backup)?.success()?;
+        let chunks = since.seen()?.count("PutObject", "alpha/.chunks/");
+        ensure!(chunks > 2, "{chunks} chunks");
+
+        let since = Since::now(&server)?;
+        let pull = ["pull", "--store", "beta", "--remote-store", "alpha"];
+        let log = manage(&daemon, &pull)?;
+        let told = format!("{chunks} were copied by the S3 server");
+        ensure!(log.contains(&told), "{log}");
+        let seen = since.seen()?;
+        let copies = seen.count("CopyObject", "beta/.chunks/");
+        let puts = seen.count("PutObject", "beta/.chunks/");
+        ensure!((copies, puts) == (chunks, 0), "{:?}", seen.by_operation());
+        // Of each chunk the first bytes were looked at.
+        let (looks, bytes) = (
+            seen.count("GetObject", "alpha/.chunks/"),
+            sent_of(&seen, "alpha"),
+        );
+        ensure!(
+            looks == chunks && bytes == 8 * chunks as u64,
+            "{bytes} bytes of {looks}"
+        );
+
+        daemon.client("beta", &["verify", "--all"])?.success()?;
+        let back = daemon.dir().join("back");
+        let text = back.display().to_string();
+        daemon
+            .client("beta", &["restore", "host/box", "disk.img", &text])?
+            .success()?;
+        content::compare_files(&image, &back)
     });
 }
 

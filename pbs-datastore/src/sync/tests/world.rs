@@ -11,8 +11,9 @@ use crate::fixture::Fixture;
 use crate::index::IndexChecksum;
 use crate::sync::*;
 use crate::{
-    ArchiveName, AuthId, BackupGroup, BackupRequest, Chunk, CryptKey, CryptMode, DataBlob, Digest,
-    Error, GroupRef, IndexKind, JobContext, Manifest, ManifestFile, Namespace, Result, SnapshotRef,
+    ArchiveName, AuthId, BackupGroup, BackupRequest, Chunk, CryptKey, CryptMode, DataBlob,
+    Datastore, Digest, Error, GroupRef, IndexKind, JobContext, Manifest, ManifestFile, Namespace,
+    Result, SnapshotRef,
 };
 
 pub(super) const OWNER: &str = "sync@pbs";
@@ -39,6 +40,15 @@ impl std::ops::Deref for Side {
 impl Side {
     pub(super) async fn new(bucket: bool) -> Self {
         Self(Fixture::new(bucket).await)
+    }
+
+    /// Two in buckets of one server, which copies from the first to the second.
+    pub(super) async fn neighbours() -> (Self, Self) {
+        let source = Self(Fixture::in_bucket("first").await);
+        let target = Self(Fixture::in_bucket("second").await);
+        let model = Arc::clone(&source.model);
+        target.model.add_neighbour("first", model);
+        (source, target)
     }
 
     /// A backup of one archive with these chunks, a fixed one if its name says so, and a blob.
@@ -329,5 +339,9 @@ impl SnapshotSource for Reader {
         *bytes.last_mut().unwrap() ^= 1;
         let blob = DataBlob::parse(bytes.into()).unwrap();
         Ok(Arc::new(Chunk::new(blob, None)))
+    }
+
+    fn local(&self) -> Option<&Arc<Datastore>> {
+        self.inner.local()
     }
 }

@@ -128,13 +128,8 @@ async fn ask(store: &AwsStore, kind: u8, answer: &[u8]) {
         ),
         8 => drop(store.delete(&[key("store/a").into()], None).await),
         9 => {
-            let copy = Copy {
-                source: key("store/a"),
-                target: key("store/b"),
-                metadata: s3_client::Metadata::new(),
-                validity: None,
-            };
-            drop(store.copy(copy).await);
+            let copy = Copy::new(key("store/a"), key("store/b"));
+            drop(store.copy(copy.when(Precondition::Absent)).await);
         }
         10 => drop(
             store

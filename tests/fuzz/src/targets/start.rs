@@ -313,6 +313,7 @@ async fn open(model: &Arc<ModelStore>, cache: &Path) -> pbs_datastore::Result<Ar
             conditional_overwrite: true,
         },
         signature_window: Duration::from_mins(15),
+        place: None,
     };
     let options = OpenOptions {
         hostname: "here".to_owned(),
