@@ -145,6 +145,8 @@ fn read_server(faults: &mut Faults<'_>, config: &mut Config, section: &mut Secti
             server.session_idle_seconds,
             60..=86400,
         ),
+        ("login-failures-max", server.login_failures_max, 0..=1000),
+        ("login-lock-seconds", server.login_lock_seconds, 10..=86400),
     ] {
         section.bounded(faults, key, &value, &bounds);
     }

@@ -87,6 +87,13 @@ const FIRST: &[Row] = &[
         200,
     ),
     rest(
+        "PUT",
+        "/api2/json/access/users/{userid}/unlock",
+        USER,
+        Refused(403),
+        200,
+    ),
+    rest(
         "GET",
         "/api2/json/access/users/{userid}/token",
         USER,

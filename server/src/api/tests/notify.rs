@@ -385,3 +385,22 @@ async fn a_secret_is_not_used_with_settings_of_others() {
         .await;
     assert_eq!(secret(), None);
 }
+
+#[tokio::test]
+async fn a_locked_account_is_told_once() {
+    let fixture = Fixture::new().await;
+    let (url, mut posted) = webhook(&fixture, &[]).await;
+    let hook = json!({"name": "hook", "url": url});
+    fixture.done(Method::POST, "config/notify", hook).await;
+    fixture.lock_out("backup@pbs").await;
+    fixture.tell().await;
+    // A second datastore of the fixture cannot be used, which is told first.
+    let (body, _) = next(&mut posted).await;
+    let (other, _) = next(&mut posted).await;
+    let locked: Vec<&String> = [&body, &other]
+        .into_iter()
+        .filter(|body| body.contains("The account backup@pbs is locked"))
+        .collect();
+    assert_eq!(locked.len(), 1, "{body} {other}");
+    assert!(locked[0].contains("\"severity\":\"warning\""), "{locked:?}");
+}

@@ -5,6 +5,7 @@ pub(super) fn all(store: &str, json: &str, known: &str) -> Vec<String> {
     vec![
         format!("POST access/users {json}\n{{\"userid\":\"new@pbs\",\"comment\":\"c\",\"enable\":true,\"expire\":0}}"),
         format!("PUT access/users/nobody@pbs {json}\n{{\"comment\":\"c\",\"delete\":[\"expire\"]}}"),
+        "PUT access/users/backup@pbs/unlock".to_owned(),
         "DELETE access/users/nobody@pbs".to_owned(),
         "POST access/users/backup@pbs/token/new application/x-www-form-urlencoded\ncomment=c&enable=1".to_owned(),
         "PUT access/users/backup@pbs/token/t?regenerate=1".to_owned(),
