@@ -77,7 +77,7 @@ enum Command {
     /// List and end the sessions that read or write snapshots.
     #[command(subcommand)]
     Session(session::SessionCommand),
-    /// Add, list, remove and check S3 servers.
+    /// Add, list, remove and check S3 servers, and list and make their buckets.
     #[command(subcommand)]
     S3(s3::S3Command),
     /// Add, list, change and remove users.

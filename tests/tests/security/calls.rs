@@ -360,6 +360,23 @@ const LAST: &[Row] = &[
         200,
     ),
     rest(
+        "GET",
+        "/api2/json/config/s3/{id}/list-buckets",
+        ["id=bucket-server", "id=missing"],
+        Refused(403),
+        200,
+    ),
+    rest(
+        "POST",
+        "/api2/json/admin/s3/{id}/create-bucket",
+        [
+            "id=bucket-server&bucket=backups",
+            "id=missing&bucket=backups",
+        ],
+        Refused(403),
+        200,
+    ),
+    rest(
         "PUT",
         "/api2/json/admin/s3/{id}/check",
         [

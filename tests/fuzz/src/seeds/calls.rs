@@ -53,6 +53,7 @@ fn rest() -> Seeds {
         "config/datastore/one",
         "config/s3",
         "config/s3/main",
+        "config/s3/main/list-buckets",
         "config/prune",
         "config/prune/nightly",
         "config/verify?store=one",

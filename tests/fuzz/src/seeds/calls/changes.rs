@@ -66,5 +66,6 @@ pub(super) fn all(store: &str, json: &str, known: &str) -> Vec<String> {
         "POST pull?store=one&ns=a&remote-store=one&remote-ns=b&max-depth=0&verified-only=1".to_owned(),
         "POST push?store=one&remote=far&remote-store=one&rate-out=1%20MiB&burst-out=2%20MiB".to_owned(),
         "PUT admin/s3/main/check?bucket=b&store-prefix=p".to_owned(),
+        "POST admin/s3/main/create-bucket?bucket=new".to_owned(),
     ]
 }
