@@ -162,7 +162,7 @@ impl Daemon {
         let instance = InstanceId::load_or_create(&state_dir)?;
         let settings = config.read();
         let hostname = hostname(&settings);
-        for fault in secrets.read().missing_keys(&settings) {
+        for fault in secrets.read().misfits(&settings) {
             tracing::error!("{fault}");
         }
         let jobs = Jobs::open(&state_dir.join("jobs"));

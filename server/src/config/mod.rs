@@ -28,7 +28,7 @@ pub(crate) use self::{
         Account, Backend, Config, Datastore, Expiry, LogFormat, LogLevel, S3Backend, Server,
         SyncLevel,
     },
-    notify::{Notify, NotifyLevel, NotifyScheme},
+    notify::{Notify, NotifyLevel, NotifyScheme, login_fault},
     s3::{CredentialsKind, S3Endpoint},
     secrets::{S3Keys, Secrets},
     size::{ByteCount, ByteCountError, unless_zero},

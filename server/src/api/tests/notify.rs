@@ -290,6 +290,42 @@ async fn settings_are_checked_and_secrets_stay() {
 }
 
 #[tokio::test]
+async fn half_of_a_login_at_a_mail_server_is_refused() {
+    let fixture = Fixture::new().await;
+    let mail = |more: Value| {
+        let mut mail = json!({"name": "mail", "url": "smtps://mail.example", "from": "a@b.example", "to": ["c@d.example"]});
+        for (name, value) in more.as_object().expect("members") {
+            mail[name] = value.clone();
+        }
+        mail
+    };
+    let (all, one) = ("config/notify", "config/notify/mail");
+    let no_secret = "'user' needs a secret";
+    let no_user = "a secret for mail needs 'user'";
+    for (more, why) in [
+        (json!({"user": "robot"}), no_secret),
+        (json!({"secret": "hush"}), no_user),
+    ] {
+        fixture.refused(Method::POST, all, mail(more), why).await;
+    }
+    fixture.done(Method::POST, all, mail(json!({}))).await;
+    for (change, why) in [
+        (json!({"user": "robot"}), no_secret),
+        (json!({"secret": "hush"}), no_user),
+    ] {
+        fixture.refused(Method::PUT, one, change, why).await;
+    }
+    let both = json!({"user": "robot", "secret": "hush"});
+    fixture.done(Method::PUT, one, both).await;
+    let no_more = json!({"delete": ["user"], "secret": "hush"});
+    fixture.refused(Method::PUT, one, no_more, no_user).await;
+    // Without the user its secret goes, too.
+    let no_more = json!({"delete": ["user"]});
+    fixture.done(Method::PUT, one, no_more).await;
+    assert!(fixture.daemon.secrets.read().notify.is_empty());
+}
+
+#[tokio::test]
 async fn a_template_that_goes_wrong_or_on_and_on_is_refused() {
     let fixture = Fixture::new().await;
     let (url, _posted) = webhook(&fixture, &[]).await;
