@@ -15,7 +15,7 @@ use aws_sdk_s3::types::{BucketLocationConstraint, CreateBucketConfiguration};
 
 use super::answer::{Asked, Failure, failure};
 use super::ask::Ask;
-use super::config::{Address, AwsConfig};
+use super::config::AwsConfig;
 use super::settings::has_code;
 use super::{AwsStore, WallClock, client};
 use crate::connector::Tcp;

@@ -13,7 +13,7 @@ use super::router::Router;
 use super::shape::{Member, Shape, always};
 use super::{
     access, acl, datastore, gc, groups, jobs, metrics, namespaces, nodes, notify, openapi, prune,
-    remote, s3, sessions, snapshots, stores, sync, tasks, users, verify, with_secret,
+    remote, s3, sessions, snapshots, stores, sync, tasks, traffic, users, verify, with_secret,
 };
 use crate::tasks::{BESIDE_LOG, LISTED_TASK, LOG_LINE, TASK_FILTER, TASK_STATUS};
 
@@ -315,6 +315,19 @@ fn configuration() -> Vec<RouteEntry> {
         known!(GET "config/remote/{name}/scan/{store}/namespaces" => remote::scan_namespaces,
             "Lists the namespaces of a remote's datastore, as it does",
             [&[remote::NAME, REMOTE_STORE]], list(&Shape::Any)),
+        known!(GET "config/traffic-control" => traffic::list,
+            "Lists the rules of how fast clients may be", [], configured(Shape::List(&traffic::ENTRY))),
+        known!(POST "config/traffic-control" => traffic::create,
+            "Adds a rule of how fast clients may be",
+            [&[traffic::NAME, DIGEST], traffic::SETTINGS], NOTHING),
+        known!(GET "config/traffic-control/{name}" => traffic::show,
+            "Shows a rule of how fast clients may be",
+            [&[traffic::NAME]], configured(traffic::ENTRY)),
+        known!(PUT "config/traffic-control/{name}" => traffic::update,
+            "Changes a rule of how fast clients may be, on open connections too",
+            [&[traffic::NAME, DIGEST, delete(traffic::DELETE_MAX)], traffic::SETTINGS], NOTHING),
+        known!(DELETE "config/traffic-control/{name}" => traffic::remove,
+            "Removes a rule of how fast clients may be", [&[traffic::NAME, DIGEST]], NOTHING),
         known!(GET "config/notify" => notify::list,
             "Lists who is told how tasks end", [], configured(Shape::List(&notify::ENTRY))),
         known!(POST "config/notify" => notify::create,

@@ -3,6 +3,7 @@
 mod jobs;
 mod notify;
 mod sync;
+mod traffic;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;

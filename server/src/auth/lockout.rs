@@ -24,7 +24,7 @@ pub(super) struct LockRule {
     pub(super) seconds: i64,
 }
 
-/// How a login went that is not let in by itself.
+/// How a login went, before the lock is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tried {
     /// The password is right, and the account may be used.

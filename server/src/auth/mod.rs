@@ -159,10 +159,12 @@ impl Authority {
                 return Err(error.into());
             }
         };
-        let tried = match right && self.is_active(&user.clone().into()) {
-            true => Tried::Good,
-            false if is_ticket => Tried::OldTicket,
-            false => Tried::Bad,
+        let tried = if right && self.is_active(&user.clone().into()) {
+            Tried::Good
+        } else if is_ticket {
+            Tried::OldTicket
+        } else {
+            Tried::Bad
         };
         let now = self.now();
         let judged = stored.map(|stored| {

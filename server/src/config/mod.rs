@@ -17,6 +17,7 @@ mod store;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 #[expect(unused_imports, reason = "the surface for the rest of the daemon")]
 pub(crate) use self::{
@@ -34,4 +35,5 @@ pub(crate) use self::{
     size::{ByteCount, ByteCountError, unless_zero},
     store::{ConfigError, ConfigStore, SecretsStore, open_both},
     sync::{REMOTE_PASSWORD_BYTES_MAX, Remote, SyncDirection, SyncJob},
+    traffic::{TRAFFIC_LIST_MAX, TrafficRule},
 };

@@ -15,6 +15,7 @@ use super::notify::Notify;
 use super::s3::S3Endpoint;
 use super::size::ByteCount;
 use super::sync::{Remote, SyncJob};
+use super::traffic::TrafficRule;
 use crate::auth::{Acl, AclEntry, TokenId, UserId};
 use crate::calendar::CalendarEvent;
 
@@ -39,6 +40,8 @@ pub(crate) struct Config {
     pub(crate) notify: BTreeMap<String, Notify>,
     /// `[remote.ID]`
     pub(crate) remotes: BTreeMap<String, Remote>,
+    /// `[traffic-control.NAME]`
+    pub(crate) traffic: BTreeMap<String, TrafficRule>,
     /// `[user."NAME@REALM"]`
     pub(crate) users: BTreeMap<UserId, Account>,
     /// `[token."NAME@REALM!TOKEN"]`

@@ -13,4 +13,5 @@ mod operations;
 mod package;
 mod quickstart;
 mod sync;
+mod traffic;
 mod transcripts;

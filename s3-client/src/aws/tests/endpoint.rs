@@ -76,9 +76,12 @@ async fn a_list_without_an_end_is_none() {
 #[tokio::test]
 async fn a_bucket_is_made_in_its_region_and_the_first_one_is_not_named() {
     for (region, named) in [("us-east-1", false), ("eu-north-1", true)] {
-        let server = Server::start(|seen, _| match is_list(seen) {
-            true => listed(&["other"], None),
-            false => reply("200 OK", "Location: /wanted\r\n", ""),
+        let server = Server::start(|seen, _| {
+            if is_list(seen) {
+                listed(&["other"], None)
+            } else {
+                reply("200 OK", "Location: /wanted\r\n", "")
+            }
         });
         let made = endpoint(&server, region).create_bucket("wanted").await;
         assert_eq!(made.expect("made"), BucketOutcome::Created);
@@ -97,9 +100,12 @@ async fn what_is_there_is_not_touched() {
     let (ours, asked) = create(|_, _| listed(&["wanted"], None)).await;
     assert_eq!((ours.expect("seen"), asked), (BucketOutcome::Ours, 0));
     // The keys may not list.
-    let (there, asked) = create(|seen, _| match is_list(seen) {
-        true => denied(),
-        false => reply("200 OK", "", ""),
+    let (there, asked) = create(|seen, _| {
+        if is_list(seen) {
+            denied()
+        } else {
+            reply("200 OK", "", "")
+        }
     })
     .await;
     assert_eq!((there.expect("seen"), asked), (BucketOutcome::Somebodys, 0));
@@ -115,16 +121,22 @@ async fn whose_it_is_says_the_server() {
         ("BucketAlreadyOwnedByYou", BucketOutcome::Ours),
         ("BucketAlreadyExists", BucketOutcome::Theirs),
     ] {
-        let (told, asked) = create(move |seen, _| match is_list(seen) {
-            true => listed(&[], None),
-            false => refusal("409 Conflict", code, "there"),
+        let (told, asked) = create(move |seen, _| {
+            if is_list(seen) {
+                listed(&[], None)
+            } else {
+                refusal("409 Conflict", code, "there")
+            }
         })
         .await;
         assert_eq!((told.expect("an outcome"), asked), (outcome, 1));
     }
-    let (denied, _) = create(|seen, _| match is_list(seen) {
-        true => listed(&[], None),
-        false => denied(),
+    let (denied, _) = create(|seen, _| {
+        if is_list(seen) {
+            listed(&[], None)
+        } else {
+            denied()
+        }
     })
     .await;
     assert_eq!(denied.expect_err("refused").kind, ErrorKind::Unauthorized);

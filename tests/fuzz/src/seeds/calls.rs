@@ -64,6 +64,8 @@ fn rest() -> Seeds {
         "config/sync",
         "config/sync/copy",
         "admin/sync?store=one",
+        "config/traffic-control",
+        "config/traffic-control/slow",
         "config/notify",
         "config/notify/admins",
         "config/remote",
