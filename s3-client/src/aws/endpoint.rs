@@ -109,9 +109,8 @@ impl AwsEndpoint {
             .create_bucket()
             .bucket(bucket)
             .set_create_bucket_configuration(configuration(&config.region));
-        let error = match ask.attach(request.customize(), None).send().await {
-            Ok(_) => return Ok(BucketOutcome::Created),
-            Err(error) => error,
+        let Err(error) = ask.attach(request.customize(), None).send().await else {
+            return Ok(BucketOutcome::Created);
         };
         if has_code(&error, "BucketAlreadyOwnedByYou") {
             return Ok(BucketOutcome::Ours);
@@ -170,9 +169,7 @@ fn is_bucket_name(name: &str) -> bool {
 
 /// Where a bucket is made. The first region is never named: that is an error.
 fn configuration(region: &str) -> Option<CreateBucketConfiguration> {
-    let named = (region != FIRST_REGION).then(|| {
-        CreateBucketConfiguration::builder()
-            .location_constraint(BucketLocationConstraint::from(region))
-    });
-    named.map(|builder| builder.build())
+    let there = BucketLocationConstraint::from(region);
+    let named = CreateBucketConfiguration::builder().location_constraint(there);
+    (region != FIRST_REGION).then(|| named.build())
 }

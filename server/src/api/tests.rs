@@ -163,7 +163,9 @@ async fn a_locked_account_is_seen_and_unlocked_by_who_administers_it() {
     assert_eq!(locked.count(), 1);
     let (_, figures) = fixture.with_token(&admin, Method::GET, "metrics").await;
     let figures = figures.as_str().expect("a text");
-    assert!(figures.contains("holdfast_accounts_locked 1"), "{figures}");
+    let is_locked =
+        |line: &str| line.starts_with("holdfast_accounts_locked") && line.ends_with(" 1.0");
+    assert!(figures.lines().any(is_locked), "{figures}");
     let unlock = format!("{one}/unlock");
     let (status, _) = fixture.with_token(&user, Method::PUT, &unlock).await;
     assert_eq!(status, StatusCode::FORBIDDEN, "its own token may not");

@@ -47,7 +47,7 @@ async fn rules_are_kept_shown_and_in_force_at_once() {
 
 #[rstest]
 #[case(json!({}), "limits nothing")]
-#[case(json!({ "rate-in": 0, "rate-out": "0" }), "limits nothing")]
+#[case(json!({ "rate-in": "0", "rate-out": "0" }), "limits nothing")]
 #[case(json!({ "rate-in": "1 KiB" }), "must be between 128 KiB and 90 GiB")]
 #[case(json!({ "rate-in": "1 MiB", "burst-out": "1 MiB" }), "does nothing without rate-out")]
 #[case(json!({ "rate-in": "1 MiB", "network": ["10.0.0.0/33"] }), "is no network")]
