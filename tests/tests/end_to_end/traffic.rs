@@ -55,8 +55,8 @@ fn a_rule_slows_a_backup_down_and_lets_it_go() -> Result<()> {
 
         let from = format!("disk.img:{}", image.display());
         let began = Instant::now();
-        let made: Value = thread::scope(|scope| {
-            let arguments = ["backup", &from, "--backup-id", "box"];
+        let arguments = ["backup", &from, "--backup-id", "box"];
+        let made = thread::scope(|scope| -> Result<Value> {
             let backup = scope.spawn(|| daemon.client_json(STORE, &arguments));
             let much = 4 * RATE;
             let seen = wait_for(Duration::from_mins(2), || {
