@@ -113,8 +113,8 @@ fn locked_is_locked_for_passwords_alone(world: &World, told: &str) -> Result<()>
         refused.text()
     );
     let path = format!("admin/datastore/{STORE}/snapshots");
-    let token = world.call(&format!("{LOCKED}!t"), "GET", &path);
-    let answer = world.runtime.block_on(token)?;
+    let token = format!("{LOCKED}!t");
+    let answer = world.runtime.block_on(world.call(&token, "GET", &path))?;
     ensure!(answer.status == 200, "its token: {}", answer.status);
     let listed = world.daemon.manage(&["user", "list"])?.text();
     let line = listed.lines().find(|line| line.starts_with(LOCKED));
