@@ -12,6 +12,7 @@ mod answer;
 mod ask;
 mod config;
 mod delete;
+mod endpoint;
 mod list;
 mod payload;
 mod read;
@@ -43,7 +44,9 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use self::answer::{Asked, Failure, failure, server_ahead_ms_max};
 use self::ask::Ask;
+use self::config::Address;
 pub use self::config::{AwsConfig, Credentials, Secret};
+pub use self::endpoint::{AwsEndpoint, BucketOutcome};
 use self::payload::payload;
 use crate::connector::{Connector, Network, Tcp, Traffic};
 use crate::{
@@ -141,6 +144,41 @@ async fn credentials(from: &Credentials) -> SharedCredentialsProvider {
     }
 }
 
+fn refused(why: String) -> Error {
+    Error::new(ErrorKind::Other, Op::Bucket, "", why)
+}
+
+/// The SDK's client for `address`, a bucket's or the server's own, and what it moves.
+async fn client(
+    network: Arc<dyn Network>,
+    config: &AwsConfig,
+    address: Result<Address, String>,
+) -> Result<(Client, Arc<Traffic>), Error> {
+    let faults = config.faults_of_server();
+    if !faults.is_empty() {
+        return Err(refused(faults.join("; ")));
+    }
+    let address = address.map_err(refused)?;
+    let traffic = Arc::new(Traffic::default());
+    let transport = config.transport().map_err(refused)?;
+    let connector =
+        Connector::new(transport, address.https, network, Arc::clone(&traffic)).map_err(refused)?;
+    let sdk = aws_sdk_s3::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new(config.region.clone()))
+        .endpoint_resolver(FixedEndpoint(endpoint(&address.base, &config.region)))
+        .credentials_provider(credentials(&config.credentials).await)
+        .http_client(connector)
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(TimeoutConfig::disabled())
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+        .disable_s3_express_session_auth(true)
+        .build();
+    Ok((Client::from_conf(sdk), traffic))
+}
+
 impl AwsStore {
     /// Makes a client for the bucket of `config`; sends nothing yet. `clock` is compared with the end of a
     /// [`Validity`], after correction by what the server's answers tell of its clock.
@@ -156,31 +194,13 @@ impl AwsStore {
         config: AwsConfig,
         clock: WallClock,
     ) -> Result<Self, Error> {
-        let refuse = |message: String| Error::new(ErrorKind::Other, Op::Bucket, "", message);
         let faults = config.validate();
         if !faults.is_empty() {
-            return Err(refuse(faults.join("; ")));
+            return Err(refused(faults.join("; ")));
         }
-        let address = config.address().map_err(refuse)?;
-        let traffic = Arc::new(Traffic::default());
-        let transport = config.transport().map_err(refuse)?;
-        let connector = Connector::new(transport, address.https, network, Arc::clone(&traffic))
-            .map_err(refuse)?;
-        let sdk = aws_sdk_s3::Config::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .region(Region::new(config.region.clone()))
-            .endpoint_resolver(FixedEndpoint(endpoint(&address.base, &config.region)))
-            .credentials_provider(credentials(&config.credentials).await)
-            .http_client(connector)
-            .retry_config(RetryConfig::disabled())
-            .timeout_config(TimeoutConfig::disabled())
-            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
-            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
-            .disable_s3_express_session_auth(true)
-            .build();
+        let (client, traffic) = client(network, &config, config.address()).await?;
         Ok(Self {
-            client: Client::from_conf(sdk),
+            client,
             bucket: config.bucket,
             clock,
             server_ahead_ms_max: AtomicI64::new(i64::MAX),

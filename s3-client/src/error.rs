@@ -41,7 +41,7 @@ impl ErrorKind {
     }
 }
 
-/// The operations of the trait, for errors, metering and faults.
+/// The operations of the trait and of an endpoint, for errors, metering and faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Op {
     /// Put of a whole object.
@@ -64,13 +64,15 @@ pub enum Op {
     CompleteMultipart,
     /// Abandonment of a multipart upload.
     AbortMultipart,
-    /// Questions about the bucket itself.
+    /// Questions about the bucket itself, and about which there are.
     Bucket,
+    /// A new bucket; no store makes one.
+    CreateBucket,
 }
 
 impl Op {
     /// All operations, in the order they are shown.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Put,
         Self::Get,
         Self::Head,
@@ -82,6 +84,7 @@ impl Op {
         Self::CompleteMultipart,
         Self::AbortMultipart,
         Self::Bucket,
+        Self::CreateBucket,
     ];
 
     /// Lower-case name for logs and metrics.
@@ -98,6 +101,7 @@ impl Op {
             Self::CompleteMultipart => "complete-multipart",
             Self::AbortMultipart => "abort-multipart",
             Self::Bucket => "bucket",
+            Self::CreateBucket => "create-bucket",
         }
     }
 

@@ -25,7 +25,7 @@ mod scripted;
 pub mod serve;
 mod store;
 
-pub use aws::{AwsConfig, AwsStore, Credentials, Secret, WallClock};
+pub use aws::{AwsConfig, AwsEndpoint, AwsStore, BucketOutcome, Credentials, Secret, WallClock};
 pub use batch::{Deleted, delete_all};
 pub use clock::{Clock, virtual_clock, wall_clock};
 pub use connector::{Network, Stream, Traffic};

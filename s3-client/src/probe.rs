@@ -269,18 +269,38 @@ impl Probe<'_> {
         self.note(Check::Clock, Ok(found));
     }
 
+    fn state(&self, check: Check) -> Option<State> {
+        let found = self.findings.iter().find(|finding| finding.check == check);
+        found.map(|finding| finding.state)
+    }
+
+    /// Which rights there are and which are missing, as far as requests that a datastore makes have shown.
     fn permissions(&mut self) {
-        if self.denied.is_empty() {
-            self.note(
-                Check::Permissions,
-                Ok((State::Ok, "nothing was denied".into())),
-            );
-            return;
-        }
-        let actions: BTreeSet<_> = self.denied.iter().map(|op| action(*op)).collect();
-        let actions: Vec<_> = actions.into_iter().collect();
-        let detail = format!("denied: allow the keys {}", actions.join(", "));
-        self.note(Check::Permissions, Ok((State::Failed, detail)));
+        let found = if !self.denied.is_empty() {
+            let shown = [
+                (Check::Write, Op::Put),
+                (Check::Read, Op::Get),
+                (Check::Listing, Op::List),
+                (Check::CleanUp, Op::Delete),
+            ];
+            let shown = shown.into_iter().filter(|(check, op)| {
+                self.state(*check) == Some(State::Ok) && !self.denied.contains(op)
+            });
+            let allowed = actions(shown.map(|(_, op)| op));
+            let denied = actions(self.denied.iter().copied());
+            let detail = match allowed.as_str() {
+                "" => format!("denied: allow the keys {denied}"),
+                allowed => format!("{allowed} work; denied: allow the keys {denied}"),
+            };
+            (State::Failed, detail)
+        } else if self.state(Check::Bucket) == Some(State::Warning) {
+            let detail =
+                "all that a datastore needs works; denied is HeadBucket, which only a check asks";
+            (State::Warning, detail.to_owned())
+        } else {
+            (State::Ok, "nothing was denied".to_owned())
+        };
+        self.note(Check::Permissions, Ok(found));
     }
 
     /// Deletes whatever lies in the scratch folder.
@@ -328,7 +348,14 @@ fn action(op: Op) -> &'static str {
         Op::Delete => "s3:DeleteObject",
         Op::List | Op::Bucket => "s3:ListBucket",
         Op::AbortMultipart => "s3:AbortMultipartUpload",
+        Op::CreateBucket => "s3:CreateBucket",
     }
+}
+
+/// The permissions that operations need, each once.
+fn actions(ops: impl Iterator<Item = Op>) -> String {
+    let actions: BTreeSet<_> = ops.map(action).collect();
+    actions.into_iter().collect::<Vec<_>>().join(", ")
 }
 
 /// What to do about an error.

@@ -5,6 +5,8 @@
 //! for the handshake, for a request's head, and without a byte in either direction. Who makes room for whom is the concern of
 //! [`crate::places`]. Connections that find none are closed at once: clients notice and try again.
 //!
+//! How fast a connection may be is known from its first request on ([`crate::traffic`]), not before: a handshake waits for nobody.
+//!
 //! Plain HTTP on the port is answered with a redirect to `https`.
 
 use std::fmt;
@@ -33,9 +35,11 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::api::{ApiError, ApiPath};
 use crate::idle_io::IdleIo;
+use crate::pace::Paced;
 use crate::places::{HalfOpen, Place, Places};
 use crate::protocol::{Protocol, ProtocolName};
 use crate::shutdown::Shutdown;
+use crate::traffic::Lane;
 
 /// How long the first byte and then the TLS handshake may take.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
@@ -213,6 +217,7 @@ impl App {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let half_open = Mutex::new(Some(half_open));
+        let lane = self.protocol.traffic.lane(peer.ip());
         let service = service_fn(|request| {
             drop(
                 half_open
@@ -220,15 +225,17 @@ impl App {
                     .unwrap_or_else(PoisonError::into_inner)
                     .take(),
             );
-            let app = self.clone();
+            let (app, lane) = (self.clone(), lane.clone());
             async move {
                 place.set_busy(true);
-                let answer = app.answer(request, peer).await;
+                let answer = app.answer(request, peer, lane).await;
                 place.set_busy(false);
                 Ok::<_, std::convert::Infallible>(answer)
             }
         });
-        let io = TokioIo::new(IdleIo::new(stream, SILENCE_MAX));
+        // What waits for its turn is not silent.
+        let stream = Paced::new(IdleIo::new(stream, SILENCE_MAX), lane.clone());
+        let io = TokioIo::new(stream);
         let connection = http1_server().serve_connection(io, service).with_upgrades();
         tokio::pin!(connection);
         tokio::select! {
@@ -238,11 +245,16 @@ impl App {
         Ok(connection.await?)
     }
 
-    async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<ApiBody> {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+        lane: Lane,
+    ) -> Response<ApiBody> {
         let target = Target::of(&request);
         match target {
             Target::Upgrade(protocol) => {
-                whole(self.protocol.upgrade(protocol, request, peer).await)
+                whole(self.protocol.upgrade(protocol, request, peer, lane).await)
             }
             Target::Live => whole(text(StatusCode::OK, "ok".to_owned())),
             Target::Ready => whole(self.ready_answer()),

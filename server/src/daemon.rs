@@ -22,6 +22,7 @@ use crate::protocol::{SessionTable, WINDOWS_BYTES_SET_ASIDE};
 use crate::shutdown::Shutdown;
 use crate::stores::Stores;
 use crate::tasks::{TaskError, TaskRegistry};
+use crate::traffic::Traffic;
 
 /// The configuration file that is used when none is named.
 pub(crate) const CONFIG_FILE: &str = "/etc/holdfast/holdfast.toml";
@@ -134,6 +135,8 @@ pub(crate) struct Daemon {
     pub(crate) uploads: Arc<Semaphore>,
     /// The stop.
     pub(crate) shutdown: Shutdown,
+    /// How fast clients may be.
+    pub(crate) traffic: Traffic,
     /// Who could not prove who it is.
     pub(crate) strangers: Arc<Strangers>,
     /// How long refusals are held back.
@@ -162,13 +165,15 @@ impl Daemon {
         let instance = InstanceId::load_or_create(&state_dir)?;
         let settings = config.read();
         let hostname = hostname(&settings);
-        for fault in secrets.read().missing_keys(&settings) {
+        for fault in secrets.read().misfits(&settings) {
             tracing::error!("{fault}");
         }
         let jobs = Jobs::open(&state_dir.join("jobs"));
         let tasks = TaskRegistry::open(&state_dir.join("tasks"), &hostname, clock.clone())?;
         let memory = settings.server.memory_budget_bytes.get();
         let budget = MemoryBudget::new(memory.saturating_sub(WINDOWS_BYTES_SET_ASIDE));
+        let traffic = Traffic::default();
+        traffic.apply(|| config.read());
         let authority = Authority::new(
             config.clone(),
             secrets.clone(),
@@ -200,6 +205,7 @@ impl Daemon {
             budget,
             uploads: Arc::new(Semaphore::new(UPLOADS_AT_ONCE)),
             shutdown: Shutdown::new(),
+            traffic,
             strangers: Arc::default(),
             delays: Delays::default(),
             routes: Arc::new(routes()),

@@ -23,6 +23,7 @@ mod instance;
 mod jobs;
 mod log_lines;
 mod notify;
+mod pace;
 mod parent;
 mod places;
 mod price;
@@ -33,6 +34,7 @@ mod shutdown;
 mod stores;
 mod tasks;
 mod tls;
+mod traffic;
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! Tells people and programs how tasks end, and when a datastore cannot be used: by mail and by webhook.
+//! Tells people and programs how tasks end, when a datastore cannot be used, and when an account is locked: by mail and by webhook.
 //!
 //! The end of a task goes into a queue, so that nothing waits for a mail server; from there to each `[notify.ID]` that wants it. A delivery that fails
 //! for the way there is tried again, [`PAUSES`] later; whether one whose answer was lost arrived nobody knows, so it may come twice, with the same `id`.
@@ -20,7 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::MissedTickBehavior;
 
 pub(crate) use self::event::{Event, check_template};
-use crate::auth::ClearSecret;
+use crate::auth::{ClearSecret, UserId};
 use crate::config::Notify;
 use crate::daemon::Daemon;
 use crate::stores::StoreState;
@@ -39,7 +39,7 @@ const PAUSES: [Duration; 4] = [
 ];
 /// How long one attempt may take.
 const ATTEMPT_MAX: Duration = Duration::from_secs(30);
-/// How often datastores are looked at.
+/// How often datastores and accounts are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// Why a message was not delivered.
@@ -87,14 +87,14 @@ fn listen(daemon: &Arc<Daemon>) -> mpsc::Receiver<TaskInfo> {
 pub(crate) async fn run_notifier(daemon: Arc<Daemon>) {
     let mut ended = listen(&daemon);
     let mut slots = Slots::default();
-    let mut faulty = BTreeSet::new();
+    let mut seen = Seen::default();
     let mut look_again = tokio::time::interval(LOOK_EVERY);
     look_again.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = daemon.shutdown.requested() => return,
             _ = look_again.tick() => {
-                for event in look(&daemon, &mut faulty) {
+                for event in seen.look(&daemon) {
                     spread(&daemon, &mut slots, event);
                 }
             }
@@ -113,26 +113,42 @@ pub(crate) async fn run_notifier(daemon: Arc<Daemon>) {
     }
 }
 
-/// What has changed about the datastores since the last look.
-fn look(daemon: &Daemon, faulty: &mut BTreeSet<String>) -> Vec<Event> {
-    let mut events = Vec::new();
-    let config = daemon.config.read();
-    faulty.retain(|name| config.datastores.contains_key(name));
-    for name in config.datastores.keys() {
-        match daemon.stores.state(name) {
-            Some(StoreState::Faulty { fault, .. } | StoreState::Lost { fault, .. })
-                if faulty.insert(name.clone()) =>
-            {
-                events.push(Event::of_fault(daemon, name, &fault));
+/// What is told and still so.
+#[derive(Default)]
+struct Seen {
+    faulty: BTreeSet<String>,
+    locked: BTreeSet<UserId>,
+}
+
+impl Seen {
+    /// What has changed about datastores and accounts since the last look.
+    fn look(&mut self, daemon: &Daemon) -> Vec<Event> {
+        let mut events = Vec::new();
+        let config = daemon.config.read();
+        let faulty = &mut self.faulty;
+        faulty.retain(|name| config.datastores.contains_key(name));
+        for name in config.datastores.keys() {
+            match daemon.stores.state(name) {
+                Some(StoreState::Faulty { fault, .. } | StoreState::Lost { fault, .. })
+                    if faulty.insert(name.clone()) =>
+                {
+                    events.push(Event::of_fault(daemon, name, &fault));
+                }
+                Some(StoreState::Open(_)) if faulty.remove(name) => {
+                    events.push(Event::of_recovery(daemon, name));
+                }
+                // Told already; or nothing is known yet, or it was closed on purpose.
+                _ => {}
             }
-            Some(StoreState::Open(_)) if faulty.remove(name) => {
-                events.push(Event::of_recovery(daemon, name));
-            }
-            // Told already; or nothing is known yet, or it was closed on purpose.
-            _ => {}
         }
+        let locked: BTreeSet<UserId> = daemon.authority.locked_users().into_iter().collect();
+        let new: Vec<UserId> = locked.difference(&self.locked).cloned().collect();
+        if !new.is_empty() {
+            events.push(Event::of_locks(daemon, &new));
+        }
+        self.locked = locked;
+        events
     }
-    events
 }
 
 /// Whether somebody wants to hear of an event.

@@ -124,7 +124,8 @@ impl Demand {
                 | Op::List
                 | Op::CreateMultipart
                 | Op::UploadPart
-                | Op::CompleteMultipart => &mut demand.writes,
+                | Op::CompleteMultipart
+                | Op::CreateBucket => &mut demand.writes,
                 Op::Get | Op::Head | Op::Bucket => &mut demand.reads,
                 Op::Delete | Op::AbortMultipart => &mut demand.deletes,
             };

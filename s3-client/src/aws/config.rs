@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use http::Uri;
+use http::uri::Authority;
 use serde::Deserialize;
 
 use crate::connector::{Fingerprint, TransportConfig};
@@ -197,11 +198,18 @@ impl AwsConfig {
                 self.bucket
             ));
         }
-        if self.region.is_empty() || !self.region.bytes().all(|b| b.is_ascii_graphic()) {
-            faults.push("region must be printable ASCII without spaces and not empty".into());
-        }
         if let Err(fault) = self.address() {
             faults.push(fault);
+        }
+        faults.extend(self.faults_of_server());
+        faults
+    }
+
+    /// What is wrong with all but the bucket.
+    pub(super) fn faults_of_server(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        if self.region.is_empty() || !self.region.bytes().all(|b| b.is_ascii_graphic()) {
+            faults.push("region must be printable ASCII without spaces and not empty".into());
         }
         if let Err(fault) = self.proxy_uri() {
             faults.push(fault);
@@ -252,32 +260,10 @@ impl AwsConfig {
 
     /// Fills in the endpoint's templates and adds the bucket.
     pub(super) fn address(&self) -> Result<Address, String> {
-        let wrong = |what: &str| format!("endpoint '{}': {what}", self.endpoint);
         let template = self.endpoint.trim_end_matches('/');
-        let names_bucket = template.contains(BUCKET_TEMPLATE);
-        let url = template
-            .replace(BUCKET_TEMPLATE, &self.bucket)
-            .replace(REGION_TEMPLATE, &self.region);
-        let uri: Uri = url
-            .parse()
-            .map_err(|error| wrong(&format!("not a URL ({error})")))?;
-        let https = match uri.scheme_str() {
-            Some("https") => true,
-            Some("http") => false,
-            _ => return Err(wrong("must begin with https:// or http://")),
-        };
-        let authority = uri
-            .authority()
-            .filter(|authority| !authority.host().is_empty())
-            .ok_or_else(|| wrong("names no host"))?;
-        if authority.as_str().contains('@') {
-            return Err(wrong("must not hold a user or password"));
-        }
-        if uri.query().is_some() || uri.path() != "/" {
-            return Err(wrong("must have neither path nor query"));
-        }
+        let (https, authority) = self.located(&template.replace(BUCKET_TEMPLATE, &self.bucket))?;
         let scheme = if https { "https" } else { "http" };
-        let base = if names_bucket {
+        let base = if template.contains(BUCKET_TEMPLATE) {
             format!("{scheme}://{authority}")
         } else if self.path_style {
             format!("{scheme}://{authority}/{}", self.bucket)
@@ -285,9 +271,49 @@ impl AwsConfig {
             format!("{scheme}://{}.{authority}", self.bucket)
         };
         if base.parse::<Uri>().is_err() {
-            return Err(wrong("does not make a valid URL together with the bucket"));
+            return Err(self.wrong("does not make a valid URL together with the bucket"));
         }
         Ok(Address { base, https })
+    }
+
+    /// The same without a bucket.
+    pub(super) fn server(&self) -> Result<Address, String> {
+        let template = self.endpoint.trim_end_matches('/');
+        let (https, authority) =
+            self.located(&template.replace(&format!("{BUCKET_TEMPLATE}."), ""))?;
+        let scheme = if https { "https" } else { "http" };
+        Ok(Address {
+            base: format!("{scheme}://{authority}"),
+            https,
+        })
+    }
+
+    fn wrong(&self, what: &str) -> String {
+        format!("endpoint '{}': {what}", self.endpoint)
+    }
+
+    /// Whether TLS is spoken, and with whom, once the region has been filled in.
+    fn located(&self, template: &str) -> Result<(bool, Authority), String> {
+        let url = template.replace(REGION_TEMPLATE, &self.region);
+        let uri: Uri = url
+            .parse()
+            .map_err(|error| self.wrong(&format!("not a URL ({error})")))?;
+        let https = match uri.scheme_str() {
+            Some("https") => true,
+            Some("http") => false,
+            _ => return Err(self.wrong("must begin with https:// or http://")),
+        };
+        let authority = uri
+            .authority()
+            .filter(|authority| !authority.host().is_empty())
+            .ok_or_else(|| self.wrong("names no host"))?;
+        if authority.as_str().contains('@') {
+            return Err(self.wrong("must not hold a user or password"));
+        }
+        if uri.query().is_some() || uri.path() != "/" {
+            return Err(self.wrong("must have neither path nor query"));
+        }
+        Ok((https, authority.clone()))
     }
 
     fn proxy_uri(&self) -> Result<Option<Uri>, String> {
@@ -355,6 +381,10 @@ mod tests {
         assert_eq!(base(&it), Ok("https://backups.s3.example:9000".into()));
         let it = config("https://{{bucket}}.s3.{{region}}.example");
         assert_eq!(base(&it), Ok("https://backups.s3.us-east-1.example".into()));
+        let server = |config: &AwsConfig| config.server().map(|address| address.base);
+        assert_eq!(server(&it), Ok("https://s3.us-east-1.example".into()));
+        let it = config("http://s3.example:9000/");
+        assert_eq!(server(&it), Ok("http://s3.example:9000".into()));
         assert!(base(&config("s3.example")).is_err());
         assert!(base(&config("https://s3.example/path")).is_err());
         assert!(base(&config("https://user:pass@s3.example")).is_err());

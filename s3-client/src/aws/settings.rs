@@ -116,6 +116,6 @@ impl AwsStore {
     }
 }
 
-fn has_code(error: &impl aws_sdk_s3::error::ProvideErrorMetadata, code: &str) -> bool {
+pub(super) fn has_code(error: &impl aws_sdk_s3::error::ProvideErrorMetadata, code: &str) -> bool {
     error.code() == Some(code)
 }

@@ -1,5 +1,6 @@
 //! The adapter against a server that says what the test wants, byte by byte.
 
+mod endpoint;
 mod server;
 mod skew;
 mod tls;

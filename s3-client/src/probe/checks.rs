@@ -51,11 +51,10 @@ impl Probe<'_> {
                 self.seen(asked_at, answer);
                 ok("there")
             }
-            // Listing may be forbidden and the rest allowed; later checks will tell.
-            Err(error) if error.kind == ErrorKind::Unauthorized => {
-                self.denied.insert(Op::Bucket);
-                warning(format!("{error}: the other checks tell more"))
-            }
+            // Nobody but this check asks; the others tell what a datastore may.
+            Err(error) if error.kind == ErrorKind::Unauthorized => warning(format!(
+                "{error}: whether it is there, the other checks tell"
+            )),
             Err(error) => Err(error),
         }
     }
@@ -109,6 +108,17 @@ impl Probe<'_> {
             if object.body != Body::from(CONTENT) {
                 return failed(format!("'{name}' was not read back as it was written"));
             }
+        }
+        match self.content(&self.key("absent")).await {
+            Ok(None) => {}
+            Ok(Some(_)) => return failed("an object that nobody wrote can be read"),
+            Err(error) if error.kind == ErrorKind::Unauthorized => {
+                self.denied.insert(Op::List);
+                return failed(format!(
+                    "an object that is absent is called forbidden ({error}): allow the keys s3:ListBucket on the bucket, without conditions"
+                ));
+            }
+            Err(error) => return Err(error),
         }
         let key = self.key("object");
         let meta = self.store.head(&key).await?.value;

@@ -148,6 +148,35 @@ async fn denied_operations_are_named_as_permissions() {
 }
 
 #[tokio::test]
+async fn a_bucket_that_may_not_be_asked_for_can_be_used() {
+    let store = Scripted::new();
+    store.then([Step::Fail(ErrorKind::Unauthorized)]);
+    let report = probe_it(&store, None).await;
+    assert_eq!(report.state(Check::Bucket), Some(State::Warning));
+    let finding = report.findings.last().expect("findings");
+    assert_eq!(finding.state, State::Warning);
+    assert!(
+        finding.detail.contains("a datastore needs works"),
+        "{finding:?}"
+    );
+    assert!(report.is_usable(), "{report}");
+}
+
+#[tokio::test]
+async fn absent_objects_that_are_called_forbidden_make_a_bucket_unusable() {
+    let store = Scripted::new();
+    // The bucket, two writes, two reads; then the object that is not there.
+    let passed = std::iter::repeat_n(Step::Pass, 5);
+    store.then(passed.chain([Step::Fail(ErrorKind::Unauthorized)]));
+    let report = probe_it(&store, None).await;
+    assert_eq!(report.state(Check::Read), Some(State::Failed));
+    let finding = report.findings.last().expect("findings");
+    assert_eq!(finding.state, State::Failed);
+    let told = "s3:DeleteObject, s3:PutObject work; denied: allow the keys s3:ListBucket";
+    assert_eq!(finding.detail, told);
+}
+
+#[tokio::test]
 async fn settings_that_harm_are_told() {
     let rule = |prefix: &str, class: Option<&str>| LifecycleRule {
         id: format!("to {class:?} below {prefix}"),

@@ -8,9 +8,9 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use s3s::dto::{
     AbortMultipartUploadInput, AbortMultipartUploadOutput, CompleteMultipartUploadInput,
     CompleteMultipartUploadOutput, CopyObjectInput, CopyObjectOutput, CopyObjectResult, CopySource,
-    CreateMultipartUploadInput, CreateMultipartUploadOutput, DeleteObjectInput, DeleteObjectOutput,
-    DeleteObjectsInput, DeleteObjectsOutput, DeletedObject, EncodingType,
-    GetBucketLifecycleConfigurationInput, GetBucketLifecycleConfigurationOutput,
+    CreateBucketInput, CreateBucketOutput, CreateMultipartUploadInput, CreateMultipartUploadOutput,
+    DeleteObjectInput, DeleteObjectOutput, DeleteObjectsInput, DeleteObjectsOutput, DeletedObject,
+    EncodingType, GetBucketLifecycleConfigurationInput, GetBucketLifecycleConfigurationOutput,
     GetBucketLocationInput, GetBucketLocationOutput, GetBucketVersioningInput,
     GetBucketVersioningOutput, GetObjectInput, GetObjectLockConfigurationInput,
     GetObjectLockConfigurationOutput, GetObjectOutput, HeadBucketInput, HeadBucketOutput,
@@ -524,6 +524,22 @@ impl S3 for Bucket {
             buckets: Some(self.stores.keys().map(bucket).collect()),
             ..ListBucketsOutput::default()
         }))
+    }
+
+    /// There is one bucket, and there will be no other.
+    async fn create_bucket(
+        &self,
+        req: S3Request<CreateBucketInput>,
+    ) -> S3Result<S3Response<CreateBucketOutput>> {
+        match self.begin("CreateBucket", &req, &req.input.bucket) {
+            Ok(()) => Err(S3Error::with_message(
+                S3ErrorCode::BucketAlreadyOwnedByYou,
+                "this is the bucket that is served",
+            )),
+            Err(_) => Err(not_implemented(
+                "this server has one bucket and makes no other",
+            )),
+        }
     }
 
     async fn get_bucket_location(

@@ -329,6 +329,9 @@ fn system(daemon: &Daemon, figures: &mut Figures, who: &Principal) {
     set(&build, &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
     let tasks = figures.gauge("tasks_running", "Tasks that run", None);
     set(&tasks, &[], daemon.tasks.active_count() as f64);
+    let help = "Accounts that are locked after too many failed logins";
+    let locked = figures.gauge("accounts_locked", help, None);
+    set(&locked, &[], daemon.authority.locked_users().len() as f64);
 }
 
 #[cfg(test)]

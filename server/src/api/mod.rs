@@ -37,6 +37,7 @@ mod target;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod traffic;
 mod users;
 mod verify;
 mod with_secret;

@@ -13,7 +13,7 @@ use super::settings::{Settings, take_name};
 use super::shape::{Shape, always};
 use super::with_secret::{Change, WithSecret};
 use crate::auth::{AclPath, Privilege};
-use crate::config::{Notify, NotifyLevel};
+use crate::config::{Notify, NotifyLevel, NotifyScheme, login_fault};
 use crate::daemon::Daemon;
 use crate::notify::{Event, deliver, secret_of};
 
@@ -105,6 +105,21 @@ fn take(call: &mut Call) -> Result<Change, ApiError> {
     NOTIFY.take(call, settings)
 }
 
+/// Refuses a change after which a mail server would be entered with half of what that takes. `before` is the element as it was.
+fn check_login(change: &Change, before: Value, had_secret: bool) -> Result<(), ApiError> {
+    let after = change.settings.over(before, &change.unset);
+    let url = after["url"].as_str().and_then(|url| url.parse().ok());
+    let scheme = url.as_ref().and_then(NotifyScheme::of);
+    let is_mail = scheme.is_some_and(|scheme| scheme != NotifyScheme::Webhook);
+    let has_secret = change.secret.is_some() || (had_secret && !change.forget);
+    match login_fault(is_mail, after["user"].is_string(), has_secret) {
+        Some(fault) => Err(ApiError::bad_request(format!(
+            "parameter verification failed: {fault}"
+        ))),
+        None => Ok(()),
+    }
+}
+
 /// `GET /config/notify`
 pub(crate) async fn list(daemon: Arc<Daemon>, call: Call) -> CallResult {
     demand(&daemon, &call, Privilege::SysAudit)?;
@@ -132,6 +147,7 @@ pub(crate) async fn create(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     demand(&daemon, &call, Privilege::SysModify)?;
     let change = take(&mut call)?;
     call.params.finish()?;
+    check_login(&change, json!({}), false)?;
     NOTIFY.create(&daemon, id, change).await?;
     done()
 }
@@ -140,14 +156,24 @@ pub(crate) async fn create(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
 pub(crate) async fn update(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let id: String = call.params.required("name")?;
     demand(&daemon, &call, Privilege::SysModify)?;
-    let change = take(&mut call)?;
+    let mut change = take(&mut call)?;
     call.params.finish()?;
+    let had_secret = daemon.secrets.read().notify.contains_key(&id);
+    let config = daemon.config.read();
+    let before = config.notify.get(&id);
+    // Nobody is entered with it any more.
+    change.forget = change.secret.is_none()
+        && before.is_some_and(|before| before.user.is_some())
+        && change.unset.iter().any(|name| name == "user");
     let elsewhere = change.names().any(|name| matches!(name, "url" | "user"));
     // Whoever may only change where messages go does not get the secret sent there.
-    if elsewhere && change.secret.is_none() && daemon.secrets.read().notify.contains_key(&id) {
+    if elsewhere && change.secret.is_none() && had_secret && !change.forget {
         return Err(ApiError::bad_request(
             "parameter verification failed: 'secret' is missing: it is needed with a change of where messages go, and as whom",
         ));
+    }
+    if let Some(before) = before {
+        check_login(&change, entry(&daemon, &id, before), had_secret)?;
     }
     NOTIFY.update(&daemon, id, change).await?;
     done()

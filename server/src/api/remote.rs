@@ -15,10 +15,10 @@ use super::shape::{Shape, always};
 use super::target::take_namespace;
 use super::with_secret::{Change, WithSecret};
 use crate::auth::{AclPath, Privilege};
-use crate::client::pace::Pace;
 use crate::config::{REMOTE_PASSWORD_BYTES_MAX, Remote};
 use crate::daemon::Daemon;
 use crate::jobs::sync::{access, no_remote};
+use crate::pace::Pace;
 use crate::remote::{RemoteStore, Scan};
 
 /// All settings.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use s3_client::BucketOutcome;
 use serde_json::{Value, json};
 
 use super::call::{Call, CallResult, data, done};
@@ -86,6 +87,10 @@ pub(super) const REPORT: Shape = Shape::Object(&[&[
     always("capabilities", Shape::Map(&Shape::Any)),
     always("findings", Shape::List(&FINDING)),
 ]]);
+/// A bucket of a server.
+pub(super) const BUCKET: Shape = Shape::Object(&[&[always("name", Shape::Text)]]);
+/// Whether a bucket was made, or was there.
+pub(super) const NEW_BUCKET: Shape = Shape::Object(&[&[always("created", Shape::Flag)]]);
 const FINDING: Shape = Shape::Object(&[&[
     always("check", Shape::Text),
     always("state", Shape::Text),
@@ -338,4 +343,40 @@ pub(crate) async fn check(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     call.params.finish()?;
     let prefix = prefix.as_deref().unwrap_or(CHECK_PREFIX).trim_matches('/');
     data(&daemon.stores.check_bucket(&id, &bucket, prefix).await?)
+}
+
+/// `GET /config/s3/{id}/list-buckets`: the buckets of the owner of the keys.
+pub(crate) async fn list_buckets(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let id: String = call.params.required("id")?;
+    demand(&daemon, &call, Privilege::SysAudit)?;
+    call.params.finish()?;
+    let names = daemon.stores.endpoint(&id)?.list_buckets().await;
+    let names =
+        names.map_err(|error| ApiError::bad_request(format!("S3 endpoint '{id}': {error}")))?;
+    let list: Vec<Value> = names.iter().map(|name| json!({ "name": name })).collect();
+    data(&list)
+}
+
+/// `POST /admin/s3/{id}/create-bucket`: makes a bucket unless it is there. One that belongs to the owner of the keys is left as it is.
+pub(crate) async fn create_bucket(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    demand(&daemon, &call, Privilege::SysModify)?;
+    let id: String = call.params.required("id")?;
+    let bucket: String = call.params.required("bucket")?;
+    call.params.finish()?;
+    let outcome = daemon.stores.endpoint(&id)?.create_bucket(&bucket).await;
+    let outcome =
+        outcome.map_err(|error| ApiError::bad_request(format!("S3 endpoint '{id}': {error}")))?;
+    match outcome {
+        BucketOutcome::Created => data(&json!({ "created": true })),
+        BucketOutcome::Ours => data(&json!({ "created": false })),
+        BucketOutcome::Theirs => Err(ApiError::bad_request(format!(
+            "somebody else has a bucket '{bucket}'; choose another name"
+        ))),
+        BucketOutcome::Somebodys => Err(ApiError::bad_request(format!(
+            "there is a bucket '{bucket}' already, and whose it is cannot be told, since the keys may not list buckets; use it if it is yours, or choose another name"
+        ))),
+        BucketOutcome::Unknown => Err(ApiError::unavailable(format!(
+            "the answer was lost, so nobody knows whether the bucket '{bucket}' was made; look again later with: holdfast s3 list-buckets {id}"
+        ))),
+    }
 }

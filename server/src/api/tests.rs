@@ -3,6 +3,7 @@
 mod jobs;
 mod notify;
 mod sync;
+mod traffic;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -127,6 +128,57 @@ fn answer(response: &Response<Bytes>) -> (StatusCode, Value) {
     let value = serde_json::from_slice(body)
         .unwrap_or_else(|_| json!(String::from_utf8_lossy(body).into_owned()));
     (response.status(), value)
+}
+
+impl Fixture {
+    /// Gives a user a password, and locks the account by wrong ones.
+    async fn lock_out(&self, user: &str) {
+        let password = json!({ "userid": user, "password": "correct horse" });
+        let (status, _) = self.own(Method::PUT, "access/password", password).await;
+        assert_eq!(status, StatusCode::OK);
+        for _ in 0..10 {
+            let wrong = json!({ "username": user, "password": "wrong" });
+            let request = json_request(Method::POST, "access/ticket", &wrong);
+            let (status, _) = answer(&self.send(request, PEER).await);
+            assert_eq!(status, StatusCode::UNAUTHORIZED);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_locked_account_is_seen_and_unlocked_by_who_administers_it() {
+    let fixture = Fixture::new().await;
+    fixture.lock_out("backup@pbs").await;
+    let (admin, user) = (
+        fixture.token("admin@pbs").await,
+        fixture.token("backup@pbs").await,
+    );
+    let one = "access/users/backup@pbs";
+    let (_, shown) = fixture.with_token(&admin, Method::GET, one).await;
+    let until = shown["data"]["locked-until"].as_i64().expect("a time");
+    assert!(until > fixture.daemon.clock.unix_seconds());
+    let (_, list) = fixture.own(Method::GET, "access/users", json!({})).await;
+    let locked = list["data"].as_array().expect("a list").iter();
+    let locked = locked.filter(|user| !user["locked-until"].is_null());
+    assert_eq!(locked.count(), 1);
+    let (_, figures) = fixture.with_token(&admin, Method::GET, "metrics").await;
+    let figures = figures.as_str().expect("a text");
+    let is_locked =
+        |line: &str| line.starts_with("holdfast_accounts_locked") && line.ends_with(" 1.0");
+    assert!(figures.lines().any(is_locked), "{figures}");
+    let unlock = format!("{one}/unlock");
+    let (status, _) = fixture.with_token(&user, Method::PUT, &unlock).await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "its own token may not");
+    for was_locked in [true, false] {
+        let (status, answer) = fixture.with_token(&admin, Method::PUT, &unlock).await;
+        assert_eq!(
+            (status, &answer["data"]),
+            (StatusCode::OK, &json!(was_locked))
+        );
+    }
+    let unknown = "access/users/unknown@pbs/unlock";
+    let (status, _) = fixture.with_token(&admin, Method::PUT, unknown).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
 }
 
 #[tokio::test]

@@ -46,6 +46,7 @@ pub(super) const USER: Shape = Shape::Object(&[
     &[
         always("userid", Shape::Text),
         maybe("tokens", Shape::List(&TOKEN)),
+        maybe("locked-until", Shape::Integer),
     ],
     VALUES,
 ]);
@@ -70,6 +71,15 @@ fn account(id_name: &str, id: &str, account: &Account) -> Value {
     }
     if let Some(comment) = &account.comment {
         entry["comment"] = json!(comment);
+    }
+    entry
+}
+
+/// A user, and until when one who is locked is.
+fn user_entry(daemon: &Daemon, user: &UserId, values: &Account) -> Value {
+    let mut entry = account("userid", user.as_str(), values);
+    if let Some(until) = daemon.authority.locked_until(user) {
+        entry["locked-until"] = json!(until);
     }
     entry
 }
@@ -145,7 +155,7 @@ pub(crate) async fn list(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
         .filter(|(id, _)| sees(&daemon, &who, id));
     let list: Vec<Value> = visible
         .map(|(id, values)| {
-            let mut entry = account("userid", id.as_str(), values);
+            let mut entry = user_entry(&daemon, id, values);
             if with_tokens {
                 entry["tokens"] = json!(tokens_of(&config, id));
             }
@@ -162,7 +172,7 @@ pub(crate) async fn show(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     call.params.finish()?;
     let config = daemon.config.read();
     let values = config.users.get(&user).ok_or_else(|| no_user(&user))?;
-    let entry = account("userid", user.as_str(), values);
+    let entry = user_entry(&daemon, &user, values);
     Ok(Reply::new(&entry)?.with("digest", &config.digest)?.into())
 }
 
@@ -212,6 +222,18 @@ pub(crate) async fn remove(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let accounts = daemon.authority.accounts();
     blocking(move || accounts.delete_user(digest.as_deref(), &user)).await?;
     done()
+}
+
+/// `PUT /access/users/{userid}/unlock`: lets passwords in again that are refused since too many were wrong; answers whether they
+/// were.
+pub(crate) async fn unlock(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
+    let user: UserId = call.params.required("userid")?;
+    may_administer(&daemon, call.who()?, &user)?;
+    call.params.finish()?;
+    if !daemon.config.read().users.contains_key(&user) {
+        return Err(no_user(&user));
+    }
+    data(&daemon.authority.unlock(&user))
 }
 
 fn take_token(params: &mut Params) -> Result<TokenId, ApiError> {

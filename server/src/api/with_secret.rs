@@ -40,6 +40,8 @@ pub(super) struct Change {
     pub(super) digest: Option<String>,
     pub(super) settings: Settings,
     pub(super) secret: Option<String>,
+    /// The secret that was there goes.
+    pub(super) forget: bool,
     pub(super) unset: Vec<String>,
 }
 
@@ -67,6 +69,7 @@ impl WithSecret {
             digest: call.params.optional("digest")?,
             settings,
             secret,
+            forget: false,
             unset: call.params.list::<String>("delete", DELETE_MAX)?,
         };
         check_unset(&change.settings, &change.unset, self.optional)?;
@@ -108,7 +111,8 @@ impl WithSecret {
                 })
             };
             let before = (self.secret)(&secrets.read(), &id);
-            let replaced = before.is_some() && (!there || change.secret.is_some());
+            let gone = !there || change.forget || change.secret.is_some();
+            let replaced = before.is_some() && gone;
             if replaced {
                 write(None)?;
             }

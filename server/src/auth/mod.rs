@@ -10,6 +10,7 @@ mod acl;
 mod credentials;
 mod id;
 mod limit;
+mod lockout;
 mod password;
 mod privilege;
 #[cfg(test)]
@@ -35,6 +36,7 @@ pub(crate) use self::{
     token::{ClearSecret, StoredSecret},
 };
 
+use self::lockout::{LockRule, Lockout, Tried, Verdict};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigStore, SecretsStore};
 
@@ -104,6 +106,7 @@ pub(crate) struct Authority {
     clock: Clock,
     passwords: Passwords,
     limit: LoginLimit,
+    lockout: Lockout,
 }
 
 impl Authority {
@@ -116,6 +119,7 @@ impl Authority {
     ) -> Self {
         Self {
             limit: LoginLimit::new(clock.clone()),
+            lockout: Lockout::default(),
             config,
             secrets,
             clock,
@@ -133,7 +137,7 @@ impl Authority {
     }
 
     /// Checks a password, or renews a ticket that is sent in its place. The order: rate limit, then one hash whoever the
-    /// user is, then whether the user may log in at all.
+    /// user is, then whether the user may log in at all. Whoever is refused has failed, for whatever reason.
     pub(crate) async fn login(
         &self,
         username: &str,
@@ -141,25 +145,75 @@ impl Authority {
         address: IpAddr,
     ) -> Result<Login, AuthError> {
         let user: UserId = username.parse().map_err(|_| AuthError::WrongPassword)?;
-        if ticket::looks_like_ticket(password) && self.ticket_user(password).as_ref() == Some(&user)
-        {
+        let is_ticket = ticket::looks_like_ticket(password);
+        if is_ticket && self.ticket_user(password).as_ref() == Some(&user) {
             return self.issue(user);
         }
         let attempt = self.limit.admit(&user, address).await?;
         let secrets = self.secrets.read();
         let stored = secrets.passwords.get(&user).map(String::as_str);
-        match self.passwords.verify(password, stored).await {
-            Ok(true) => attempt.forgive(),
-            Ok(false) => return Err(AuthError::WrongPassword),
+        let right = match self.passwords.verify(password, stored).await {
+            Ok(right) => right,
             Err(error) => {
                 attempt.forgive();
                 return Err(error.into());
             }
+        };
+        let tried = if right && self.is_active(&user.clone().into()) {
+            Tried::Good
+        } else if is_ticket {
+            Tried::OldTicket
+        } else {
+            Tried::Bad
+        };
+        let now = self.now();
+        let judged = stored.map(|stored| {
+            self.lockout
+                .judge(self.lock_rule(), &user, stored, tried, now)
+        });
+        match judged {
+            Some(Verdict::Admitted) => {
+                attempt.forgive();
+                self.issue(user)
+            }
+            Some(Verdict::Locked) => {
+                tracing::warn!(target: "audit", who = %user, from = %address, "account locked: too many failed logins in a row");
+                Err(AuthError::WrongPassword)
+            }
+            Some(Verdict::Refused) | None => Err(AuthError::WrongPassword),
         }
-        if !is_active(&self.config.read(), &user.clone().into(), self.now()) {
-            return Err(AuthError::WrongPassword);
+    }
+
+    /// When accounts are locked, as it is configured now.
+    fn lock_rule(&self) -> LockRule {
+        let server = &self.config.read().server;
+        LockRule {
+            failures_max: server.login_failures_max,
+            seconds: i64::try_from(server.login_lock_seconds).unwrap_or(i64::MAX),
         }
-        self.issue(user)
+    }
+
+    /// Until when passwords of `user` are refused since too many were wrong, in Unix seconds; `None` if they are not.
+    pub(crate) fn locked_until(&self, user: &UserId) -> Option<i64> {
+        let secrets = self.secrets.read();
+        let stored = secrets.passwords.get(user)?;
+        self.lockout
+            .locked_until(self.lock_rule(), user, stored, self.now())
+    }
+
+    /// Everybody who is locked.
+    pub(crate) fn locked_users(&self) -> Vec<UserId> {
+        let config = self.config.read();
+        let locked = config.users.keys();
+        let locked = locked.filter(|user| self.locked_until(user).is_some());
+        locked.cloned().collect()
+    }
+
+    /// Lets passwords of `user` in again; answers whether they were refused.
+    pub(crate) fn unlock(&self, user: &UserId) -> bool {
+        let locked = self.locked_until(user).is_some();
+        self.lockout.end(user);
+        locked
     }
 
     fn issue(&self, user: UserId) -> Result<Login, AuthError> {

@@ -191,6 +191,100 @@ async fn the_limit_comes_before_the_hash() {
     assert!(setup.login("tester@pbs", "peertest123").await.is_ok());
 }
 
+/// Wrong passwords until the account is locked.
+async fn lock(setup: &Setup, user: &str) {
+    for _ in 0..10 {
+        let wrong = setup.login(user, "wrong").await;
+        assert_eq!(wrong, Err(AuthError::WrongPassword));
+    }
+}
+
+#[tokio::test]
+async fn a_locked_account_refuses_the_right_password_in_the_same_words() {
+    let setup = Setup::with_passwords().await;
+    let before = setup.login("tester@pbs", "peertest123").await.expect("in");
+    lock(&setup, "tester@pbs").await;
+    let user: UserId = "tester@pbs".parse().expect("a user id");
+    assert_eq!(setup.authority.locked_until(&user), Some(NOW + 600));
+    assert_eq!(setup.authority.locked_users(), [user]);
+    let right = setup.login("tester@pbs", "peertest123").await;
+    assert_eq!(right, Err(AuthError::WrongPassword));
+    // What somebody is in with goes on: a ticket, and its renewal.
+    let who = setup
+        .authority
+        .authenticate(&Method::GET, Some(&cookie(&before.ticket, None)));
+    assert!(who.is_ok());
+    assert!(setup.login("tester@pbs", &before.ticket).await.is_ok());
+    setup.time.advance(599);
+    assert!(setup.login("tester@pbs", "peertest123").await.is_err());
+    setup.time.advance(1);
+    assert!(setup.login("tester@pbs", "peertest123").await.is_ok());
+}
+
+#[tokio::test]
+async fn a_right_password_of_a_locked_account_is_limited_as_a_wrong_one() {
+    let setup = Setup::with_passwords().await;
+    lock(&setup, "tester@pbs").await;
+    let mut refusals = 0;
+    while setup.login("tester@pbs", "peertest123").await == Err(AuthError::WrongPassword) {
+        refusals += 1;
+    }
+    assert_eq!(refusals, 10, "else the limit would tell which one is right");
+}
+
+#[tokio::test]
+async fn of_many_attempts_at_once_no_more_are_judged() {
+    let setup = Setup::with_passwords().await;
+    let user = "tester@pbs";
+    let tries = (0..20).map(|number| {
+        let password = if number < 10 { "wrong" } else { "peertest123" };
+        setup.login(user, password)
+    });
+    // They are judged in the order of their hashes; what comes after ten wrong ones is refused, whatever it is.
+    let results = futures_util::future::join_all(tries).await;
+    let locked = setup.authority.locked_users().len();
+    let admitted = results.iter().filter(|result| result.is_ok()).count();
+    assert!(admitted == 0 || locked == 0, "{admitted} came in");
+}
+
+#[tokio::test]
+async fn an_unlocked_account_and_a_new_password_let_in() {
+    let setup = Setup::with_passwords().await;
+    let user: UserId = "tester@pbs".parse().expect("a user id");
+    lock(&setup, "tester@pbs").await;
+    assert!(setup.authority.unlock(&user));
+    assert!(!setup.authority.unlock(&user), "it is not locked any more");
+    assert!(setup.login("tester@pbs", "peertest123").await.is_ok());
+    setup.time.advance(3600);
+    lock(&setup, "tester@pbs").await;
+    let accounts = setup.authority.accounts();
+    accounts.set_password(&user, "another1").await.expect("set");
+    assert!(setup.login("tester@pbs", "another1").await.is_ok());
+}
+
+#[tokio::test]
+async fn old_tickets_and_made_up_names_lock_nobody() {
+    let setup = Setup::with_passwords().await;
+    let login = setup.login("tester@pbs", "peertest123").await.expect("in");
+    setup.time.advance(8000);
+    for _ in 0..19 {
+        assert!(setup.login("tester@pbs", &login.ticket).await.is_err());
+    }
+    assert!(setup.authority.locked_users().is_empty());
+    assert!(setup.login("tester@pbs", "peertest123").await.is_ok());
+    // Neither of them has a password.
+    setup.time.advance(8000);
+    for name in ["unknown@pbs", "root@pam"] {
+        for _ in 0..10 {
+            let refused = setup.login(name, "wrong").await;
+            assert_eq!(refused, Err(AuthError::WrongPassword));
+        }
+        setup.time.advance(8000);
+    }
+    let lockout = format!("{:?}", setup.authority.lockout);
+    assert_eq!(lockout, "Lockout(0 rows)");
+}
+
 #[tokio::test]
 async fn an_expired_user_is_out_at_once() {
     let setup = Setup::with_passwords().await;

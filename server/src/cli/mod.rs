@@ -20,6 +20,7 @@ mod sync;
 #[cfg(test)]
 mod tests;
 mod token;
+mod traffic;
 mod user;
 
 use std::path::PathBuf;
@@ -77,9 +78,12 @@ enum Command {
     /// List and end the sessions that read or write snapshots.
     #[command(subcommand)]
     Session(session::SessionCommand),
-    /// Add, list, remove and check S3 servers.
+    /// Add, list, remove and check S3 servers, and list and make their buckets.
     #[command(subcommand)]
     S3(s3::S3Command),
+    /// Add, list, change and remove rules of how fast clients may be.
+    #[command(subcommand)]
+    Traffic(traffic::TrafficCommand),
     /// Add, list, change and remove users.
     #[command(subcommand)]
     User(user::UserCommand),
@@ -196,6 +200,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
             Command::Notify(command) => command.run().await,
             Command::Session(command) => command.run().await,
             Command::S3(command) => command.run().await,
+            Command::Traffic(command) => command.run().await,
             Command::User(command) => command.run().await,
             Command::Token(command) => command.run().await,
             Command::Acl(command) => command.run().await,

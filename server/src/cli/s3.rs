@@ -39,6 +39,22 @@ pub(crate) enum S3Command {
         #[command(flatten)]
         manage: ManageArgs,
     },
+    /// List the buckets of an S3 server that belong to the owner of the keys.
+    ListBuckets {
+        /// Its id.
+        id: String,
+        #[command(flatten)]
+        manage: ManageArgs,
+    },
+    /// Make a bucket, in the region of the S3 server's settings. One that is there is left as it is.
+    CreateBucket {
+        /// Its id.
+        id: String,
+        /// The bucket: 3 to 63 lower-case letters, digits, '.' and '-'.
+        bucket: String,
+        #[command(flatten)]
+        manage: ManageArgs,
+    },
     /// Try out what a bucket can do. For a datastore the result is kept and used from its next start on.
     Check(CheckArgs),
 }
@@ -180,6 +196,8 @@ const COLUMNS: &[Column] = &[
     ("comment", |row| plain(&row["comment"])),
 ];
 
+const BUCKETS: &[Column] = &[("bucket", |row| plain(&row["name"]))];
+
 impl S3Settings {
     fn params(&self) -> Vec<(&'static str, Value)> {
         vec![
@@ -289,6 +307,21 @@ impl S3Command {
                 let path = format!("config/s3/{id}");
                 let done = format!("S3 endpoint '{id}' was removed.");
                 manage.change(Method::DELETE, &path, nothing(), &done).await
+            }
+            Self::ListBuckets { id, manage } => {
+                let path = format!("config/s3/{id}/list-buckets");
+                let data = manage.call(Method::GET, &path, nothing()).await?;
+                manage.output().table(&rows(data), BUCKETS)
+            }
+            Self::CreateBucket { id, bucket, manage } => {
+                let path = format!("admin/s3/{id}/create-bucket");
+                let params = json!({ "bucket": bucket });
+                let made = manage.call(Method::POST, &path, params).await?;
+                let told = match made["created"].as_bool() {
+                    Some(true) => format!("The bucket '{bucket}' was made."),
+                    _ => format!("The bucket '{bucket}' is there already, and is yours."),
+                };
+                manage.output().value(&made, &told)
             }
             Self::Check(args) => args.run().await,
         }

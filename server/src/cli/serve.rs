@@ -108,6 +108,7 @@ pub(crate) fn protocol(daemon: &Arc<Daemon>) -> Protocol {
         shutdown: daemon.shutdown.clone(),
         delays: daemon.delays,
         strangers: daemon.strangers.clone(),
+        traffic: daemon.traffic.clone(),
         datastore: Arc::new(move |name, access| match access {
             Access::Write => stores.get_writable(name.as_str()),
             Access::Read => stores.get(name.as_str()),
@@ -187,6 +188,7 @@ async fn watch_files(daemon: Arc<Daemon>, tls: ServerTls, mut told: Signal) {
             Ok(_) => {
                 tracing::info!("the configuration was changed and is in force");
                 daemon.stores.apply_settings();
+                daemon.traffic.apply(|| daemon.config.read());
                 daemon.reopen();
                 daemon.jobs.look_again();
                 reported.clear();

@@ -50,6 +50,13 @@ pub(crate) enum UserCommand {
         #[command(flatten)]
         manage: ManageArgs,
     },
+    /// Let a user log in again by password who is locked after too many failed logins.
+    Unlock {
+        /// The user.
+        user: String,
+        #[command(flatten)]
+        manage: ManageArgs,
+    },
     /// Remove a user with password, tokens and rights.
     Remove {
         /// The user.
@@ -63,6 +70,7 @@ const COLUMNS: &[Column] = &[
     ("user", |row| plain(&row["userid"])),
     ("enabled", enabled),
     ("expires", |row| time_of(&row["expire"])),
+    ("locked until", |row| time_of(&row["locked-until"])),
     ("comment", |row| plain(&row["comment"])),
 ];
 
@@ -116,6 +124,15 @@ impl UserCommand {
             Self::Disable { user, manage } => {
                 let done = format!("User '{user}' is disabled.");
                 set_enabled(&manage, &user, false, &done).await
+            }
+            Self::Unlock { user, manage } => {
+                let path = format!("access/users/{user}/unlock");
+                let unlocked = manage.call(Method::PUT, &path, nothing()).await?;
+                let told = match unlocked.as_bool() {
+                    Some(true) => format!("User '{user}' can log in again."),
+                    _ => format!("User '{user}' was not locked."),
+                };
+                manage.output().value(&unlocked, &told)
             }
             Self::Remove { user, manage } => {
                 let path = format!("access/users/{user}");

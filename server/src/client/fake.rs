@@ -23,9 +23,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::pace::Pace;
 use super::repository::Access;
 use super::session::ANSWER_BYTES_MAX;
+use crate::pace::Pace;
 
 pub(super) const PASSWORD: &str = "correct horse";
 const TICKET: &str = "PBS:me@pbs:66666666::a+b/c";

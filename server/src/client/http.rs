@@ -25,9 +25,9 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::pace::Paced;
 use super::repository::Access;
 use super::trust;
+use crate::pace::Paced;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(2);
@@ -168,7 +168,7 @@ impl Http1 {
             stream
                 .set_nodelay(true)
                 .map_err(|error| failed(error.to_string()))?;
-            let stream = Paced::new(stream, &access.pace);
+            let stream = Paced::new(stream, access.pace.clone());
             let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
             connector
                 .connect(name, stream)

@@ -16,7 +16,6 @@ pub(crate) mod http;
 pub(crate) mod key;
 mod namespace;
 pub(crate) mod output;
-pub(crate) mod pace;
 pub(crate) mod progress;
 mod prune;
 pub(crate) mod repository;

@@ -6,8 +6,8 @@ use std::str::FromStr;
 
 use pbs_datastore::{AuthId, DatastoreName, Fingerprint};
 
-use super::pace::Pace;
 use super::session::ANSWER_BYTES_MAX;
+use crate::pace::Pace;
 
 /// The port that servers of this protocol listen on.
 const PORT: u16 = 8007;

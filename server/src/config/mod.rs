@@ -17,6 +17,7 @@ mod store;
 mod sync;
 #[cfg(test)]
 mod tests;
+mod traffic;
 
 #[expect(unused_imports, reason = "the surface for the rest of the daemon")]
 pub(crate) use self::{
@@ -28,10 +29,11 @@ pub(crate) use self::{
         Account, Backend, Config, Datastore, Expiry, LogFormat, LogLevel, S3Backend, Server,
         SyncLevel,
     },
-    notify::{Notify, NotifyLevel, NotifyScheme},
+    notify::{Notify, NotifyLevel, NotifyScheme, login_fault},
     s3::{CredentialsKind, S3Endpoint},
     secrets::{S3Keys, Secrets},
     size::{ByteCount, ByteCountError, unless_zero},
     store::{ConfigError, ConfigStore, SecretsStore, open_both},
     sync::{REMOTE_PASSWORD_BYTES_MAX, Remote, SyncDirection, SyncJob},
+    traffic::{TRAFFIC_LIST_MAX, TrafficRule},
 };

@@ -15,6 +15,7 @@ use super::notify::Notify;
 use super::s3::S3Endpoint;
 use super::size::ByteCount;
 use super::sync::{Remote, SyncJob};
+use super::traffic::TrafficRule;
 use crate::auth::{Acl, AclEntry, TokenId, UserId};
 use crate::calendar::CalendarEvent;
 
@@ -39,6 +40,8 @@ pub(crate) struct Config {
     pub(crate) notify: BTreeMap<String, Notify>,
     /// `[remote.ID]`
     pub(crate) remotes: BTreeMap<String, Remote>,
+    /// `[traffic-control.NAME]`
+    pub(crate) traffic: BTreeMap<String, TrafficRule>,
     /// `[user."NAME@REALM"]`
     pub(crate) users: BTreeMap<UserId, Account>,
     /// `[token."NAME@REALM!TOKEN"]`
@@ -88,6 +91,10 @@ pub(crate) struct Server {
     /// How long a backup may be silent before it is ended and its locks are freed, 60 to 86400 s. Readers may be silent
     /// as long as they answer pings. Default: 3600.
     pub(crate) session_idle_seconds: u64,
+    /// Failed logins in a row after which an account is locked, 0 for never, up to 1000. Default: 10.
+    pub(crate) login_failures_max: u64,
+    /// How long, 10 to 86400 s. Default: 600.
+    pub(crate) login_lock_seconds: u64,
 }
 
 impl Default for Server {
@@ -105,6 +112,8 @@ impl Default for Server {
             backup_sessions_max: 64,
             reader_sessions_max: 128,
             session_idle_seconds: 3600,
+            login_failures_max: 10,
+            login_lock_seconds: 600,
         }
     }
 }

@@ -69,7 +69,8 @@ pub(crate) enum NotifyScheme {
 }
 
 impl NotifyScheme {
-    fn of(url: &http::Uri) -> Option<Self> {
+    /// That of a URL, if it has one.
+    pub(crate) fn of(url: &http::Uri) -> Option<Self> {
         Some(match url.scheme_str()? {
             "http" | "https" => Self::Webhook,
             "smtps" => Self::MailTls,
@@ -113,6 +114,19 @@ impl Notify {
     /// Whether it is a mail.
     pub(crate) fn is_mail(&self) -> bool {
         self.scheme != NotifyScheme::Webhook
+    }
+}
+
+/// What is wrong with half of what a mail server is entered with.
+pub(crate) fn login_fault(is_mail: bool, has_user: bool, has_secret: bool) -> Option<&'static str> {
+    match (is_mail, has_user, has_secret) {
+        (true, true, false) => {
+            Some("'user' needs a secret, the password that the mail server is entered with")
+        }
+        (true, false, true) => {
+            Some("a secret for mail needs 'user', as whom the mail server is entered with it")
+        }
+        _ => None,
     }
 }
 

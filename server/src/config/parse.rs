@@ -14,6 +14,7 @@ use super::notify::read_notify;
 use super::s3::read_s3;
 use super::size::ByteCount;
 use super::sync::{read_remote, read_sync};
+use super::traffic::read_traffic;
 use pbs_datastore::{BUCKET_PREFIX_BYTES_MAX, BucketPrefix};
 
 use crate::auth::{Acl, AclEntry, AuthId, UserId, is_safe_id};
@@ -58,11 +59,12 @@ pub(crate) fn parse(text: &str) -> Result<Config, Vec<Fault>> {
             "sync" => each(&mut faults, &section, &mut config, read_sync),
             "remote" => each(&mut faults, &section, &mut config, read_remote),
             "notify" => each(&mut faults, &section, &mut config, read_notify),
+            "traffic-control" => each(&mut faults, &section, &mut config, read_traffic),
             "user" => each(&mut faults, &section, &mut config, read_user),
             "token" => each(&mut faults, &section, &mut config, read_token),
             _ => section.fault_here(
                 &mut faults,
-                "unknown section; there are server, datastore, s3, prune, verify, sync, remote, notify, user, token and acl",
+                "unknown section; there are server, datastore, s3, prune, verify, sync, remote, notify, traffic-control, user, token and acl",
             ),
         }
     }
@@ -145,6 +147,8 @@ fn read_server(faults: &mut Faults<'_>, config: &mut Config, section: &mut Secti
             server.session_idle_seconds,
             60..=86400,
         ),
+        ("login-failures-max", server.login_failures_max, 0..=1000),
+        ("login-lock-seconds", server.login_lock_seconds, 10..=86400),
     ] {
         section.bounded(faults, key, &value, &bounds);
     }

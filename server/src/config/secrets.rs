@@ -29,6 +29,7 @@ use toml_edit::{Document, DocumentMut, value};
 
 use super::fault::{Fault, Faults, Section, place};
 use super::model::Config;
+use super::notify::login_fault;
 use super::s3::CredentialsKind;
 use crate::auth::{ClearSecret, StoredSecret, TicketKeys, TokenId, UserId};
 
@@ -222,17 +223,21 @@ impl Secrets {
         }
     }
 
-    /// The endpoints of `config` whose static keys are missing here, one sentence each.
-    pub(crate) fn missing_keys(&self, config: &Config) -> Vec<String> {
+    /// What `config` needs and is missing here, or is here and has no use there; one sentence each.
+    pub(crate) fn misfits(&self, config: &Config) -> Vec<String> {
         let lacking = config.s3.iter().filter(|(id, endpoint)| {
             endpoint.credentials == CredentialsKind::Static && !self.s3.contains_key(*id)
         });
-        lacking
-            .map(|(id, _)| {
-                format!(
-                    "[s3.{id}] has static credentials, but the secrets file has no [s3.{id}] with access-key and secret-key"
-                )
-            })
-            .collect()
+        let keys = lacking.map(|(id, _)| {
+            format!(
+                "[s3.{id}] has static credentials, but the secrets file has no [s3.{id}] with access-key and secret-key"
+            )
+        });
+        let logins = config.notify.iter().filter_map(|(id, notify)| {
+            let has_secret = self.notify.contains_key(id);
+            let fault = login_fault(notify.is_mail(), notify.user.is_some(), has_secret)?;
+            Some(format!("[notify.{id}]: {fault}"))
+        });
+        keys.chain(logins).collect()
     }
 }

@@ -303,16 +303,26 @@ fn check_ways(faults: &mut Faults<'_>, section: &mut Section, raw: &RawSync) {
             section.fault(faults, "resync-corrupt", message);
         }
     }
-    for (rate_key, rate, burst_key, burst) in [
-        ("rate-in", raw.rate_in, "burst-in", raw.burst_in),
-        ("rate-out", raw.rate_out, "burst-out", raw.burst_out),
-    ] {
+    let ways = [(raw.rate_in, raw.burst_in), (raw.rate_out, raw.burst_out)];
+    for (key, (rate, _)) in ["rate-in", "rate-out"].into_iter().zip(ways) {
+        if raw.remote.is_none() && rate.is_some_and(|rate| rate.get() > 0) {
+            section.fault(faults, key, "does nothing without a remote");
+        }
+    }
+    check_rates(faults, section, ways);
+}
+
+/// Rates and bursts, to here and from here: 0 is as good as none.
+pub(super) fn check_rates(
+    faults: &mut Faults<'_>,
+    section: &mut Section,
+    ways: [(Option<ByteCount>, Option<ByteCount>); 2],
+) {
+    let keys = [("rate-in", "burst-in"), ("rate-out", "burst-out")];
+    for ((rate_key, burst_key), (rate, burst)) in keys.into_iter().zip(ways) {
         let rate = rate.filter(|rate| rate.get() > 0);
         if let Some(rate) = rate {
             section.bounded(faults, rate_key, &rate, &(RATE_MIN..=ByteCount::gib(90)));
-        }
-        if rate.is_some() && raw.remote.is_none() {
-            section.fault(faults, rate_key, "does nothing without a remote");
         }
         let burst = burst.filter(|burst| burst.get() > 0);
         if burst.is_some() && rate.is_none() {

@@ -445,7 +445,7 @@ fn secrets_are_private_and_never_repeated() {
     assert_eq!(store.read().s3["garage"].secret_key.reveal(), "deep");
     assert!(!format!("{:?} {:?}", store.read(), store.read().s3).contains("deep"));
     let config = parse(FULL).expect("valid");
-    assert!(store.read().missing_keys(&config).is_empty());
+    assert!(store.read().misfits(&config).is_empty());
 
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("chmod");
     let error = SecretsStore::open(&path).expect_err("too open").to_string();
@@ -482,7 +482,7 @@ fn missing_static_keys_are_named() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let path = dir.path().join("secrets.toml");
     let store = SecretsStore::create(&path, &Secrets::new_text()).expect("made");
-    let missing = store.read().missing_keys(&config);
+    let missing = store.read().misfits(&config);
     assert_eq!(missing.len(), 1);
     assert!(missing[0].contains("[s3.garage]"));
 }

@@ -14,10 +14,10 @@ use super::run::begin;
 use super::{JobGuard, JobKey, StoreUser, launch, supervise};
 use crate::api::ApiError;
 use crate::auth::AuthId;
-use crate::client::pace::{Pace, Rate};
 use crate::client::repository::{Access, Repository};
-use crate::config::{ByteCount, Remote, SyncDirection, SyncJob};
+use crate::config::{Remote, SyncDirection, SyncJob};
 use crate::daemon::Daemon;
+use crate::pace::{Pace, Rate};
 use crate::remote::{LIST_BYTES_MAX, RemoteSource, RemoteStore, RemoteTarget};
 use crate::tasks::{Task, TaskStart, Upid};
 
@@ -159,8 +159,8 @@ impl Ends {
         let config = daemon.config.read();
         let remote = config.remotes.get(id).ok_or_else(|| no_remote(id))?;
         let pace = Pace::new(
-            rate(job.rate_in, job.burst_in),
-            rate(job.rate_out, job.burst_out),
+            Rate::of(job.rate_in, job.burst_in),
+            Rate::of(job.rate_out, job.burst_out),
         );
         let access = access(daemon, id, remote, &job.remote_store, pace)?;
         let store = RemoteStore::new(access, daemon.env.clone(), daemon.budget.clone());
@@ -226,14 +226,6 @@ fn writable(daemon: &Daemon, job: &SyncJob, name: &str) -> Result<Arc<Datastore>
         store.snapshots().collectable()?;
     }
     Ok(store)
-}
-
-fn rate(rate: ByteCount, burst: ByteCount) -> Option<Rate> {
-    let (rate, burst) = (rate.get(), burst.get());
-    (rate > 0).then_some(Rate {
-        bytes_per_second: rate,
-        burst_bytes: if burst > 0 { burst } else { rate },
-    })
 }
 
 /// The refusal of a remote that is not configured.

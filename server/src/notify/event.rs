@@ -6,6 +6,7 @@ use minijinja::{Environment, UndefinedBehavior, Value};
 use serde::Serialize;
 
 use super::DeliveryError;
+use crate::auth::UserId;
 use crate::config::NotifyLevel;
 use crate::daemon::Daemon;
 use crate::tasks::{Outcome, TaskInfo, Upid};
@@ -43,7 +44,7 @@ Result:     {{ task.status }}
 Task id:    {{ task.upid }}
 {%- endif %}
 {% if log %}
-The last lines of its log:
+{% if task %}The last lines of its log{% else %}In detail{% endif %}:
 
 {% for line in log %}{{ line }}
 {% endfor %}{% endif %}";
@@ -71,7 +72,7 @@ pub(crate) struct Event {
     pub(crate) store: Option<String>,
     /// The task that ended.
     pub(crate) task: Option<EndedTask>,
-    /// The last lines of its log.
+    /// The last lines of its log, or what else there is to say.
     pub(crate) log: Vec<String>,
 }
 
@@ -184,6 +185,22 @@ impl Event {
             // Whoever heard the bad news hears the good.
             heard_by: NotifyLevel::Error,
             ..Self::new(daemon, daemon.env.new_id(), NotifyLevel::Info, title)
+        }
+    }
+
+    /// Accounts that were locked after too many failed logins; at least one.
+    pub(super) fn of_locks(daemon: &Daemon, users: &[UserId]) -> Self {
+        let title = match users {
+            [user] => format!("The account {user} is locked after too many failed logins"),
+            users => format!(
+                "{} accounts are locked after too many failed logins",
+                users.len()
+            ),
+        };
+        let names = users.iter().take(LINES_MAX as usize);
+        Self {
+            log: names.map(UserId::to_string).collect(),
+            ..Self::new(daemon, daemon.env.new_id(), NotifyLevel::Warning, title)
         }
     }
 

@@ -8,7 +8,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::DeliveryError;
 use super::event::{BODY, Event, SUBJECT, render, render_default};
-use crate::config::{Notify, NotifyScheme};
+use crate::config::{Notify, NotifyScheme, login_fault};
 
 type Transport = AsyncSmtpTransport<Tokio1Executor>;
 
@@ -97,9 +97,11 @@ fn transport(notify: &Notify, secret: Option<&str>) -> Result<Transport, Deliver
     if let Some(port) = notify.url.port_u16() {
         builder = builder.port(port);
     }
-    if let Some(user) = &notify.user {
-        let secret = secret.unwrap_or_default().to_owned();
-        builder = builder.credentials(Credentials::new(user.clone(), secret));
+    if let Some(fault) = login_fault(true, notify.user.is_some(), secret.is_some()) {
+        return Err(DeliveryError::refused(fault));
+    }
+    if let Some((user, secret)) = notify.user.as_ref().zip(secret) {
+        builder = builder.credentials(Credentials::new(user.clone(), secret.to_owned()));
     }
     Ok(builder.build())
 }

@@ -39,6 +39,7 @@ use crate::auth::{AclPath, Authority, Principal, Privilege};
 use crate::config::ConfigStore;
 use crate::shutdown::Shutdown;
 use crate::tasks::{Task, TaskRegistry, TaskStart};
+use crate::traffic::{Lane, Traffic};
 
 /// How long a client may take to go on after the 101.
 const UPGRADE_MAX: Duration = Duration::from_secs(30);
@@ -89,6 +90,7 @@ pub(crate) struct Protocol {
     pub(crate) shutdown: Shutdown,
     pub(crate) delays: Delays,
     pub(crate) strangers: Arc<Strangers>,
+    pub(crate) traffic: Traffic,
     pub(crate) datastore: FindDatastore,
     pub(crate) finished: OnFinished,
 }
@@ -163,6 +165,7 @@ impl Protocol {
         protocol: ProtocolName,
         mut request: Request<Incoming>,
         peer: SocketAddr,
+        lane: Lane,
     ) -> Response<Bytes> {
         let Some(work) = self.shutdown.begin_work() else {
             return ApiError::unavailable("the daemon is stopping").into_response();
@@ -173,7 +176,8 @@ impl Protocol {
         let this = self.clone();
         drop(self.env.spawn(async move {
             let _work = work;
-            this.run(protocol, &head, peer, upgraded, answer).await;
+            this.run(protocol, &head, (peer, lane), upgraded, answer)
+                .await;
         }));
         match answered.await {
             Ok(Ok(response)) => response,
@@ -186,7 +190,7 @@ impl Protocol {
         &self,
         protocol: ProtocolName,
         head: &Parts,
-        peer: SocketAddr,
+        (peer, lane): (SocketAddr, Lane),
         upgraded: OnUpgrade,
         answer: oneshot::Sender<Result<Response<Bytes>, ApiError>>,
     ) {
@@ -202,6 +206,7 @@ impl Protocol {
                 return;
             }
         };
+        lane.belongs_to(&admitted.subject.author);
         let end = if answer.send(Ok(switching_protocols(protocol))).is_err() {
             ConnectionEnd::Broken("the client went away before the session began".to_owned())
         } else {

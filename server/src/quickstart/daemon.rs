@@ -29,11 +29,11 @@ use toml_edit::{DocumentMut, Item, Table};
 use super::children::Child;
 use super::home::{Home, Keys, free_port, remove_tree};
 use crate::client::http::RequestError;
-use crate::client::pace::Pace;
 use crate::client::repository::{Access, Repository};
 use crate::client::session::{ANSWER_BYTES_MAX, Session};
 use crate::config::{self, ConfigStore, SecretsStore};
 use crate::daemon::{CONFIG_NAME, secrets_file};
+use crate::pace::Pace;
 use crate::tls::ServerTls;
 
 /// Names of the datastore, of the S3 server in the configuration, and of the bucket.

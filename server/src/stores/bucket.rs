@@ -9,8 +9,8 @@ use std::sync::atomic::AtomicBool;
 
 use pbs_datastore::Env;
 use s3_client::{
-    AwsConfig, AwsStore, Credentials, KeyPrefix, Limited, Limits, ListRequest, Meter, Metered,
-    ObjectStore, ProbeOptions, Report, Retry, RetryPolicy, Secret, WallClock, probe,
+    AwsConfig, AwsEndpoint, AwsStore, Credentials, KeyPrefix, Limited, Limits, ListRequest, Meter,
+    Metered, ObjectStore, ProbeOptions, Report, Retry, RetryPolicy, Secret, WallClock, probe,
 };
 
 use crate::config::{Config, CredentialsKind, S3Endpoint, Secrets};
@@ -90,6 +90,27 @@ fn adapter(
     Ok(config)
 }
 
+/// The S3 server of the endpoint `id`, whichever bucket. Asks it nothing yet.
+pub(super) fn endpoint(
+    env: &Env,
+    config: &Config,
+    secrets: &Secrets,
+    id: &str,
+) -> Result<AwsEndpoint, String> {
+    let settings = adapter(id, configured(config, id)?, secrets, "")?;
+    Ok(AwsEndpoint::new(settings, wall_clock(env)))
+}
+
+fn configured<'a>(config: &'a Config, id: &str) -> Result<&'a S3Endpoint, String> {
+    let endpoint = config.s3.get(id);
+    endpoint.ok_or_else(|| format!("there is no S3 endpoint '{id}'; add it with: holdfast s3 add"))
+}
+
+fn wall_clock(env: &Env) -> WallClock {
+    let now = env.clone();
+    Arc::new(move || now.now())
+}
+
 fn folder(prefix: &str) -> Result<KeyPrefix, String> {
     KeyPrefix::new(format!("{prefix}/")).map_err(|error| error.to_string())
 }
@@ -103,12 +124,9 @@ impl Bucket {
         id: &str,
         bucket: &str,
     ) -> Result<Self, String> {
-        let endpoint = config.s3.get(id).ok_or_else(|| {
-            format!("there is no S3 endpoint '{id}'; add it with: holdfast s3 add")
-        })?;
+        let endpoint = configured(config, id)?;
         let settings = adapter(id, endpoint, secrets, bucket)?;
-        let now = env.clone();
-        let clock: WallClock = Arc::new(move || now.now());
+        let clock = wall_clock(env);
         let adapter = AwsStore::connect(settings, clock.clone())
             .await
             .map_err(|error| error.to_string())?;

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pbs_datastore::{Datastore, Env, Error, MemoryBudget};
-use s3_client::{Meter, MeterSnapshot, Report, Tally};
+use s3_client::{AwsEndpoint, Meter, MeterSnapshot, Report, Tally};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -324,6 +324,13 @@ impl Stores {
             bucket::Bucket::connect(&self.0.env, &config, &secrets, endpoint, bucket).await;
         let connected = connected.map_err(ApiError::bad_request)?;
         connected.probe(prefix).await.map_err(ApiError::bad_request)
+    }
+
+    /// A configured endpoint, for what concerns none of its buckets.
+    pub(crate) fn endpoint(&self, id: &str) -> Result<AwsEndpoint, ApiError> {
+        let (config, secrets) = (self.0.config.read(), self.0.secrets.read());
+        let endpoint = bucket::endpoint(&self.0.env, &config, &secrets, id);
+        endpoint.map_err(ApiError::bad_request)
     }
 
     fn opening(&self, name: &str, take_over: TakeOver) -> Result<Opening, String> {

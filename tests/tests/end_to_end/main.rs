@@ -14,4 +14,5 @@ mod operations;
 mod package;
 mod quickstart;
 mod sync;
+mod traffic;
 mod transcripts;

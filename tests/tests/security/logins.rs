@@ -14,6 +14,10 @@ use super::world::World;
 
 /// Failures that an address or a user may have at once.
 const FAILURES_MAX: usize = 20;
+/// Failures in a row that lock an account.
+const LOCK_AFTER: usize = 10;
+/// Whose account is locked.
+const LOCKED: &str = "reader@pbs";
 /// Passwords that are tried of one sort, to compare what they cost.
 const TRIES: usize = 8;
 /// API tokens that a user may have.
@@ -59,10 +63,27 @@ fn cost(world: &World, last: u8, user: &str) -> Result<(u64, String)> {
     Ok((ticks(pid)? - before, told.remove(0)))
 }
 
+/// Tries as many wrong passwords as lock an account, from the address that ends in `last`.
+fn lock(world: &World, last: u8, user: &str) -> Result<()> {
+    let peer = world.peer.from(last);
+    let tries = (0..LOCK_AFTER).map(|_| try_password(&peer, user, "wrong"));
+    for answer in world.runtime.block_on(join_all(tries)) {
+        let answer = answer?;
+        ensure!(answer.status == 401, "{}: {}", answer.status, answer.text());
+    }
+    Ok(())
+}
+
 /// Whoever there is, a password is hashed, and the same is said.
 fn nobody_learns_who_there_is(world: &World) -> Result<()> {
     let (known, told) = cost(world, 80, "owner@pbs")?;
-    for (last, user) in [(81, "missing@pbs"), (82, "off@pbs"), (83, "late@pbs")] {
+    lock(world, 84, LOCKED)?;
+    for (last, user) in [
+        (81, "missing@pbs"),
+        (82, "off@pbs"),
+        (83, "late@pbs"),
+        (85, LOCKED),
+    ] {
         let (ticks, text) = cost(world, last, user)?;
         ensure!(text == told, "{user}: {text:?} is not {told:?}");
         ensure!(
@@ -73,6 +94,40 @@ fn nobody_learns_who_there_is(world: &World) -> Result<()> {
             "security: {TRIES} wrong passwords cost {known} ticks for a known user, {ticks} for {user}"
         ));
     }
+    locked_is_locked_for_passwords_alone(world, &told)
+}
+
+/// The right password of a locked account is refused like a wrong one; what was given before and tokens go on, and it is unlocked on the machine.
+fn locked_is_locked_for_passwords_alone(world: &World, told: &str) -> Result<()> {
+    let password = world.daemon.password();
+    let right = || {
+        let peer = world.peer.from(86);
+        let login = async { try_password(&peer, LOCKED, password).await };
+        world.runtime.block_on(login)
+    };
+    let refused = right()?;
+    ensure!(
+        refused.status == 401 && refused.text() == told,
+        "{}: {}",
+        refused.status,
+        refused.text()
+    );
+    let path = format!("admin/datastore/{STORE}/snapshots");
+    let token = format!("{LOCKED}!t");
+    let answer = world.runtime.block_on(world.call(&token, "GET", &path))?;
+    ensure!(answer.status == 200, "its token: {}", answer.status);
+    let listed = world.daemon.manage(&["user", "list"])?.text();
+    let line = listed.lines().find(|line| line.starts_with(LOCKED));
+    ensure!(
+        line.is_some_and(|line| line.contains('Z')),
+        "no time in {listed}"
+    );
+    let unlocked = world.daemon.manage(&["user", "unlock", LOCKED])?.text();
+    ensure!(unlocked.contains("can log in again"), "{unlocked}");
+    ensure!(right()?.status == 200, "it was unlocked");
+    let log = world.daemon.log();
+    let lines = log.lines().filter(|line| line.contains("account locked"));
+    ensure!(lines.count() == 1, "one line about one lock");
     Ok(())
 }
 

@@ -290,6 +290,42 @@ async fn settings_are_checked_and_secrets_stay() {
 }
 
 #[tokio::test]
+async fn half_of_a_login_at_a_mail_server_is_refused() {
+    let fixture = Fixture::new().await;
+    let mail = |more: Value| {
+        let mut mail = json!({"name": "mail", "url": "smtps://mail.example", "from": "a@b.example", "to": ["c@d.example"]});
+        for (name, value) in more.as_object().expect("members") {
+            mail[name] = value.clone();
+        }
+        mail
+    };
+    let (all, one) = ("config/notify", "config/notify/mail");
+    let no_secret = "'user' needs a secret";
+    let no_user = "a secret for mail needs 'user'";
+    for (more, why) in [
+        (json!({"user": "robot"}), no_secret),
+        (json!({"secret": "hush"}), no_user),
+    ] {
+        fixture.refused(Method::POST, all, mail(more), why).await;
+    }
+    fixture.done(Method::POST, all, mail(json!({}))).await;
+    for (change, why) in [
+        (json!({"user": "robot"}), no_secret),
+        (json!({"secret": "hush"}), no_user),
+    ] {
+        fixture.refused(Method::PUT, one, change, why).await;
+    }
+    let both = json!({"user": "robot", "secret": "hush"});
+    fixture.done(Method::PUT, one, both).await;
+    let no_more = json!({"delete": ["user"], "secret": "hush"});
+    fixture.refused(Method::PUT, one, no_more, no_user).await;
+    // Without the user its secret goes, too.
+    let no_more = json!({"delete": ["user"]});
+    fixture.done(Method::PUT, one, no_more).await;
+    assert!(fixture.daemon.secrets.read().notify.is_empty());
+}
+
+#[tokio::test]
 async fn a_template_that_goes_wrong_or_on_and_on_is_refused() {
     let fixture = Fixture::new().await;
     let (url, _posted) = webhook(&fixture, &[]).await;
@@ -384,4 +420,23 @@ async fn a_secret_is_not_used_with_settings_of_others() {
         .done(Method::POST, all, hook("https://c.d/", None))
         .await;
     assert_eq!(secret(), None);
+}
+
+#[tokio::test]
+async fn a_locked_account_is_told_once() {
+    let fixture = Fixture::new().await;
+    let (url, mut posted) = webhook(&fixture, &[]).await;
+    let hook = json!({"name": "hook", "url": url});
+    fixture.done(Method::POST, "config/notify", hook).await;
+    fixture.lock_out("backup@pbs").await;
+    fixture.tell().await;
+    // A second datastore of the fixture cannot be used, which is told first.
+    let (body, _) = next(&mut posted).await;
+    let (other, _) = next(&mut posted).await;
+    let locked: Vec<&String> = [&body, &other]
+        .into_iter()
+        .filter(|body| body.contains("The account backup@pbs is locked"))
+        .collect();
+    assert_eq!(locked.len(), 1, "{body} {other}");
+    assert!(locked[0].contains("\"severity\":\"warning\""), "{locked:?}");
 }

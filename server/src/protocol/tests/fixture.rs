@@ -127,6 +127,7 @@ impl Fixture {
             shutdown: Shutdown::new(),
             delays: Delays::NONE,
             strangers: Arc::default(),
+            traffic: crate::traffic::Traffic::default(),
             datastore: Arc::new({
                 let datastore = Arc::clone(&datastore);
                 move |name, _| {

@@ -5,6 +5,7 @@ pub(super) fn all(store: &str, json: &str, known: &str) -> Vec<String> {
     vec![
         format!("POST access/users {json}\n{{\"userid\":\"new@pbs\",\"comment\":\"c\",\"enable\":true,\"expire\":0}}"),
         format!("PUT access/users/nobody@pbs {json}\n{{\"comment\":\"c\",\"delete\":[\"expire\"]}}"),
+        "PUT access/users/backup@pbs/unlock".to_owned(),
         "DELETE access/users/nobody@pbs".to_owned(),
         "POST access/users/backup@pbs/token/new application/x-www-form-urlencoded\ncomment=c&enable=1".to_owned(),
         "PUT access/users/backup@pbs/token/t?regenerate=1".to_owned(),
@@ -34,6 +35,9 @@ pub(super) fn all(store: &str, json: &str, known: &str) -> Vec<String> {
         "POST config/s3?id=main&endpoint=http://127.0.0.1:1&region=r&access-key=a&secret-key=s&path-style=1&requests-in-flight-max=1".to_owned(),
         "PUT config/s3/main?region=q&access-key=b&secret-key=t&attempts-max=3&delete=comment".to_owned(),
         "DELETE config/s3/main".to_owned(),
+        format!("POST config/traffic-control {json}\n{{\"name\":\"slow\",\"network\":[\"10.0.0.0/8\"],\"user\":[\"backup@pbs\"],\"rate-in\":\"1 GiB\",\"burst-in\":\"2 GiB\"}}"),
+        "PUT config/traffic-control/slow?rate-out=1GiB&comment=c&delete=burst-in".to_owned(),
+        "DELETE config/traffic-control/slow".to_owned(),
         format!("PUT config/datastore/one {json}\n{{\"gc-schedule\":\"daily\",\"comment\":\"c\",\"delete\":[\"verify-new\"]}}"),
         "PUT config/datastore/one?maintenance-mode=type%3Dread-only,message%3Dm".to_owned(),
         "PUT config/datastore/one?gc-atime-cutoff-minutes=1&sync-level=file".to_owned(),
@@ -65,5 +69,6 @@ pub(super) fn all(store: &str, json: &str, known: &str) -> Vec<String> {
         "POST pull?store=one&ns=a&remote-store=one&remote-ns=b&max-depth=0&verified-only=1".to_owned(),
         "POST push?store=one&remote=far&remote-store=one&rate-out=1%20MiB&burst-out=2%20MiB".to_owned(),
         "PUT admin/s3/main/check?bucket=b&store-prefix=p".to_owned(),
+        "POST admin/s3/main/create-bucket?bucket=new".to_owned(),
     ]
 }
