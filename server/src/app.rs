@@ -33,7 +33,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::api::{ApiError, ApiPath};
 use crate::idle_io::IdleIo;
-use crate::places::{HalfOpen, Place, Places};
+use crate::places::{HalfOpen, Line, Place, Places};
 use crate::protocol::{Protocol, ProtocolName};
 use crate::shutdown::Shutdown;
 
@@ -70,6 +70,13 @@ pub(crate) fn whole(response: Response<Bytes>) -> Response<ApiBody> {
             .map_err(|never| match never {})
             .boxed_unsync()
     })
+}
+
+/// A REST answer as a whole one; for callers within this process.
+pub(crate) async fn collect(response: Response<ApiBody>) -> Result<Response<Bytes>, BodyError> {
+    let (head, body) = response.into_parts();
+    let body = body.collect().await?.to_bytes();
+    Ok(Response::from_parts(head, body))
 }
 
 /// What connections are served with.
@@ -213,7 +220,8 @@ impl App {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let half_open = Mutex::new(Some(half_open));
-        let service = service_fn(|request| {
+        let line = Line::default();
+        let service = service_fn(|mut request: Request<Incoming>| {
             drop(
                 half_open
                     .lock()
@@ -221,10 +229,11 @@ impl App {
                     .take(),
             );
             let app = self.clone();
+            let line = line.of(place.busy());
+            request.extensions_mut().insert(line.clone());
             async move {
-                place.set_busy(true);
                 let answer = app.answer(request, peer).await;
-                place.set_busy(false);
+                drop(line);
                 Ok::<_, std::convert::Infallible>(answer)
             }
         });
@@ -233,9 +242,13 @@ impl App {
         tokio::pin!(connection);
         tokio::select! {
             result = connection.as_mut() => return Ok(result?),
+            () = line.hung_up() => return Ok(()),
             () = self.shutdown.requested() => connection.as_mut().graceful_shutdown(),
         }
-        Ok(connection.await?)
+        tokio::select! {
+            result = connection.as_mut() => Ok(result?),
+            () = line.hung_up() => Ok(()),
+        }
     }
 
     async fn answer(&self, request: Request<Incoming>, peer: SocketAddr) -> Response<ApiBody> {
