@@ -286,21 +286,30 @@ impl Download {
         mut rest: Option<Rest>,
     ) -> Result<(), String> {
         let places = Arc::new(Semaphore::new(PARTS_MAX));
-        let mut part = Some(first);
-        while let Some(bytes) = part.take() {
+        let mut first = Some(first);
+        loop {
             let place = Arc::clone(&places).acquire_owned().await;
+            let part = match (first.take(), &mut rest) {
+                (Some(first), _) => first,
+                (None, None) => break,
+                (None, Some(rest)) => {
+                    let read = tokio::select! {
+                        biased;
+                        () = sink.closed() => break,
+                        read = self.part(rest) => read,
+                    };
+                    let Some(part) = read.map_err(|error| error.to_string())? else {
+                        break;
+                    };
+                    part
+                }
+            };
             let waits = self.session.progress().wait_for_peer();
             // Whoever drops the body of the answer drops its parts as well.
-            let sent = sink.send(keeping(bytes, Arc::new((place, waits)))).await;
+            let sent = sink.send(keeping(part, Arc::new((place, waits)))).await;
             if sent.is_err() {
                 break;
             }
-            let Some(rest) = &mut rest else { break };
-            part = tokio::select! {
-                biased;
-                () = sink.closed() => break,
-                part = self.part(rest) => part.map_err(|error| error.to_string())?,
-            };
         }
         drop(places.acquire_many(PARTS_MAX as u32).await);
         Ok(())

@@ -149,7 +149,7 @@ impl Fixture {
         (status, body.to_bytes())
     }
 
-    async fn refused(&self, call: &str, more: &str) -> (u16, String) {
+    async fn refusal(&self, call: &str, more: &str) -> (u16, String) {
         let (status, body) = self.take(call, more).await;
         (status.as_u16(), String::from_utf8_lossy(&body).into_owned())
     }
@@ -221,7 +221,7 @@ async fn files_are_answered_as_they_are_stored() {
         ("", 400),
     ] {
         for call in ["download", "download-decoded"] {
-            let (got, text) = fixture.refused(call, &format!("file-name={name}")).await;
+            let (got, text) = fixture.refusal(call, &format!("file-name={name}")).await;
             assert_eq!(got, status, "{call} '{name}': {text}");
         }
     }
@@ -280,7 +280,7 @@ async fn damage_is_never_an_end() {
     assert!(broken.contains("broken off"), "{broken}");
     assert!(taken == whole[..6 * 2000], "what came was right");
     fixture.damage(&chunks[0]);
-    let (status, text) = fixture.refused("download-decoded", more).await;
+    let (status, text) = fixture.refusal("download-decoded", more).await;
     assert_eq!(status, 400);
     assert!(text.contains(&chunks[0].0.to_string()), "{text}");
     fixture.settle().await;
@@ -300,7 +300,7 @@ async fn what_is_encrypted_is_refused_before_the_first_byte() {
     fixture.back_up(made).await;
     for name in ["root.pxar.didx", "liar.pxar.didx", "box.conf.blob"] {
         let more = format!("file-name={name}");
-        let (status, text) = fixture.refused("download-decoded", &more).await;
+        let (status, text) = fixture.refusal("download-decoded", &more).await;
         assert_eq!(status, 400, "{name}");
         assert!(text.contains("is encrypted: only a client"), "{text}");
         let (status, file) = fixture.take("download", &more).await;
@@ -381,7 +381,7 @@ async fn an_administrator_and_a_stop_end_downloads() {
     fixture.settle().await;
     assert!(broken(answer).await.contains("broken off"));
     let (status, _) = fixture
-        .refused("download", "file-name=index.json.blob")
+        .refusal("download", "file-name=index.json.blob")
         .await;
     assert_eq!(status, 503);
 }
@@ -397,7 +397,7 @@ async fn many_downloads_share_little_memory() {
     let busy = budget.take(rest, Duration::ZERO).await.expect("free");
     // An index takes only what is to spare, and now nothing is.
     let (status, _) = fixture
-        .refused("download-decoded", "file-name=root.pxar.didx")
+        .refusal("download-decoded", "file-name=root.pxar.didx")
         .await;
     assert_eq!(status, 503);
     drop(busy);
@@ -536,7 +536,7 @@ async fn a_catalog_is_listed_one_directory_at_a_time() {
         assert!(text.to_string().contains(why), "{text}");
     }
     let (status, text) = fixture
-        .refused("catalog", "filepath=root&archive-name=root.mpxar.didx")
+        .refusal("catalog", "filepath=root&archive-name=root.mpxar.didx")
         .await;
     assert!(status == 400 && text.contains("is no catalog"), "{text}");
     fixture.settle().await;
