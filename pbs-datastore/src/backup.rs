@@ -11,13 +11,13 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::cache::ReadAhead;
-use crate::chunk_store::{Chunk, InsertOptions, Inserted, VerifiedChunk};
+use crate::chunk_store::{Chunk, ChunkReader, InsertOptions, Inserted, VerifiedChunk};
 use crate::seal::SnapshotWriter;
 use crate::snapshots::Lock;
 use crate::{
-    ArchiveKind, ArchiveName, AuthId, BackupTime, ChunkUploadStats, DataBlob, Datastore, Digest,
-    Error, Index, Namespace, Result, SessionId, SessionState, Snapshot, SnapshotRef, WriterSession,
-    writer_label,
+    ArchiveKind, ArchiveName, AuthId, BackupTime, ChunkUploadStats, CryptMode, DataBlob, Datastore,
+    Digest, Error, Index, Namespace, Result, SessionId, SessionState, Snapshot, SnapshotRef,
+    WriterSession, writer_label,
 };
 
 /// How long the end of a session waits for its cleanup.
@@ -353,6 +353,31 @@ impl SnapshotReader {
     /// How many bytes [`Self::download`] would answer; 0 if it would fail.
     pub async fn file_bytes(&self, name: &ArchiveName) -> Result<u64> {
         self.datastore.snapshots().file_bytes(&self.id, name).await
+    }
+
+    /// A file of the snapshot as it is stored; [`Error::NotFound`] if there is none of that name.
+    pub async fn file(&self, name: &ArchiveName) -> Result<Bytes> {
+        self.datastore.snapshots().file(&self.id, name).await
+    }
+
+    /// The index of an archive; errors as of [`Self::file`].
+    pub async fn index(&self, name: &ArchiveName) -> Result<Index> {
+        let (kind, bytes) = (name.kind(), self.file(name).await?);
+        let env = self.datastore.env();
+        let parsed = env.compute(move || Index::parse(kind, bytes)).await;
+        parsed.map_err(|error| Error::Invalid(format!("'{name}': {error}")))
+    }
+
+    /// Whether the manifest lists a file as encrypted.
+    pub async fn is_encrypted(&self, name: &ArchiveName) -> Result<bool> {
+        let state = self.datastore.snapshots().state(&self.id).await?;
+        let listed = state.manifest().and_then(|manifest| manifest.file(name));
+        Ok(listed.is_some_and(|file| file.crypt_mode == CryptMode::Encrypt))
+    }
+
+    /// What the snapshot's chunks are read with.
+    pub fn chunks(&self) -> &Arc<ChunkReader> {
+        self.datastore.reader()
     }
 
     /// A file of the snapshot. The chunks of an index may be read from now on. [`Error::NotFound`] only for blobs.

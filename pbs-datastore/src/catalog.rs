@@ -12,8 +12,14 @@
 //!
 //! The entries of the root are the archives, as directories. All positions are checked: a directory lies before its
 //! parent, so no catalog can send a reader in circles.
+//!
+//! [`Catalog`] reads the whole stream from memory, [`CatalogReader`] single tables from their chunks.
+
+mod reader;
 
 use bytes::Bytes;
+
+pub use reader::{CatalogDirectory, CatalogReader};
 
 /// The first bytes of a catalog.
 pub const CATALOG_MAGIC: [u8; 8] = [0x91, 0xfd, 0x60, 0xf9, 0xc4, 0x67, 0x58, 0xd5];
@@ -93,19 +99,27 @@ pub struct Catalog {
     root: CatalogTable,
 }
 
+impl CatalogTable {
+    /// The table that the last eight bytes of a stream of `length` bytes point to.
+    fn root(last: [u8; 8], length: u64) -> Result<Self, CatalogError> {
+        let root = u64::from_le_bytes(last);
+        let end = length.saturating_sub(8);
+        if (CATALOG_MAGIC.len() as u64..end).contains(&root) {
+            return Ok(Self(root));
+        }
+        Err(CatalogError::Damaged(end))
+    }
+}
+
 impl Catalog {
     /// Checks the frame of the stream; tables are checked when they are read.
     pub fn parse(stream: Bytes) -> Result<Self, CatalogError> {
         let body = stream
             .strip_prefix(&CATALOG_MAGIC)
             .ok_or(CatalogError::WrongMagic)?;
-        let root = body.last_chunk::<8>().ok_or(CatalogError::WrongMagic)?;
-        let root = CatalogTable(u64::from_le_bytes(*root));
-        let last = stream.len() as u64 - 8;
-        if (CATALOG_MAGIC.len() as u64..last).contains(&root.0) {
-            return Ok(Self { stream, root });
-        }
-        Err(CatalogError::Damaged(last))
+        let last = *body.last_chunk::<8>().ok_or(CatalogError::WrongMagic)?;
+        let root = CatalogTable::root(last, stream.len() as u64)?;
+        Ok(Self { stream, root })
     }
 
     /// The table whose entries are the archives.
@@ -115,27 +129,16 @@ impl Catalog {
 
     /// The entries of a directory, in the order of the catalog.
     pub fn entries(&self, table: CatalogTable) -> Result<Vec<CatalogEntry>, CatalogError> {
-        let end = self.stream.len() - 8;
         let mut reader = Reader {
-            stream: &self.stream,
+            stream: self.stream.slice(..self.stream.len() - 8),
             at: table.0 as usize,
-            end,
+            base: 0,
         };
         let length = reader.unsigned()?;
-        let rest = reader.at as u64;
-        let table_end = rest
-            .checked_add(length)
-            .filter(|table_end| *table_end <= end as u64);
-        reader.end = table_end.ok_or(CatalogError::Damaged(table.0))? as usize;
-        let count = reader.unsigned()?;
-        // The number is only a claim; entries are read until it or the table is used up.
-        let entries = (0..count)
-            .map(|_| reader.entry(table))
-            .collect::<Result<Vec<_>, _>>()?;
-        if reader.at == reader.end {
-            return Ok(entries);
-        }
-        Err(reader.damaged())
+        let rest = reader.bytes(length);
+        let rest = rest.map_err(|_| CatalogError::Damaged(table.0))?;
+        let base = reader.offset() - length;
+        CatalogEntries::new(table, rest, base)?.collect()
     }
 
     /// The entry called `name` in a directory.
@@ -149,20 +152,73 @@ impl Catalog {
     }
 }
 
-/// Takes numbers and names from the stream, up to the end of a table.
-struct Reader<'a> {
-    stream: &'a Bytes,
-    at: usize,
-    end: usize,
+/// The entries of one table, read as they are asked for. After an error there are no more.
+#[derive(Debug, Clone)]
+pub struct CatalogEntries {
+    table: CatalogTable,
+    reader: Reader,
+    /// What the table claims; entries are read until it or the table is used up.
+    left: u64,
+    ended: bool,
 }
 
-impl Reader<'_> {
+impl CatalogEntries {
+    /// Of the table that begins at `table`, whose bytes after its length are `rest`, at `base` in the stream.
+    fn new(table: CatalogTable, rest: Bytes, base: u64) -> Result<Self, CatalogError> {
+        let mut reader = Reader {
+            stream: rest,
+            at: 0,
+            base,
+        };
+        Ok(Self {
+            table,
+            left: reader.unsigned()?,
+            reader,
+            ended: false,
+        })
+    }
+}
+
+impl Iterator for CatalogEntries {
+    type Item = Result<CatalogEntry, CatalogError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        if self.left == 0 {
+            self.ended = true;
+            let whole = self.reader.at == self.reader.stream.len();
+            return (!whole).then(|| Err(self.reader.damaged()));
+        }
+        self.left -= 1;
+        let entry = self.reader.entry(self.table);
+        self.ended = entry.is_err();
+        Some(entry)
+    }
+}
+
+/// Takes numbers and names from a part of the stream.
+#[derive(Debug, Clone)]
+struct Reader {
+    stream: Bytes,
+    at: usize,
+    /// Where the part begins.
+    base: u64,
+}
+
+impl Reader {
+    /// Where it is in the whole stream.
+    fn offset(&self) -> u64 {
+        self.base + self.at as u64
+    }
+
     fn damaged(&self) -> CatalogError {
-        CatalogError::Damaged(self.at as u64)
+        CatalogError::Damaged(self.offset())
     }
 
     fn bytes(&mut self, length: u64) -> Result<Bytes, CatalogError> {
-        let left = self.end.saturating_sub(self.at);
+        let left = self.stream.len().saturating_sub(self.at);
         if length > left as u64 {
             return Err(self.damaged());
         }

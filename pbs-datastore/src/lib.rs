@@ -58,8 +58,8 @@ pub use blob::{BlobError, BlobKind, CHUNK_BYTES_MAX, CHUNK_ENCODED_BYTES_MAX, Da
 pub use budget::{MemoryBudget, MemoryPermit};
 pub use cache::ReadAhead;
 pub use catalog::{
-    CATALOG_MAGIC, CATALOG_NAME_BYTES_MAX, Catalog, CatalogEntry, CatalogError, CatalogKind,
-    CatalogTable,
+    CATALOG_MAGIC, CATALOG_NAME_BYTES_MAX, Catalog, CatalogDirectory, CatalogEntries, CatalogEntry,
+    CatalogError, CatalogKind, CatalogReader, CatalogTable,
 };
 pub use chunk_store::{
     BucketPlace, Chunk, ChunkReader, ChunkStream, HEADER_BYTES_MAX, InsertOptions, Inserted,

@@ -36,7 +36,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::api::{ApiError, ApiPath};
 use crate::idle_io::IdleIo;
 use crate::pace::Paced;
-use crate::places::{HalfOpen, Place, Places};
+use crate::places::{HalfOpen, Line, Place, Places};
 use crate::protocol::{Protocol, ProtocolName};
 use crate::shutdown::Shutdown;
 use crate::traffic::Lane;
@@ -74,6 +74,13 @@ pub(crate) fn whole(response: Response<Bytes>) -> Response<ApiBody> {
             .map_err(|never| match never {})
             .boxed_unsync()
     })
+}
+
+/// A REST answer as a whole one; for callers within this process.
+pub(crate) async fn collect(response: Response<ApiBody>) -> Result<Response<Bytes>, BodyError> {
+    let (head, body) = response.into_parts();
+    let body = body.collect().await?.to_bytes();
+    Ok(Response::from_parts(head, body))
 }
 
 /// What connections are served with.
@@ -218,7 +225,8 @@ impl App {
     {
         let half_open = Mutex::new(Some(half_open));
         let lane = self.protocol.traffic.lane(peer.ip());
-        let service = service_fn(|request| {
+        let line = Line::default();
+        let service = service_fn(|mut request: Request<Incoming>| {
             drop(
                 half_open
                     .lock()
@@ -226,10 +234,11 @@ impl App {
                     .take(),
             );
             let (app, lane) = (self.clone(), lane.clone());
+            let line = line.of(place.busy());
+            request.extensions_mut().insert(line.clone());
             async move {
-                place.set_busy(true);
                 let answer = app.answer(request, peer, lane).await;
-                place.set_busy(false);
+                drop(line);
                 Ok::<_, std::convert::Infallible>(answer)
             }
         });
@@ -240,9 +249,13 @@ impl App {
         tokio::pin!(connection);
         tokio::select! {
             result = connection.as_mut() => return Ok(result?),
+            () = line.hung_up() => return Ok(()),
             () = self.shutdown.requested() => connection.as_mut().graceful_shutdown(),
         }
-        Ok(connection.await?)
+        tokio::select! {
+            result = connection.as_mut() => Ok(result?),
+            () = line.hung_up() => Ok(()),
+        }
     }
 
     async fn answer(

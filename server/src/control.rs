@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{UnixListener, UnixStream};
@@ -20,6 +21,7 @@ use tokio::sync::Semaphore;
 
 use crate::api::Caller;
 use crate::daemon::Daemon;
+use crate::places::Line;
 
 const SOCKET_NAME: &str = "control.sock";
 /// The longest path that a socket's address holds, in bytes.
@@ -126,11 +128,13 @@ async fn serve_one(stream: UnixStream, daemon: Arc<Daemon>) {
         return;
     }
     let stopping = daemon.shutdown.clone();
-    let service = service_fn(move |request| {
+    let line = Line::default();
+    let service = service_fn(|mut request: Request<Incoming>| {
         let daemon = daemon.clone();
+        request.extensions_mut().insert(line.clone());
         async move {
             let response = daemon.respond(request, Caller::Owner).await;
-            Ok::<_, std::convert::Infallible>(response.map(Full::new))
+            Ok::<_, std::convert::Infallible>(response)
         }
     });
     let connection = hyper::server::conn::http1::Builder::new()
@@ -140,9 +144,13 @@ async fn serve_one(stream: UnixStream, daemon: Arc<Daemon>) {
     let ended = tokio::select! {
         biased;
         ended = &mut connection => ended,
+        () = line.hung_up() => return,
         () = stopping.requested() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            tokio::select! {
+                ended = &mut connection => ended,
+                () = line.hung_up() => return,
+            }
         }
     };
     if let Err(error) = ended {

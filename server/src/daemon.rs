@@ -18,7 +18,7 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError, ConfigStore, SecretsStore, open_both};
 use crate::instance::{InstanceId, InstanceIdError};
 use crate::jobs::Jobs;
-use crate::protocol::{SessionTable, WINDOWS_BYTES_SET_ASIDE};
+use crate::protocol::{ProtocolMemory, SessionTable, UnpackTurns, WINDOWS_BYTES_SET_ASIDE};
 use crate::shutdown::Shutdown;
 use crate::stores::Stores;
 use crate::tasks::{TaskError, TaskRegistry};
@@ -131,6 +131,10 @@ pub(crate) struct Daemon {
     pub(crate) clock: Clock,
     /// Memory for bodies in flight: what is configured, without the windows that are set aside.
     pub(crate) budget: MemoryBudget,
+    /// What sessions may take of it.
+    pub(crate) memory: Arc<ProtocolMemory>,
+    /// Turns of downloads to unpack.
+    pub(crate) turns: UnpackTurns,
     /// Places for bodies of calls that are content.
     pub(crate) uploads: Arc<Semaphore>,
     /// The stop.
@@ -202,6 +206,8 @@ impl Daemon {
             hostname,
             env,
             clock,
+            memory: ProtocolMemory::new(budget.clone()),
+            turns: UnpackTurns::new(&budget),
             budget,
             uploads: Arc::new(Semaphore::new(UPLOADS_AT_ONCE)),
             shutdown: Shutdown::new(),

@@ -85,11 +85,65 @@ impl Place {
         self.displaced.notified().await;
     }
 
-    /// A request is being answered, or no longer.
-    pub(crate) fn set_busy(&self, busy: bool) {
+    /// A request is being answered, as long as the result lives.
+    pub(crate) fn busy(&self) -> Busy {
+        let busy = Busy {
+            places: Arc::clone(&self.places),
+            id: self.id,
+        };
+        busy.set(true);
+        busy
+    }
+}
+
+/// A connection on which a request is being answered.
+#[derive(Debug)]
+pub(crate) struct Busy {
+    places: Arc<Places>,
+    id: u64,
+}
+
+impl Busy {
+    fn set(&self, busy: bool) {
         if let Some(open) = self.places.lock().open.get_mut(&self.id) {
             open.busy = busy;
         }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.set(false);
+    }
+}
+
+/// The connection of a request, for an answer that goes on after it has begun; clones mean the same one.
+///
+/// A body that nobody takes hears of nothing: whoever wants it to end has to end the connection.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Line {
+    hung_up: Arc<Notify>,
+    /// It stays busy as long as anybody has the line.
+    _busy: Option<Arc<Busy>>,
+}
+
+impl Line {
+    /// The line of a request on a connection with a place.
+    pub(crate) fn of(&self, busy: Busy) -> Self {
+        Self {
+            hung_up: Arc::clone(&self.hung_up),
+            _busy: Some(Arc::new(busy)),
+        }
+    }
+
+    /// Ends the connection at once, in the middle of whatever is under way.
+    pub(crate) fn hang_up(&self) {
+        self.hung_up.notify_one();
+    }
+
+    /// Returns when the connection is to be ended.
+    pub(crate) async fn hung_up(&self) {
+        self.hung_up.notified().await;
     }
 }
 
@@ -335,7 +389,7 @@ mod tests {
             .flat_map(|last| [address(last); 8])
             .map(|address| places.take(address).expect("room"))
             .collect();
-        crowd[0].set_busy(true);
+        let _busy = crowd[0].busy();
         let soon = Duration::from_secs(1);
         let mut others = Vec::new();
         for last in 3..=4 {

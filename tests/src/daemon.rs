@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ChildStderr, Command, ExitStatus, Stdio};
@@ -464,6 +464,11 @@ impl Daemon {
     /// GETs a path with these lines in the head.
     pub fn get_with(&self, path: &str, headers: &[&str]) -> Result<Answer> {
         https::get(self.address()?, &self.fingerprint, path, headers)
+    }
+
+    /// Begins to GET a path with these lines in the head; nothing of the answer is read yet.
+    pub fn open_with(&self, path: &str, headers: &[&str]) -> Result<impl Read + use<>> {
+        https::open(self.address()?, &self.fingerprint, path, headers)
     }
 
     /// A client command of the administrator against one datastore.

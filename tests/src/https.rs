@@ -100,6 +100,22 @@ pub fn pinned(fingerprint: &str) -> Result<ClientConfig> {
 
 /// GETs `path` from the daemon at `address`, which must show the certificate with this fingerprint. `headers` are whole lines.
 pub fn get(address: SocketAddr, fingerprint: &str, path: &str, headers: &[&str]) -> Result<Answer> {
+    let mut stream = open(address, fingerprint, path, headers)?;
+    let mut answer = Vec::new();
+    match stream.read_to_end(&mut answer) {
+        Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => Err(error)?,
+        _ => {}
+    }
+    parse(&answer)
+}
+
+/// The same, and nothing of the answer is read yet.
+pub fn open(
+    address: SocketAddr,
+    fingerprint: &str,
+    path: &str,
+    headers: &[&str],
+) -> Result<StreamOwned<ClientConnection, TcpStream>> {
     let config = Arc::new(pinned(fingerprint)?);
     let socket = TcpStream::connect_timeout(&address, TIME_MAX)?;
     socket.set_read_timeout(Some(TIME_MAX))?;
@@ -113,12 +129,7 @@ pub fn get(address: SocketAddr, fingerprint: &str, path: &str, headers: &[&str])
         head.extend([line, "\r\n"]);
     }
     stream.write_all(format!("{head}\r\n").as_bytes())?;
-    let mut answer = Vec::new();
-    match stream.read_to_end(&mut answer) {
-        Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => Err(error)?,
-        _ => {}
-    }
-    parse(&answer)
+    Ok(stream)
 }
 
 fn parse(answer: &[u8]) -> Result<Answer> {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn write_unsigned(mut number: u64, stream: &mut Vec<u8>) {
+pub(in crate::catalog) fn write_unsigned(mut number: u64, stream: &mut Vec<u8>) {
     while number > 0x7f {
         stream.push(number as u8 | 0x80);
         number >>= 7;
@@ -12,7 +12,7 @@ fn write_unsigned(mut number: u64, stream: &mut Vec<u8>) {
     stream.push(number as u8);
 }
 
-fn write_signed(number: i64, stream: &mut Vec<u8>) {
+pub(in crate::catalog) fn write_signed(number: i64, stream: &mut Vec<u8>) {
     write_unsigned(number.unsigned_abs(), stream);
     if number < 0 {
         *stream.last_mut().expect("a number has a byte") |= 0x80;
@@ -20,16 +20,20 @@ fn write_signed(number: i64, stream: &mut Vec<u8>) {
     }
 }
 
-fn reader(stream: &Bytes) -> Reader<'_> {
+fn reader(stream: &Bytes) -> Reader {
     Reader {
-        stream,
+        stream: stream.clone(),
         at: 0,
-        end: stream.len(),
+        base: 0,
     }
 }
 
 /// Writes a table of entries that are complete but for the length in front, and returns where it begins.
-fn write_table(count: u64, entries: impl FnOnce(u64) -> Vec<u8>, stream: &mut Vec<u8>) -> u64 {
+pub(in crate::catalog) fn write_table(
+    count: u64,
+    entries: impl FnOnce(u64) -> Vec<u8>,
+    stream: &mut Vec<u8>,
+) -> u64 {
     let start = stream.len() as u64;
     let mut rest = Vec::new();
     write_unsigned(count, &mut rest);
@@ -39,14 +43,14 @@ fn write_table(count: u64, entries: impl FnOnce(u64) -> Vec<u8>, stream: &mut Ve
     start
 }
 
-fn write_name(letter: u8, name: &[u8], entry: &mut Vec<u8>) {
+pub(in crate::catalog) fn write_name(letter: u8, name: &[u8], entry: &mut Vec<u8>) {
     entry.push(letter);
     write_unsigned(name.len() as u64, entry);
     entry.extend(name);
 }
 
 /// A catalog of one archive with one entry of each kind but directories.
-fn sample() -> Vec<u8> {
+pub(in crate::catalog) fn sample() -> Vec<u8> {
     let mut stream = CATALOG_MAGIC.to_vec();
     let archive = write_table(
         7,

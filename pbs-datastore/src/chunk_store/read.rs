@@ -25,8 +25,8 @@ use crate::cache::fill::{Damage, DamageHook, Fills, Flight, MEMORY_WAIT_MAX, no_
 use crate::error::About as _;
 use crate::metrics::{CacheMetrics, count};
 use crate::{
-    CHUNK_ENCODED_BYTES_MAX, DataBlob, Digest, Env, Error, Index, MemoryBudget, MemoryPermit,
-    Result,
+    CHUNK_BYTES_MAX, CHUNK_ENCODED_BYTES_MAX, DataBlob, Digest, Env, Error, Index, IndexChunk,
+    MemoryBudget, MemoryPermit, Result,
 };
 
 /// A cached chunk that takes longer comes faster from the bucket.
@@ -50,6 +50,32 @@ impl Chunk {
             blob,
             _permit: permit,
         }
+    }
+
+    /// The contents of the unencrypted chunk that an index enters as `entry`, unpacked and checked against it (I7);
+    /// `bytes_max` is what the index allows. Takes the time and the memory of unpacking, so it is a job of
+    /// [`Env::compute`]. Its CRC was checked when it was read.
+    pub fn contents(&self, entry: &IndexChunk, bytes_max: u64) -> Result<Bytes> {
+        let digest = entry.digest;
+        let corrupt = |fault: String| Error::ChunkCorrupt { digest, fault };
+        if self.blob.is_encrypted() {
+            return Err(Error::Invalid(format!(
+                "chunk {digest} is encrypted: only a client that has the key can read it"
+            )));
+        }
+        let limit = usize::try_from(bytes_max).unwrap_or(CHUNK_BYTES_MAX);
+        let decoded = self.blob.decode(limit.min(CHUNK_BYTES_MAX), None);
+        let contents = decoded.map_err(|error| corrupt(error.to_string()))?;
+        let actual = Digest::of(&contents);
+        if actual != digest {
+            return Err(corrupt(format!("its contents have the digest {actual}")));
+        }
+        // The last chunk of an image may be longer than the image.
+        let bytes = usize::try_from(entry.len()).unwrap_or(usize::MAX);
+        if contents.len() < bytes {
+            return Err(corrupt("it is shorter than the index says".to_owned()));
+        }
+        Ok(contents.slice(..bytes))
     }
 }
 

@@ -208,6 +208,15 @@ impl Index {
         first..last.map_or(first, |last| last + 1)
     }
 
+    /// How many bytes the contents of one of its chunks may have: the last chunk of an image may be longer than what is
+    /// left of the image.
+    pub fn content_bytes_max(&self, chunk: &IndexChunk) -> u64 {
+        match self {
+            Self::Fixed(index) => index.chunk_size(),
+            Self::Dynamic(_) => chunk.len(),
+        }
+    }
+
     /// The bytes of the file, as they were read.
     pub fn as_bytes(&self) -> &Bytes {
         match self {

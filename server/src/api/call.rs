@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE, HeaderValue};
 use http::{Method, Response};
+use http_body_util::BodyExt as _;
 use pbs_datastore::MemoryPermit;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -15,8 +16,11 @@ use super::declared::Declared;
 use super::envelope::Reply;
 use super::error::ApiError;
 use super::params::Params;
+use crate::app::{ApiBody, whole};
 use crate::auth::{AuthError, Principal};
 use crate::daemon::Daemon;
+use crate::places::Line;
+use crate::protocol::DownloadBody;
 
 /// Where a request comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +51,8 @@ pub(crate) struct Call {
     pub(crate) params: Params,
     /// Which kinds of answers it asks for, as its header `Accept` says; empty if it does not.
     pub(crate) accept: String,
+    /// The connection that the answer to a GET goes over.
+    pub(crate) line: Line,
     /// The body of an upload; empty elsewhere, where the body holds parameters.
     pub(crate) body: Bytes,
     /// The place and the memory of that body.
@@ -74,6 +80,7 @@ impl Call {
             caller,
             params,
             accept: String::new(),
+            line: Line::default(),
             body: Bytes::new(),
             held: None,
         }
@@ -105,34 +112,59 @@ pub(crate) enum Answer {
         /// The text.
         text: Vec<u8>,
     },
+    /// A file, as it is read.
+    File {
+        /// The file's name.
+        name: String,
+        /// Its bytes.
+        body: DownloadBody,
+    },
 }
 
 impl Answer {
     /// The content type of [`Text`](Self::Text).
     pub(crate) const TEXT: &'static str = "text/plain";
+    /// The content type of [`File`](Self::File).
+    pub(crate) const OCTETS: &'static str = "application/octet-stream";
 
     /// The answer.
-    pub(crate) fn into_response(self) -> Response<Bytes> {
+    pub(crate) fn into_response(self) -> Response<ApiBody> {
         match self {
-            Self::Data(reply) => reply.into_response(),
+            Self::Data(reply) => whole(reply.into_response()),
             Self::Plain { content_type, text } => {
-                let mut response = Response::new(Bytes::from(text));
+                let mut response = whole(Response::new(Bytes::from(text)));
                 let value = HeaderValue::from_static(content_type);
                 response.headers_mut().insert(CONTENT_TYPE, value);
                 response
             }
             Self::Text { name, text } => {
-                let mut response = Response::new(Bytes::from(text));
-                let headers = response.headers_mut();
-                headers.insert(CONTENT_TYPE, HeaderValue::from_static(Self::TEXT));
-                let disposition = format!("attachment; filename=\"{}\"", name.replace('"', ""));
-                if let Ok(value) = HeaderValue::try_from(disposition) {
-                    headers.insert(CONTENT_DISPOSITION, value);
-                }
-                response
+                let response = whole(Response::new(Bytes::from(text)));
+                attached(response, &name, Self::TEXT)
+            }
+            Self::File { name, body } => {
+                let response = Response::new(body.map_err(Into::into).boxed_unsync());
+                attached(response, &name, Self::OCTETS)
             }
         }
     }
+}
+
+/// An answer that is to be saved as a file.
+fn attached(
+    mut response: Response<ApiBody>,
+    name: &str,
+    content_type: &'static str,
+) -> Response<ApiBody> {
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    // Nothing that could end the quotes, or that is no plain character.
+    let plain = |c: &char| matches!(c, ' '..='~') && !matches!(c, '"' | '\\');
+    let name: String = name.chars().filter(plain).collect();
+    let disposition = format!("attachment; filename=\"{name}\"");
+    if let Ok(value) = HeaderValue::try_from(disposition) {
+        headers.insert(CONTENT_DISPOSITION, value);
+    }
+    response
 }
 
 impl From<Reply> for Answer {

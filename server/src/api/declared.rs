@@ -31,7 +31,7 @@ pub(crate) struct Returns {
     data: Option<Shape>,
     /// Members beside `data`.
     beside: &'static [Member],
-    /// The content types of an answer that is no JSON with `data`.
+    /// The content types of an answer that is no JSON with `data`: a text, or a file.
     pub(crate) plain: &'static [&'static str],
 }
 
@@ -56,7 +56,7 @@ pub(crate) const fn configured(shape: Shape) -> Returns {
 
 const DIGEST: &[Member] = &[always("digest", Shape::Text)];
 
-/// A text of one of these types.
+/// A text of one of these types, or a file.
 pub(crate) const fn plain(content_types: &'static [&'static str]) -> Returns {
     Returns {
         data: None,
@@ -127,6 +127,7 @@ impl Declared {
             }
             Answer::Plain { content_type, .. } => content_type,
             Answer::Text { .. } => Answer::TEXT,
+            Answer::File { .. } => Answer::OCTETS,
         };
         let declared = self.returns.plain.contains(&content_type);
         assert!(declared, "undeclared {content_type}: {self:?}");

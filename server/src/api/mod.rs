@@ -4,8 +4,10 @@
 mod access;
 mod acl;
 mod call;
+mod catalog;
 mod datastore;
 mod declared;
+mod download;
 mod envelope;
 mod error;
 mod gc;

@@ -179,7 +179,7 @@ const REFUSALS: [(StatusCode, &str); 10] = [
     (StatusCode::FORBIDDEN, "A privilege is missing."),
     (
         StatusCode::NOT_FOUND,
-        "There is no such path: a variable of it is empty.",
+        "There is no such path, because a variable of it is empty; or no such file.",
     ),
     (
         StatusCode::REQUEST_TIMEOUT,

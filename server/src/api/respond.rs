@@ -22,6 +22,7 @@ use super::error::ApiError;
 use super::params::{BODY_BYTES_MAX, Params};
 use super::path::{ApiPath, not_found};
 use super::router::Route;
+use crate::app::{ApiBody, collect, whole};
 use crate::auth::Principal;
 use crate::daemon::Daemon;
 
@@ -44,8 +45,27 @@ const UPLOAD_WAIT_MAX: Duration = Duration::from_mins(1);
 const UPLOAD_TIME_MAX: Duration = Duration::from_secs(30);
 
 impl Daemon {
-    /// Answers a request below `/api2/json`, however it came. Refusals are held back as long as their kind asks for.
+    /// Answers a request below `/api2/json`, however it came. Refusals are held back as long as their kind asks for. A request
+    /// that came over a connection has its [`Line`](crate::places::Line) among its extensions.
     pub(crate) async fn respond<B>(
+        self: &Arc<Self>,
+        request: Request<B>,
+        caller: Caller,
+    ) -> Response<ApiBody>
+    where
+        B: Body + Send,
+        B::Data: Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (head, body) = request.into_parts();
+        match self.answer(&head, body, caller).await {
+            Ok(answer) => answer.into_response(),
+            Err(error) => whole(self.delays.refuse(error).await),
+        }
+    }
+
+    /// The same for a caller within this process, who takes the whole body at once.
+    pub(crate) async fn respond_whole<B>(
         self: &Arc<Self>,
         request: Request<B>,
         caller: Caller,
@@ -55,11 +75,10 @@ impl Daemon {
         B::Data: Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let (head, body) = request.into_parts();
-        match self.answer(&head, body, caller).await {
-            Ok(answer) => answer.into_response(),
-            Err(error) => self.delays.refuse(error).await,
-        }
+        let answer = collect(self.respond(request, caller).await).await;
+        answer.unwrap_or_else(|error| {
+            ApiError::unavailable(format!("the answer broke off: {error}")).into_response()
+        })
     }
 
     /// Who sent a request, proven.
@@ -116,6 +135,7 @@ impl Daemon {
         if head.method == Method::GET {
             let accept = head.headers.get(ACCEPT).map(HeaderValue::as_bytes);
             call.accept = String::from_utf8_lossy(accept.unwrap_or_default()).into_owned();
+            call.line = head.extensions.get().cloned().unwrap_or_default();
             return endpoint.run(self.clone(), call).await;
         }
         let record = Record::of(head, &call, endpoint.access);

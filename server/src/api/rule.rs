@@ -60,6 +60,8 @@ pub(crate) const LIST_FILES: Rule = rule(
     &[P::DatastoreAudit, P::DatastoreRead],
     &[P::DatastoreBackup],
 );
+/// Read what is in the files of a snapshot.
+pub(crate) const READ: Rule = rule(&[P::DatastoreRead], &[P::DatastoreBackup]);
 /// Change notes and protection.
 pub(crate) const ANNOTATE: Rule = rule(&[P::DatastoreModify], &[P::DatastoreBackup]);
 /// Give a group another owner; what is own, only within the own user.
@@ -87,7 +89,7 @@ pub(crate) const SEE_SPACE: Privileges = Privileges::of(&[P::DatastoreAudit, P::
 impl Rule {
     /// Whether it is about operations that change nothing.
     pub(crate) fn only_reads(self) -> bool {
-        [LIST, LIST_FILES, AUDIT].contains(&self)
+        [LIST, LIST_FILES, READ, AUDIT].contains(&self)
     }
 
     /// How far `who` may go in a namespace (`a/b/c`, empty for the root) of a datastore; refused if nowhere.
@@ -150,6 +152,7 @@ mod tests {
     #[rstest]
     #[case(LIST, "aaooa-")]
     #[case(LIST_FILES, "aaooa-")]
+    #[case(READ, "aaoo--")]
     #[case(ANNOTATE, "a-oo--")]
     #[case(DELETE, "a--o--")]
     #[case(BACKUP, "o-oo--")]

@@ -75,7 +75,7 @@ fn entry(report: &SessionReport, holds_cutoff: bool) -> Value {
         "backup-id": group.id.as_str(),
         "backup-time": subject.snapshot.time.seconds(),
         "user": subject.author.to_string(),
-        "peer": subject.peer.to_string(),
+        "peer": subject.peer,
         "starttime": subject.started.as_second(),
         "requests": report.requests,
         "requests-open": report.requests_open,

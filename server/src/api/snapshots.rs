@@ -128,7 +128,7 @@ pub(crate) async fn list(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
 }
 
 /// Opens the datastore for an operation on one snapshot that `rule` allows; takes all parameters but those before.
-async fn open_at(
+pub(super) async fn open_at(
     daemon: &Daemon,
     mut call: Call,
     rule: Rule,

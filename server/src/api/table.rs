@@ -12,8 +12,9 @@ use super::parameter::{
 use super::router::Router;
 use super::shape::{Member, Shape, always};
 use super::{
-    access, acl, datastore, gc, groups, jobs, metrics, namespaces, nodes, notify, openapi, prune,
-    remote, s3, sessions, snapshots, stores, sync, tasks, traffic, users, verify, with_secret,
+    access, acl, catalog, datastore, download, gc, groups, jobs, metrics, namespaces, nodes,
+    notify, openapi, prune, remote, s3, sessions, snapshots, stores, sync, tasks, traffic, users,
+    verify, with_secret,
 };
 use crate::tasks::{BESIDE_LOG, LISTED_TASK, LOG_LINE, TASK_FILTER, TASK_STATUS};
 
@@ -163,6 +164,15 @@ fn contents() -> Vec<RouteEntry> {
             "Removes a snapshot", [&[STORE], GROUP, TIME], NOTHING),
         known!(GET "admin/datastore/{store}/files" => snapshots::files,
             "Lists the files of a snapshot", [&[STORE], GROUP, TIME], list(&snapshots::FILE)),
+        known!(GET "admin/datastore/{store}/download" => download::download,
+            "Answers a file of a snapshot as it is stored",
+            [&[STORE], GROUP, TIME, &[download::FILE_NAME]], plain(&[Answer::OCTETS])),
+        known!(GET "admin/datastore/{store}/download-decoded" => download::download_decoded,
+            "Answers what is in a blob, or in a whole archive, that is not encrypted",
+            [&[STORE], GROUP, TIME, &[download::FILE_NAME]], plain(&[Answer::OCTETS])),
+        known!(GET "admin/datastore/{store}/catalog" => catalog::list,
+            "Lists a directory in the catalog of a snapshot",
+            [&[STORE], GROUP, TIME, catalog::WHERE], list(&catalog::ENTRY)),
         known!(GET "admin/datastore/{store}/notes" => snapshots::notes,
             "Shows the notes of a snapshot", [&[STORE], GROUP, TIME], data(Shape::Text)),
         known!(PUT "admin/datastore/{store}/notes" => snapshots::set_notes,

@@ -1,5 +1,6 @@
 //! Tests of the calls, in process.
 
+mod download;
 mod jobs;
 mod notify;
 mod sync;
@@ -59,7 +60,7 @@ impl Fixture {
     }
 
     async fn send(&self, request: Request<Full<Bytes>>, caller: Caller) -> Response<Bytes> {
-        self.daemon.respond(request, caller).await
+        self.daemon.respond_whole(request, caller).await
     }
 
     /// A call by the owner of the files.
@@ -517,7 +518,7 @@ async fn a_datastore_in_use_is_not_removed() {
             namespace: Namespace::root(),
             snapshot: "host/a/2023-11-14T22:13:20Z".parse().expect("a snapshot"),
             author: "backup@pbs".parse().expect("an id"),
-            peer: ([127, 0, 0, 1], 1).into(),
+            peer: "127.0.0.1".to_owned(),
             started: fixture.daemon.clock.now(),
         },
         1,

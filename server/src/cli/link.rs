@@ -105,7 +105,7 @@ impl Link {
             Way::Running(state_dir) => control::ask(state_dir, &self.env, request)
                 .await?
                 .context("the daemon has just stopped; repeat the command")?,
-            Way::Down(daemon) => daemon.respond(request, Caller::Owner).await,
+            Way::Down(daemon) => daemon.respond_whole(request, Caller::Owner).await,
         };
         envelope_of(&response)
     }

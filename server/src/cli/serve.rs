@@ -19,7 +19,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::api::Caller;
-use crate::app::{ApiHandler, App, ReadyCheck, bind, whole};
+use crate::app::{ApiHandler, App, ReadyCheck, bind};
 use crate::config::{Config, LogFormat, open_both};
 use crate::control::Control;
 use crate::daemon::{CONFIG_FILE, Daemon, DirectoryLock, hostname, secrets_file, state_dir_of};
@@ -27,7 +27,7 @@ use crate::jobs::run_scheduler;
 use crate::jobs::verify::verify_new;
 use crate::log_lines::LogLines;
 use crate::notify::run_notifier;
-use crate::protocol::{Access, Protocol, ProtocolMemory};
+use crate::protocol::{Access, Protocol};
 use crate::shutdown::{Drained, stop_signal};
 use crate::stores::StoreState;
 use crate::tls::ServerTls;
@@ -104,7 +104,7 @@ pub(crate) fn protocol(daemon: &Arc<Daemon>) -> Protocol {
         config: daemon.config.clone(),
         tasks: daemon.tasks.clone(),
         sessions: daemon.sessions.clone(),
-        memory: ProtocolMemory::new(daemon.budget.clone()),
+        memory: daemon.memory.clone(),
         shutdown: daemon.shutdown.clone(),
         delays: daemon.delays,
         strangers: daemon.strangers.clone(),
@@ -146,7 +146,7 @@ pub(crate) fn api_handler(daemon: &Arc<Daemon>) -> ApiHandler {
         let daemon = daemon.clone();
         Box::pin(async move {
             let caller = Caller::Network(peer.ip().to_canonical());
-            whole(daemon.respond(request, caller).await)
+            daemon.respond(request, caller).await
         })
     })
 }

@@ -239,6 +239,24 @@ impl Http1 {
         read(&self.server, answer, bytes_max).await
     }
 
+    /// The body of a successful answer part by part, or the server's refusal.
+    pub(super) async fn stream(
+        &self,
+        answer: Response<Incoming>,
+    ) -> Result<BodyParts, RequestError> {
+        if !answer.status().is_success() {
+            read(&self.server, answer, ERROR_BYTES_MAX).await?;
+            return Err(RequestError::Answer {
+                server: self.server.clone(),
+                reason: "it is no file".to_owned(),
+            });
+        }
+        Ok(BodyParts {
+            server: self.server.clone(),
+            body: answer.into_body(),
+        })
+    }
+
     /// Turns the connection into HTTP/2, after an upgrade that was answered with 101.
     pub(super) async fn into_h2(self, answer: Response<Incoming>) -> Result<H2, RequestError> {
         let Self {
@@ -276,6 +294,28 @@ impl Http1 {
             server,
             sender,
             _driver: driver,
+        })
+    }
+}
+
+/// A body that is taken as it arrives.
+pub(crate) struct BodyParts {
+    server: String,
+    body: Incoming,
+}
+
+impl BodyParts {
+    /// How long it is, if the server has said so.
+    pub(crate) fn bytes(&self) -> Option<u64> {
+        self.body.size_hint().exact()
+    }
+
+    /// The next part; `None` at its end. One that ends before its announced length is an error.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, RequestError> {
+        let part = next_part(&mut self.body).await;
+        part.map_err(|reason| RequestError::Connection {
+            server: self.server.clone(),
+            reason,
         })
     }
 }
@@ -428,17 +468,32 @@ async fn read(
     Err(RequestError::Refused { status, message })
 }
 
-/// The whole of a body. A server that falls silent in its middle is given up: HTTP/1.1 has no pings.
-async fn collect(mut body: Limited<Incoming>) -> Result<Bytes, String> {
-    let mut parts = Vec::new();
+/// The next part of a body. A server that falls silent in its middle is given up: HTTP/1.1 has no pings.
+async fn next_part<B>(body: &mut B) -> Result<Option<Bytes>, String>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     loop {
         let frame = timeout(SILENCE_MAX, body.frame()).await;
         let frame = frame.map_err(|_| format!("silence for {} s", SILENCE_MAX.as_secs()))?;
         match frame {
-            Some(Ok(frame)) => parts.extend(frame.into_data().ok()),
-            Some(Err(error)) => return Err(causes(&*error)),
-            None => break,
+            Some(Ok(frame)) => {
+                if let Ok(part) = frame.into_data() {
+                    return Ok(Some(part));
+                }
+            }
+            Some(Err(error)) => return Err(causes(&*error.into())),
+            None => return Ok(None),
         }
+    }
+}
+
+/// The whole of a body.
+async fn collect(mut body: Limited<Incoming>) -> Result<Bytes, String> {
+    let mut parts = Vec::new();
+    while let Some(part) = next_part(&mut body).await? {
+        parts.push(part);
     }
     Ok(match parts.len() {
         1 => parts.swap_remove(0),

@@ -6,10 +6,12 @@
 
 pub(crate) mod backup;
 mod benchmark;
+mod catalog;
 mod clock;
 mod download;
 #[cfg(test)]
 mod fake;
+mod file_sink;
 mod gc;
 mod group;
 pub(crate) mod http;
@@ -55,6 +57,9 @@ pub(crate) enum ClientCommand {
     /// List, inspect, protect and forget snapshots.
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotCommand),
+    /// See which files are in the directories of a snapshot, as its catalog lists them.
+    #[command(subcommand)]
+    Catalog(catalog::CatalogCommand),
     /// List and forget backup groups, and show or change their notes.
     #[command(subcommand)]
     Group(group::GroupCommand),
@@ -163,7 +168,8 @@ async fn dispatch(command: ClientCommand, progress: &Arc<Progress>) -> anyhow::R
     match command {
         ClientCommand::Backup(args) => args.run(progress).await,
         ClientCommand::Restore(args) => args.run(progress).await,
-        ClientCommand::Snapshot(command) => command.run().await,
+        ClientCommand::Snapshot(command) => command.run(progress).await,
+        ClientCommand::Catalog(command) => command.run(progress).await,
         ClientCommand::Group(command) => command.run(progress).await,
         ClientCommand::Prune(args) => args.run().await,
         ClientCommand::Verify(args) => args.run(progress).await,

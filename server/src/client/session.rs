@@ -1,13 +1,14 @@
 //! A logged-in connection to a server: REST calls, and the upgrade to a backup or reader session.
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
+use hyper::body::Incoming;
 use pbs_datastore::{AuthId, BackupGroup, Namespace, Snapshot};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
-use super::http::{H2, Http1, RequestError, USER_AGENT, json as parse, query};
+use super::http::{BodyParts, H2, Http1, RequestError, USER_AGENT, json as parse, query};
 use super::repository::{Access, Repository};
 
 /// Most bytes of a REST answer: a list of some hundred thousand snapshots.
@@ -182,6 +183,18 @@ impl Session {
             .map(data)
     }
 
+    /// GET of a file.
+    pub(crate) async fn download(
+        &mut self,
+        path: &str,
+        parameters: &[(&str, String)],
+    ) -> Result<BodyParts, RequestError> {
+        let answer = self
+            .ask(Method::GET, path, parameters, Content::None)
+            .await?;
+        self.connection.stream(answer).await
+    }
+
     async fn exchange(
         &mut self,
         method: Method,
@@ -189,6 +202,23 @@ impl Session {
         parameters: &[(&str, String)],
         content: Content,
     ) -> Result<Value, RequestError> {
+        let answer = self.ask(method, path, parameters, content).await?;
+        let body = self.connection.body(answer, self.access.answer_bytes_max);
+        let envelope = parse(&self.server(), &body.await?)?;
+        if envelope.get("data").is_none() {
+            return Err(self.misunderstood("it has no member 'data'"));
+        }
+        Ok(envelope)
+    }
+
+    /// Sends a request and waits for the head of its answer; with a new ticket if that of before has expired.
+    async fn ask(
+        &mut self,
+        method: Method,
+        path: &str,
+        parameters: &[(&str, String)],
+        content: Content,
+    ) -> Result<Response<Incoming>, RequestError> {
         let target = match query(parameters) {
             query if query.is_empty() => path.to_owned(),
             query => format!("{path}?{query}"),
@@ -203,21 +233,14 @@ impl Session {
             let expired = answer.status() == StatusCode::UNAUTHORIZED
                 && matches!(self.credentials, Credentials::Ticket { .. })
                 && !logged_in_again;
-            let body = self
-                .connection
-                .body(answer, self.access.answer_bytes_max)
-                .await;
-            if expired {
-                // Tickets live for two hours; following a task may take longer.
-                logged_in_again = true;
-                self.login().await?;
-                continue;
+            if !expired {
+                return Ok(answer);
             }
-            let envelope = parse(&self.server(), &body?)?;
-            if envelope.get("data").is_none() {
-                return Err(self.misunderstood("it has no member 'data'"));
-            }
-            return Ok(envelope);
+            // Tickets live for two hours; following a task may take longer. The refusal is taken off the connection.
+            let body = self.connection.body(answer, self.access.answer_bytes_max);
+            drop(body.await);
+            logged_in_again = true;
+            self.login().await?;
         }
     }
 

@@ -1,15 +1,17 @@
-//! `holdfast snapshot`: list, files, forget, upload-log, notes, protected.
+//! `holdfast snapshot`: list, files, download, forget, upload-log, notes, protected.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context as _, bail};
-use pbs_datastore::{BackupGroup, BackupTime, DataBlob, Namespace, Snapshot};
+use pbs_datastore::{ArchiveName, BackupGroup, BackupTime, DataBlob, Namespace, Snapshot};
 use serde_json::{Value, json};
 
 use super::RepositoryArgs;
+use super::file_sink::FileSink;
 use super::key;
 use super::output::{self, Column};
+use super::progress::Progress;
 use super::session::{Session, group_parameters, namespace_parameters, snapshot_parameters};
 use crate::entropy::random_bytes;
 
@@ -27,6 +29,23 @@ pub(crate) enum SnapshotCommand {
     Files {
         /// TYPE/ID/TIME, or TYPE/ID for the newest of the group.
         snapshot: SnapshotChoice,
+        #[command(flatten)]
+        repository: RepositoryArgs,
+    },
+    /// Download a file of a snapshot as it is stored, or what is in it. `holdfast restore` checks more, and knows keys.
+    Download {
+        /// TYPE/ID/TIME, or TYPE/ID for the newest of the group.
+        snapshot: SnapshotChoice,
+        /// The file, with its whole name, as `holdfast snapshot files` lists it.
+        file: ArchiveName,
+        /// The file to write; `-` writes to standard output.
+        target: PathBuf,
+        /// What is in it: the contents of a blob, or of a whole archive. The server reads them, so they must not be encrypted.
+        #[arg(long)]
+        decoded: bool,
+        /// Replace the file if it exists.
+        #[arg(long)]
+        overwrite: bool,
         #[command(flatten)]
         repository: RepositoryArgs,
     },
@@ -188,7 +207,7 @@ pub(super) fn files_of(row: &Value) -> String {
 }
 
 impl SnapshotCommand {
-    pub(super) async fn run(self) -> anyhow::Result<()> {
+    pub(super) async fn run(self, progress: &Progress) -> anyhow::Result<()> {
         match self {
             Self::List { group, repository } => {
                 let mut session = repository.session().await?;
@@ -216,6 +235,32 @@ impl SnapshotCommand {
                 let path = session.datastore("files");
                 let rows = rows(&mut session.get(&path, &parameters).await?)?;
                 repository.output().table(&rows, FILE_COLUMNS)
+            }
+            Self::Download {
+                snapshot,
+                file,
+                target,
+                decoded,
+                overwrite,
+                repository,
+            } => {
+                let call = if decoded {
+                    "download-decoded"
+                } else {
+                    "download"
+                };
+                let (mut session, mut parameters) = select(&snapshot, &repository).await?;
+                parameters.push(("file-name", file.to_string()));
+                let sink = FileSink::open(&target, overwrite)?;
+                let path = session.datastore(call);
+                let body = session.download(&path, &parameters).await?;
+                let bytes = sink.take(body, progress, file.as_str()).await?;
+                if target.as_os_str() == "-" {
+                    return Ok(());
+                }
+                let text = format!("{file}: {}", output::bytes(bytes));
+                let value = json!({ "file": file.as_str(), "bytes": bytes });
+                repository.output().value(&value, &text)
             }
             Self::Forget {
                 snapshot,

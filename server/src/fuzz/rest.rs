@@ -46,7 +46,7 @@ async fn may_change(world: &World, call: &Call) -> bool {
     if leaves(world, call) {
         return false;
     }
-    let answer = world.daemon.respond(request, caller);
+    let answer = world.daemon.respond_whole(request, caller);
     let answer = tokio::time::timeout(ANSWER_MAX, answer).await;
     let answer = answer.expect("a call is answered");
     let status = answer.status().as_u16();

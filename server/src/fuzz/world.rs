@@ -287,7 +287,7 @@ impl World {
     async fn check_alive(&self) {
         let request = http::Request::get("/api2/json/version");
         let request = request.body(Full::<Bytes>::default()).expect("a request");
-        let answer = self.daemon.respond(request, Caller::Owner);
+        let answer = self.daemon.respond_whole(request, Caller::Owner);
         let answer = tokio::time::timeout(EVER, answer).await;
         let status = answer.expect("an honest call is answered").status();
         assert_eq!(status, 200, "an honest call is refused");

@@ -269,7 +269,7 @@ impl Protocol {
             namespace: params.namespace.clone(),
             snapshot: params.snapshot.clone(),
             author: who.id().clone(),
-            peer,
+            peer: peer.to_string(),
             started: self.env.now(),
         };
         let config = self.config.read();
@@ -396,7 +396,7 @@ impl Protocol {
         } else {
             format!(" in namespace '{namespace}'")
         };
-        let (kind, author, peer) = (subject.kind.name(), &subject.author, subject.peer);
+        let (kind, author, peer) = (subject.kind.name(), &subject.author, &subject.peer);
         task.log(format_args!(
             "starting new {kind} session on '{store}': {snapshot}{place}, {author} from {peer}"
         ));

@@ -15,7 +15,7 @@ use super::session::Progress;
 use crate::api::{ApiError, Reply};
 
 /// Largest piece of an answer that is handed on at once: between pieces it shows whether the client takes them.
-const PIECE_BYTES: usize = 256 * 1024;
+pub(super) const PIECE_BYTES: usize = 256 * 1024;
 const OCTETS: HeaderValue = HeaderValue::from_static("application/octet-stream");
 
 /// The body of an answer: parts that are sent one after the other without being copied.

@@ -21,14 +21,14 @@ use super::session::OpenSession;
 use crate::shutdown::Shutdown;
 
 /// How often a session is asked for signs of life.
-const WATCH_INTERVAL: Duration = Duration::from_secs(15);
+pub(super) const WATCH_INTERVAL: Duration = Duration::from_secs(15);
 /// How long a client is given to hear that its session ends.
 const FAREWELL_MAX: Duration = Duration::from_secs(2);
 /// How long requests of a connection that is gone may take to notice.
 const STREAMS_END_MAX: Duration = Duration::from_secs(30);
 
 /// Why sessions end when the daemon does.
-const STOPPING: &str = "the daemon stops";
+pub(super) const STOPPING: &str = "the daemon stops";
 
 /// How a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -7,7 +7,6 @@
 //! a session holds memory that others wait for.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -65,8 +64,8 @@ pub(crate) struct SessionSubject {
     pub(crate) snapshot: Snapshot,
     /// Who opened it.
     pub(crate) author: AuthId,
-    /// From where.
-    pub(crate) peer: SocketAddr,
+    /// From where, as it is shown.
+    pub(crate) peer: String,
     /// When.
     pub(crate) started: Timestamp,
 }
@@ -280,6 +279,11 @@ impl Progress {
         self.touch();
     }
 
+    /// Body bytes of downloads sent so far.
+    pub(crate) fn bytes_sent(&self) -> u64 {
+        self.0.bytes_sent.load(Ordering::Relaxed)
+    }
+
     /// A request has arrived; it is open until the guard is dropped.
     pub(crate) fn request(&self) -> OpenRequest {
         self.0.requests.fetch_add(1, Ordering::Relaxed);
@@ -350,7 +354,7 @@ mod tests {
             namespace: Namespace::root(),
             snapshot: "host/a/2023-11-14T22:13:20Z".parse().expect("a snapshot"),
             author: "a@pbs".parse().expect("an id"),
-            peer: SocketAddr::from(([127, 0, 0, 1], 1)),
+            peer: "127.0.0.1:1".to_owned(),
             started: Timestamp::UNIX_EPOCH,
         }
     }

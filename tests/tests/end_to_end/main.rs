@@ -4,6 +4,7 @@
 mod buckets;
 mod budgets;
 mod commands;
+mod downloads;
 mod figures;
 mod foreign_data;
 mod independent_client;

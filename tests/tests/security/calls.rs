@@ -29,6 +29,14 @@ const SNAPSHOT: [&str; 2] = [
     "store=vault&backup-type=host&backup-id=hers&backup-time=$TIME",
     "store=vault&backup-type=host&backup-id=hers&backup-time=1600000000",
 ];
+const MANIFEST: [&str; 2] = [
+    "store=vault&backup-type=host&backup-id=hers&backup-time=$TIME&file-name=index.json.blob",
+    "store=vault&backup-type=host&backup-id=hers&backup-time=1600000000&file-name=index.json.blob",
+];
+const DIRECTORY: [&str; 2] = [
+    "store=vault&backup-type=host&backup-id=hers&backup-time=$TIME&filepath=root",
+    "store=vault&backup-type=host&backup-id=hers&backup-time=1600000000&filepath=root",
+];
 const TASK: [&str; 2] = ["node=localhost&upid=$UPID", "node=localhost&upid=$GONE"];
 const NODE: [&str; 2] = ["node=localhost", "node=missing"];
 
@@ -149,6 +157,27 @@ const FIRST: &[Row] = &[
         SNAPSHOT,
         Refused(403),
         200,
+    ),
+    rest(
+        "GET",
+        "/api2/json/admin/datastore/{store}/download",
+        MANIFEST,
+        Refused(403),
+        200,
+    ),
+    rest(
+        "GET",
+        "/api2/json/admin/datastore/{store}/download-decoded",
+        MANIFEST,
+        Refused(403),
+        200,
+    ),
+    rest(
+        "GET",
+        "/api2/json/admin/datastore/{store}/catalog",
+        DIRECTORY,
+        Refused(403),
+        404,
     ),
     rest(
         "GET",

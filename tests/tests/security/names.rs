@@ -47,7 +47,7 @@ const NAMES: [&str; 33] = [
 ];
 
 /// Calls with a name somewhere, `$N`.
-const CALLS: [(&str, &str); 36] = [
+const CALLS: [(&str, &str); 39] = [
     ("GET", "admin/datastore/$N/status"),
     ("GET", "admin/datastore/$N/groups"),
     ("POST", "admin/datastore/$N/gc"),
@@ -96,6 +96,18 @@ const CALLS: [(&str, &str); 36] = [
     (
         "GET",
         "admin/datastore/vault/files?backup-type=host&backup-id=$N&backup-time=1",
+    ),
+    (
+        "GET",
+        "admin/datastore/vault/download?backup-type=host&backup-id=a&backup-time=1&file-name=$N",
+    ),
+    (
+        "GET",
+        "admin/datastore/vault/download-decoded?backup-type=host&backup-id=a&backup-time=1&file-name=$N",
+    ),
+    (
+        "GET",
+        "admin/datastore/vault/catalog?backup-type=host&backup-id=a&backup-time=1&filepath=$N",
     ),
     (
         "POST",

@@ -29,9 +29,12 @@ const ON_A_GROUP: [Attempt; 6] = [
     ("POST", "change-owner", "&new-owner=$SELF", 401),
 ];
 
-const ON_A_SNAPSHOT: [Attempt; 7] = [
+const ON_A_SNAPSHOT: [Attempt; 10] = [
     ("DELETE", "snapshots", "", 403),
     ("GET", "files", "", 403),
+    ("GET", "download", "&file-name=index.json.blob", 403),
+    ("GET", "download-decoded", "&file-name=index.json.blob", 403),
+    ("GET", "catalog", "&filepath=root", 403),
     ("GET", "notes", "", 403),
     ("PUT", "notes", "&notes=mine", 403),
     ("GET", "protected", "", 403),

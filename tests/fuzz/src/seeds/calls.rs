@@ -93,6 +93,14 @@ fn rest() -> Seeds {
         "groups?ns=a/b",
     ];
     let snapshot = ["files", "notes", "protected"];
+    let contents = [
+        "download?file-name=root.pxar.didx",
+        "download?file-name=client.log.blob",
+        "download-decoded?file-name=root.pxar.didx",
+        "download-decoded?file-name=notes.conf.blob",
+        "catalog?filepath=root",
+        "catalog?filepath=L3Jvb3QucHhhci5kaWR4&archive-name=catalog.pcat1.didx",
+    ];
     let mut all: Vec<Vec<u8>> = Vec::new();
     let mut group = |calls: Vec<String>| {
         all.push(joined(
@@ -116,6 +124,11 @@ fn rest() -> Seeds {
             snapshot
                 .iter()
                 .map(|name| format!("{who} GET {store}/{name}?{known}")),
+        );
+        calls.extend(
+            contents
+                .iter()
+                .map(|call| format!("{who} GET {store}/{call}&{known}")),
         );
         calls.push(format!(
             "{who} GET {store}/group-notes?backup-type=host&backup-id=known"
