@@ -361,8 +361,9 @@ mod tests {
         let (near, _far) = duplex(1 << 20);
         let mut near = Paced::new(near, Lifted(&version));
         let begun = Instant::now();
-        near.write_all(&[1; 500_000]).await.expect("room");
-        let mut more = Box::pin(near.write_all(&[1; 500_000]));
+        let piece = vec![1; 500_000];
+        near.write_all(&piece).await.expect("room");
+        let mut more = Box::pin(near.write_all(&piece));
         let early = tokio::time::timeout(Duration::from_secs(100), more.as_mut()).await;
         assert!(early.is_err(), "498 s are owed");
         version.store(1, Ordering::Relaxed);
@@ -375,7 +376,7 @@ mod tests {
         let (near, mut far) = duplex(1 << 20);
         let mut near = Paced::new(near, Pace::default());
         let begun = Instant::now();
-        near.write_all(&[1; 1 << 20]).await.expect("room");
+        near.write_all(&vec![1; 1 << 20]).await.expect("room");
         far.read_exact(&mut vec![0; 1 << 20]).await.expect("there");
         assert_eq!(begun.elapsed(), Duration::ZERO);
     }
