@@ -12,13 +12,13 @@ use tokio::time::Instant;
 
 const STORE: &str = "alpha";
 /// Pieces of 4 MiB that are backed up.
-const PIECES: u64 = 4;
+const PIECES: u64 = 8;
 /// The rate, and what may come at once.
 const RATE: u64 = 256 << 10;
 /// What is between the rule and what counts as received: a buffer, and a piece that was on its way.
 const SLACK: u64 = 1 << 20;
 /// How long the backup may take once nothing limits it; with the rule it would take twice as long.
-const UNLIMITED_MAX: Duration = Duration::from_secs(30);
+const UNLIMITED_MAX: Duration = Duration::from_mins(1);
 
 /// Bytes that the one session has received; `None` while there is none.
 fn received(daemon: &Daemon) -> Option<u64> {
