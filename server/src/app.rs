@@ -17,7 +17,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, HOST, HeaderValue, LOCATION};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -76,11 +76,15 @@ pub(crate) fn whole(response: Response<Bytes>) -> Response<ApiBody> {
     })
 }
 
-/// A REST answer as a whole one; for callers within this process.
+/// A REST answer as a whole one; for callers within this process. Parts are copied, as a streamed body waits until those before
+/// are given back.
 pub(crate) async fn collect(response: Response<ApiBody>) -> Result<Response<Bytes>, BodyError> {
-    let (head, body) = response.into_parts();
-    let body = body.collect().await?.to_bytes();
-    Ok(Response::from_parts(head, body))
+    let (head, mut body) = response.into_parts();
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        whole.extend(frame?.into_data().ok());
+    }
+    Ok(Response::from_parts(head, whole.freeze()))
 }
 
 /// What connections are served with.

@@ -402,10 +402,13 @@ impl Body for DownloadBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
+        if self.bytes_left == 0 {
+            // Those who read on wait until what was handed out is given back, and end after that.
+            return Poll::Ready(None);
+        }
         while self.part.is_empty() {
             match ready!(self.parts.poll_recv(context)) {
                 Some(part) => self.part = part,
-                None if self.bytes_left == 0 => return Poll::Ready(None),
                 None => return Poll::Ready(Some(Err(BrokenOff))),
             }
         }

@@ -10,7 +10,7 @@ use pbs_datastore::{
 };
 
 use super::*;
-use crate::app::ApiBody;
+use crate::app::{ApiBody, collect};
 
 const TIME: i64 = 1_700_000_000;
 /// Longer than anything here takes.
@@ -145,8 +145,8 @@ impl Fixture {
     async fn take(&self, call: &str, more: &str) -> (StatusCode, Bytes) {
         let response = self.ask(call, more).await;
         let status = response.status();
-        let body = response.into_body().collect().await.expect("to its end");
-        (status, body.to_bytes())
+        let whole = collect(response).await.expect("to its end");
+        (status, whole.into_body())
     }
 
     async fn refusal(&self, call: &str, more: &str) -> (u16, String) {
@@ -206,8 +206,8 @@ async fn files_are_answered_as_they_are_stored() {
         assert_eq!(header("content-disposition"), disposition);
         let announced = http_body::Body::size_hint(answer.body()).exact();
         assert_eq!(announced, Some(file.len() as u64));
-        let body = answer.into_body().collect().await.expect("to its end");
-        assert_eq!(body.to_bytes(), file, "{name}");
+        let whole = collect(answer).await.expect("to its end");
+        assert_eq!(whole.into_body(), file, "{name}");
     }
     for (name, status) in [
         ("client.log.blob", 404),
@@ -232,7 +232,7 @@ async fn files_are_answered_as_they_are_stored() {
 async fn contents_are_answered_unpacked() {
     let fixture = Fixture::new().await;
     let (chunks, whole) = archive(7, 70_000);
-    let image = contents(1, 4096);
+    let image = contents(1, 4 << 20);
     let (.., blob) = sent(&contents(3, 5000), None);
     let made = vec![
         stream(&chunks),
@@ -253,8 +253,8 @@ async fn contents_are_answered_unpacked() {
         assert_eq!(answer.headers()["content-disposition"], disposition);
         let announced = http_body::Body::size_hint(answer.body()).exact();
         assert_eq!(announced, Some(expected.len() as u64));
-        let body = answer.into_body().collect().await.expect("to its end");
-        assert!(body.to_bytes() == expected, "{name} has other contents");
+        let whole = collect(answer).await.expect("to its end");
+        assert!(whole.into_body() == expected, "{name} has other contents");
     }
     fixture.settle().await;
 }
@@ -318,10 +318,9 @@ async fn a_snapshot_stays_while_it_is_downloaded() {
         .ask("download-decoded", "file-name=root.pxar.didx")
         .await;
     let remove = async || {
-        let path = format!(
-            "admin/datastore/one/snapshots?backup-type=host&backup-id=a&backup-time={TIME}"
-        );
-        fixture.own(Method::DELETE, &path, json!({})).await
+        let snapshot = json!({ "backup-type": "host", "backup-id": "a", "backup-time": TIME });
+        let path = "admin/datastore/one/snapshots";
+        fixture.own(Method::DELETE, path, snapshot).await
     };
     let (status, text) = remove().await;
     assert_eq!(status, StatusCode::BAD_REQUEST);
@@ -329,8 +328,8 @@ async fn a_snapshot_stays_while_it_is_downloaded() {
     let listed = fixture.daemon.sessions.list();
     assert_eq!(listed.len(), 1);
     assert_eq!(listed[0].subject.peer, "control socket");
-    let body = answer.into_body().collect().await.expect("to its end");
-    assert!(body.to_bytes() == whole);
+    let taken = collect(answer).await.expect("to its end");
+    assert!(taken.into_body() == whole);
     fixture.settle().await;
     // Somebody who goes away in the middle.
     let mut answer = fixture
@@ -353,9 +352,18 @@ async fn an_administrator_and_a_stop_end_downloads() {
     let fixture = Fixture::new().await;
     let (chunks, _) = archive(12, 3000);
     fixture.back_up(vec![stream(&chunks)]).await;
+    // Though nobody takes anything.
+    let nobody_reads = async || {
+        let ended = async {
+            while !fixture.daemon.sessions.list().is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(EVER, ended).await.expect("it ends");
+    };
     let broken = async |answer: Response<ApiBody>| {
-        let taken = answer.into_body().collect();
-        let taken = tokio::time::timeout(EVER, taken).await.expect("it ends");
+        let taken = tokio::time::timeout(EVER, collect(answer)).await;
+        let taken = taken.expect("it ends");
         taken.expect_err("not as if it were whole").to_string()
     };
     let answer = fixture
@@ -365,8 +373,9 @@ async fn an_administrator_and_a_stop_end_downloads() {
     let path = format!("admin/datastore/one/sessions/{id}");
     let (status, _) = fixture.own(Method::DELETE, &path, json!({})).await;
     assert_eq!(status, StatusCode::OK);
-    fixture.settle().await;
+    nobody_reads().await;
     assert!(broken(answer).await.contains("broken off"));
+    fixture.settle().await;
 
     let file = fixture.dir.path().join("holdfast.toml");
     let config = std::fs::read_to_string(&file).expect("there");
@@ -378,8 +387,9 @@ async fn an_administrator_and_a_stop_end_downloads() {
         .await;
     let drained = fixture.daemon.shutdown.drain(EVER).await;
     assert_eq!(drained, crate::shutdown::Drained::Clean);
-    fixture.settle().await;
+    nobody_reads().await;
     assert!(broken(answer).await.contains("broken off"));
+    fixture.settle().await;
     let (status, _) = fixture
         .refusal("download", "file-name=index.json.blob")
         .await;
@@ -409,16 +419,10 @@ async fn many_downloads_share_little_memory() {
     assert!(budget.bytes_max() - budget.bytes_free() <= parts);
     let rest = budget.bytes_free().saturating_sub(1 << 20);
     let busy = budget.take(rest, Duration::ZERO).await;
-    let taken = join_all(
-        answers
-            .into_iter()
-            .map(|answer| answer.into_body().collect()),
-    );
-    let taken = tokio::time::timeout(EVER, taken)
-        .await
-        .expect("none waits for ever");
-    for body in taken {
-        assert!(body.expect("to its end").to_bytes() == whole);
+    let taken = join_all(answers.into_iter().map(collect));
+    let taken = tokio::time::timeout(EVER, taken).await;
+    for answer in taken.expect("none waits for ever") {
+        assert!(answer.expect("to its end").into_body() == whole);
     }
     drop(busy);
     fixture.settle().await;
@@ -479,8 +483,8 @@ fn catalog() -> Vec<u8> {
         start
     };
     let etc = table(1, b"f\x04motd\xac\x02\xac\x82\x00");
-    let archive = table(2, b"p\x01pd\x03etc\x0c");
-    assert_eq!(archive - etc, 12);
+    let archive = table(2, b"p\x01pd\x03etc\x0d");
+    assert_eq!(archive - etc, 13);
     let root = table(1, b"d\x0eroot.pxar.didx\x0b");
     assert_eq!(root - archive, 11);
     stream.extend((root as u64).to_le_bytes());
