@@ -8,11 +8,42 @@ use s3_client::{Action, ErrorKind, Fault, Op};
 use tokio::time::Instant;
 
 use super::*;
+use crate::CryptKey;
 use crate::cache::fixture::{Bounds, Fixture, at, chunk, until};
 use crate::files::{FILE_MODE, FileOp, Files, OsFiles};
 use crate::index::FixedIndex;
 
 const LEN: usize = 1000;
+
+#[test]
+fn contents_are_those_of_the_index() {
+    let data = Bytes::from(vec![7; LEN]);
+    let digest = Digest::of(&data);
+    let entry = |bytes: usize| IndexChunk {
+        digest,
+        start: 10,
+        end: 10 + bytes as u64,
+    };
+    for compress in [false, true] {
+        let encode = |key| DataBlob::encode(data.clone(), compress, key, [1; 16]).unwrap();
+        let chunk = Chunk::new(encode(None), None);
+        let contents = |bytes: usize, bytes_max| chunk.contents(&entry(bytes), bytes_max);
+        assert_eq!(contents(LEN, LEN as u64).unwrap(), data);
+        // The last chunk of an image is longer than the image.
+        assert_eq!(contents(300, LEN as u64).unwrap(), data[..300]);
+        for (bytes, bytes_max) in [(300, 300), (LEN + 1, 2000)] {
+            let error = contents(bytes, bytes_max).unwrap_err();
+            assert!(matches!(error, Error::ChunkCorrupt { .. }), "{error}");
+        }
+        let mut other = entry(LEN);
+        other.digest = Digest::of(b"another");
+        let error = chunk.contents(&other, LEN as u64).unwrap_err();
+        assert!(matches!(error, Error::ChunkCorrupt { .. }), "{error}");
+        let hidden = Chunk::new(encode(Some(&CryptKey::new([1; 32]))), None);
+        let error = hidden.contents(&entry(LEN), LEN as u64).unwrap_err();
+        assert!(error.to_string().contains("is encrypted"), "{error}");
+    }
+}
 
 fn damage_on_disk(fixture: &Fixture, digest: &Digest) {
     let path = fixture.markers.path(digest);
