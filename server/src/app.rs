@@ -229,7 +229,7 @@ impl App {
     {
         let half_open = Mutex::new(Some(half_open));
         let lane = self.protocol.traffic.lane(peer.ip());
-        let line = Line::default();
+        let line = Line::in_lane(lane.clone());
         let service = service_fn(|mut request: Request<Incoming>| {
             drop(
                 half_open

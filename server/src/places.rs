@@ -17,7 +17,8 @@ use std::time::Duration;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::auth::network_of;
+use crate::auth::{AuthId, network_of};
+use crate::traffic::Lane;
 
 /// Which part of the connections may be without a request yet.
 const HALF_OPEN_PART: usize = 4;
@@ -123,16 +124,33 @@ impl Drop for Busy {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Line {
     hung_up: Arc<Notify>,
+    /// How fast it may be; nothing limits what is no connection of a client.
+    lane: Option<Lane>,
     /// It stays busy as long as anybody has the line.
     _busy: Option<Arc<Busy>>,
 }
 
 impl Line {
+    /// A connection that is as fast as `lane` says.
+    pub(crate) fn in_lane(lane: Lane) -> Self {
+        Self {
+            lane: Some(lane),
+            ..Self::default()
+        }
+    }
+
     /// The line of a request on a connection with a place.
     pub(crate) fn of(&self, busy: Busy) -> Self {
         Self {
-            hung_up: Arc::clone(&self.hung_up),
             _busy: Some(Arc::new(busy)),
+            ..self.clone()
+        }
+    }
+
+    /// From now on the rates of `who` are the connection's.
+    pub(crate) fn belongs_to(&self, who: &AuthId) {
+        if let Some(lane) = &self.lane {
+            lane.belongs_to(who);
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A rule has two buckets, one for each direction, which all connections under it share. A connection is under one rule at most, the one that says most of it:
 //! 1. one that names its API token, before one that names its user, before one that names nobody; who it is, is known from the upgrade to the backup or reader
-//!    protocol on;
+//!    protocol on, or from the first download;
 //! 2. of these, the one with the smallest network that holds its address, before one that names no network;
 //! 3. of these, the first by name.
 //!
@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ipnet::IpNet;
 
@@ -110,7 +110,7 @@ impl Traffic {
         Lane(Arc::new(Connection {
             traffic: self.clone(),
             address: address.to_canonical(),
-            who: OnceLock::new(),
+            who: Mutex::default(),
         }))
     }
 }
@@ -118,7 +118,13 @@ impl Traffic {
 struct Connection {
     traffic: Traffic,
     address: IpAddr,
-    who: OnceLock<AuthId>,
+    who: Mutex<Option<AuthId>>,
+}
+
+impl Connection {
+    fn who(&self) -> MutexGuard<'_, Option<AuthId>> {
+        self.who.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What one connection goes by; clones are of the same one.
@@ -132,11 +138,11 @@ impl fmt::Debug for Lane {
 }
 
 impl Lane {
-    /// From now on the connection belongs to `who`.
+    /// From now on the connection belongs to `who`, and no longer to whom it may have belonged.
     pub(crate) fn belongs_to(&self, who: &AuthId) {
         let shared = &self.0.traffic.0;
-        let is_new = self.0.who.set(who.clone()).is_ok();
-        if is_new
+        let before = self.0.who().replace(who.clone());
+        if before.as_ref() != Some(who)
             && shared
                 .limits()
                 .values()
@@ -148,8 +154,9 @@ impl Lane {
 
     /// The name of the rule that the connection is under.
     fn rule(&self, limits: &BTreeMap<String, Limit>) -> Option<String> {
+        let who = self.0.who();
         let fits = limits.iter().filter_map(|(name, limit)| {
-            let fit = limit.fit(self.0.address, self.0.who.get())?;
+            let fit = limit.fit(self.0.address, who.as_ref())?;
             Some((fit, Reverse(name)))
         });
         fits.max().map(|(_, Reverse(name))| name.clone())

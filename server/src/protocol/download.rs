@@ -13,6 +13,8 @@
 //! The length of a body is always announced. One that ends early is never ended as if it were whole: it fails, and the
 //! connection is ended. It only reads, so a crash, a lost answer or a race leaves nothing behind.
 //!
+//! From its beginning on the connection goes by the rates of whoever downloads, until somebody else does over the same one.
+//!
 //! Memory: packed and unpacked forms of a chunk are both in memory while it is unpacked. Who asks for the second holds the
 //! first, so few do that at once ([`UnpackTurns`]), and who waits for a turn holds nothing that others wait for. A long index
 //! stays in memory for as long as its archive is sent; it takes only what is to spare.
@@ -129,6 +131,7 @@ impl Download {
             .store
             .begin_read(&subject.namespace, &subject.snapshot, None)
             .await?;
+        of.line.belongs_to(&subject.author);
         Ok(Self {
             daemon: Arc::clone(daemon),
             reader,

@@ -11,6 +11,8 @@ use pbs_datastore::{
 
 use super::*;
 use crate::app::{ApiBody, collect};
+use crate::pace::Paces as _;
+use crate::places::Line;
 
 const TIME: i64 = 1_700_000_000;
 /// Longer than anything here takes.
@@ -185,6 +187,31 @@ fn archive(chunks: u8, bytes: usize) -> (Vec<Sent>, Vec<u8>) {
     let all: Vec<_> = (0..chunks).map(|number| contents(number, bytes)).collect();
     let sent = all.iter().map(|contents| sent(contents, None)).collect();
     (sent, all.concat())
+}
+
+#[tokio::test]
+async fn who_downloads_has_his_own_rate_on_the_connection() {
+    let fixture = Fixture::new().await;
+    let (.., blob) = sent(b"configuration", None);
+    let blob = Made::Blob("box.conf.blob", CryptMode::None, blob);
+    fixture.back_up(vec![blob]).await;
+    let lane = fixture.daemon.traffic.lane(IpAddr::from([192, 0, 2, 1]));
+    let rule = json!({ "name": "slow", "user": ["root@pam"], "rate-out": "1 MiB" });
+    let rules = "config/traffic-control";
+    let (status, body) = fixture.own(Method::POST, rules, rule).await;
+    assert_eq!(status, StatusCode::OK, "{body}");
+    assert!(!lane.pace().is_limited(), "it is nobody's yet");
+
+    let request = Request::get(about("download", "file-name=box.conf.blob"));
+    let request = request.extension(Line::in_lane(lane.clone()));
+    let request = request.body(Full::<Bytes>::default()).expect("a request");
+    let answer = fixture.daemon.respond(request, Caller::Owner).await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert!(lane.pace().is_limited());
+    drop(collect(answer).await.expect("to its end"));
+    lane.belongs_to(&"anna@pbs".parse().expect("an id"));
+    assert!(!lane.pace().is_limited(), "it is somebody else's now");
+    fixture.settle().await;
 }
 
 #[tokio::test]
