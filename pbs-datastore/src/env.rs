@@ -27,7 +27,6 @@ use tokio::task::{AbortHandle, JoinError, JoinHandle};
 use tokio::time::Instant;
 
 use crate::files::{Files, OsFiles};
-#[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
 
 /// File jobs of one datastore at a time, for each core: they wait for the disk more than they compute.
@@ -96,17 +95,16 @@ impl fmt::Debug for Env {
 }
 
 impl Env {
-    /// The real world: system clock at this moment, random seed from the system, files of the system. In a build with the
-    /// feature `sabotage` the clock is wrong by `HOLDFAST_CLOCK_OFFSET` seconds, the disk as slow as `HOLDFAST_SLOW_FILES`
+    /// The real world: system clock at this moment, random seed from the system, files of the system. In a debug
+    /// build the clock is wrong by `HOLDFAST_CLOCK_OFFSET` seconds, the disk as slow as `HOLDFAST_SLOW_FILES`
     /// says, read-only when `HOLDFAST_READ_ONLY_FILES` says so, and forgetful of times with `HOLDFAST_LOSE_ATIMES` ([`FaultyFiles`](crate::files::FaultyFiles)).
     #[expect(
         clippy::disallowed_methods,
         reason = "the one place where time and randomness enter"
     )]
     pub fn system() -> Self {
-        let (now, files): (Timestamp, Arc<dyn Files>) = (Timestamp::now(), Arc::new(OsFiles));
-        #[cfg(feature = "sabotage")]
-        let (now, files) = trouble::applied(now, files);
+        let now = trouble::clock(Timestamp::now());
+        let files = trouble::files(Arc::new(OsFiles));
         Self::new(now, rand::rng().random(), files, Blocking::Pool)
     }
 
@@ -190,19 +188,13 @@ impl Env {
     pub fn wall(&self) -> Timestamp {
         match self.inner.blocking {
             Blocking::Inline(_) => self.now(),
-            Blocking::Pool => {
-                let now = Timestamp::now();
-                #[cfg(feature = "sabotage")]
-                let (now, _) = trouble::applied(now, Arc::clone(&self.inner.files));
-                now
-            }
+            Blocking::Pool => trouble::clock(Timestamp::now()),
         }
     }
 
     /// Makes sure that the clock never shows a time before `seen` (the newest time found in the datastore). It goes on
     /// from there: a clock that stood still until real time has caught up would let nothing age.
     pub fn raise_clock(&self, seen: Timestamp) {
-        #[cfg(feature = "sabotage")]
         if sabotage::is_off(Rule::ClockOnlyAdvances) {
             return;
         }
@@ -413,7 +405,6 @@ fn io_permits() -> Arc<Semaphore> {
     ))
 }
 
-#[cfg(feature = "sabotage")]
 mod trouble;
 
 #[cfg(test)]

@@ -38,7 +38,6 @@ mod prune;
 #[cfg(test)]
 mod races;
 mod roots;
-#[cfg(feature = "sabotage")]
 pub mod sabotage;
 mod safe_id;
 mod seal;
@@ -107,7 +106,6 @@ pub use snapshots::{
     SnapshotInfo, SnapshotRef, SnapshotState, Snapshots, UnsealedStats,
 };
 pub use step::Step;
-#[cfg(feature = "sabotage")]
 pub use step::watch as watch_steps;
 pub use sync::{
     Copied, DatastoreSource, DatastoreTarget, GroupFilter, GroupFilterError, InFlight, Mover,

@@ -1,7 +1,7 @@
 //! Switches that turn single safety rules off, so that tests can show that each of them is needed.
 //!
-//! Built only with the feature `sabotage`, never into a release. The rule is chosen by the environment variable
-//! `HOLDFAST_SABOTAGE`, so that every test of a switch is a process of its own.
+//! Debug builds have them, releases do not: there no rule is ever off, and the compiler knows it. The rule is chosen by the
+//! environment variable `HOLDFAST_SABOTAGE`, so that every test of a switch is a process of its own.
 
 use std::sync::OnceLock;
 
@@ -184,8 +184,11 @@ impl Rule {
 /// The rule that is off in this process.
 static OFF: OnceLock<Option<Rule>> = OnceLock::new();
 
-/// The rule that this process runs without, named by `HOLDFAST_SABOTAGE` as in `Debug`.
+/// The rule that this process runs without, named by `HOLDFAST_SABOTAGE` as in `Debug`; in a release always `None`.
 pub fn rule_off() -> Option<Rule> {
+    if !cfg!(debug_assertions) {
+        return None;
+    }
     *OFF.get_or_init(|| {
         let name = std::env::var("HOLDFAST_SABOTAGE").ok()?;
         Rule::ALL
@@ -195,6 +198,7 @@ pub fn rule_off() -> Option<Rule> {
 }
 
 /// Whether the rule is turned off.
+#[inline]
 pub(crate) fn is_off(rule: Rule) -> bool {
     rule_off() == Some(rule)
 }

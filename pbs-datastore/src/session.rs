@@ -18,7 +18,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-#[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
 use crate::{Digest, Env, SnapshotRef};
 
@@ -181,7 +180,6 @@ impl Sessions {
 
     /// Tells all sessions that a chunk is lost (set aside, or found missing).
     pub fn announce_lost(&self, digest: &Digest) {
-        #[cfg(feature = "sabotage")]
         if sabotage::is_off(Rule::LossAnnounced) {
             return;
         }
@@ -286,7 +284,6 @@ impl WriterSession {
     /// Begins the commit; from now on it cannot be killed.
     pub fn begin_commit(&self) -> Result<(), SessionEnded> {
         if end(&self.shared, SessionState::Committing) {
-            #[cfg(feature = "sabotage")]
             if sabotage::is_off(Rule::OpenUntilSettled) {
                 lock(&self.lease.sessions.open).remove(&self.shared.id.seq);
             }

@@ -32,7 +32,6 @@ use tokio::time::Instant;
 
 use crate::contents::Contents;
 use crate::error::{Error, Result};
-#[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
 use crate::{BackupTime, Env, Fence, NAMESPACE_DEPTH_MAX, Namespace, StartReport};
 
@@ -85,7 +84,6 @@ impl Snapshots {
     ) -> Arc<Self> {
         let env = contents.env().clone();
         let frozen_until = report.gc_not_before;
-        #[cfg(feature = "sabotage")]
         let frozen_until = frozen_until.filter(|_| !sabotage::is_off(Rule::FrozenAfterCrash));
         let late = match contents.bucket() {
             Some(_) => late_request_max,

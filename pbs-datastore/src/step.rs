@@ -1,7 +1,7 @@
 //! The numbered steps of the protocols, as points at which a test can look or strike.
 //!
-//! The code says [`Step::passed`] right *after* a step has ended. In a release that is nothing. In a build with the
-//! feature `sabotage` whoever watches this thread (`watch`) is called, which is how a simulation counts steps and
+//! The code says [`Step::passed`] right *after* a step has ended. In a release that is nothing. In a debug
+//! build whoever watches this thread (`watch`) is called, which is how a simulation counts steps and
 //! crashes at them; and a process ends itself, as `kill -9` would, at the step that `HOLDFAST_STOP_AT=<Step>[:<n>]` names:
 //! at its `n`th passing, the first one without a number.
 
@@ -189,18 +189,15 @@ impl Step {
     /// The step has just ended.
     #[inline]
     pub fn passed(self) {
-        #[cfg(feature = "sabotage")]
-        {
+        if cfg!(debug_assertions) {
             watched::passed(self);
             stop::passed(self);
         }
     }
 }
 
-#[cfg(feature = "sabotage")]
 pub use watched::watch;
 
-#[cfg(feature = "sabotage")]
 mod watched {
     use std::cell::RefCell;
     use std::rc::Rc;
@@ -226,7 +223,6 @@ mod watched {
     }
 }
 
-#[cfg(feature = "sabotage")]
 mod stop {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};

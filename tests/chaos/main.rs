@@ -41,7 +41,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Parser as _;
-use holdfast_tests::binary::{self, BuildOptions};
+use holdfast_tests::binary::{self, Profile};
 use holdfast_tests::checkout;
 use holdfast_tests::process::say;
 use tokio::runtime::Runtime;
@@ -96,7 +96,7 @@ struct Args {
     #[arg(long, value_name = "PATH", conflicts_with = "release")]
     holdfast: Option<PathBuf>,
     /// Run without one safety rule of pbs-datastore/src/sabotage.rs, to see that its absence is found.
-    #[arg(long, value_name = "RULE")]
+    #[arg(long, value_name = "RULE", conflicts_with = "release")]
     sabotage: Option<String>,
 }
 
@@ -108,10 +108,10 @@ impl Args {
         }
         match &self.holdfast {
             Some(path) => binary::use_program(path),
-            None => binary::use_program(&binary::build(BuildOptions {
-                release: self.release,
-                sabotage: self.sabotage.is_some(),
-            })?),
+            None => {
+                let profile = Profile::of(self.release);
+                binary::use_program(&binary::build(profile)?)
+            }
         }
     }
 }

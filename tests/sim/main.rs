@@ -154,6 +154,10 @@ fn replay(seed: u64, way: Way) -> ExitCode {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if !cfg!(debug_assertions) {
+        println!("a release has no steps to look at: run this without --release");
+        return ExitCode::from(2);
+    }
     if let Ok(name) = std::env::var("HOLDFAST_SABOTAGE")
         && pbs_datastore::sabotage::rule_off().is_none()
     {

@@ -59,16 +59,23 @@ static GIVEN: OnceLock<PathBuf> = OnceLock::new();
 static RULE_OFF: OnceLock<String> = OnceLock::new();
 
 /// How the program is built.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct BuildOptions {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// With the steps at which it can be stopped, and the switches that turn single safety rules off.
+    Debug,
     /// With optimisations.
-    pub release: bool,
-    /// With the switches that turn single safety rules off.
-    pub sabotage: bool,
+    Release,
+}
+
+impl Profile {
+    /// With optimisations, or without.
+    pub fn of(release: bool) -> Self {
+        if release { Self::Release } else { Self::Debug }
+    }
 }
 
 /// From now on every command runs without the safety rule `rule`, a name of `pbs-datastore/src/sabotage.rs`. Only a
-/// program that was built with [`BuildOptions::sabotage`] minds. Once.
+/// program that was built for debugging minds. Once.
 pub fn turn_off(rule: &str) -> Result<()> {
     let path = checkout::root().join("pbs-datastore/src/sabotage.rs");
     let source = std::fs::read_to_string(&path)?;
@@ -98,34 +105,19 @@ pub fn holdfast() -> Result<&'static Binary> {
         if let Some(path) = GIVEN.get() {
             return found(path.clone());
         }
-        found(build(BuildOptions {
-            release: checkout::is_release(),
-            ..BuildOptions::default()
-        })?)
+        found(build(Profile::of(checkout::is_release()))?)
     })
 }
 
-/// The program with the feature `sabotage`, for tests that stop it at a step, move its clock or slow its disk down. It
-/// lies in a place of its own, so that nobody else takes it for the program.
-pub fn sabotaged() -> Result<&'static Binary> {
+/// The program with the steps and switches of debug builds, for tests that stop it at a step, move its clock or slow its
+/// disk down.
+pub fn debuggable() -> Result<&'static Binary> {
     static BINARY: OnceLock<Result<Binary, String>> = OnceLock::new();
-    once(&BINARY, || {
-        let _lock = SetupLock::take("holdfast-build")?;
-        let built = build_locked(BuildOptions {
-            sabotage: true,
-            ..BuildOptions::default()
-        })?;
-        let place = checkout::target_dir()?.join("sabotage");
-        std::fs::create_dir_all(&place)?;
-        let path = place.join("holdfast");
-        let staged = place.join(format!(".holdfast.{}", std::process::id()));
-        // A program that runs cannot be written, but replaced.
-        std::fs::copy(&built, &staged).context("cannot copy the program")?;
-        std::fs::rename(&staged, &path)?;
-        // Nothing is compiled here: the plain program only gets its name back.
-        build_locked(BuildOptions::default())?;
-        found(path)
-    })
+    if checkout::is_release() {
+        once(&BINARY, || found(build(Profile::Debug)?))
+    } else {
+        holdfast()
+    }
 }
 
 fn once(
@@ -146,14 +138,10 @@ fn found(path: PathBuf) -> Result<Binary> {
     Ok(Binary { path, sha256 })
 }
 
-/// Builds it; under the lock, for all features lead to one name. The whole workspace is named so that its packages share
+/// Builds it, one at a time. The whole workspace is named so that its packages share
 /// the dependencies that were built for the tests.
-pub fn build(options: BuildOptions) -> Result<PathBuf> {
+pub fn build(profile: Profile) -> Result<PathBuf> {
     let _lock = SetupLock::take("holdfast-build")?;
-    build_locked(options)
-}
-
-fn build_locked(options: BuildOptions) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
@@ -162,11 +150,8 @@ fn build_locked(options: BuildOptions) -> Result<PathBuf> {
         .args(["--message-format=json-render-diagnostics", "--target-dir"])
         .arg(checkout::target_dir()?)
         .stderr(Stdio::inherit());
-    if options.release {
+    if profile == Profile::Release {
         command.arg("--release");
-    }
-    if options.sabotage {
-        command.args(["--features", "holdfast/sabotage"]);
     }
     let output = command.output().context("cargo could not be started")?;
     ensure!(

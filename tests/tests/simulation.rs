@@ -1,4 +1,6 @@
-//! A seed is everything: the simulation of the same seeds, in two processes, has the same histories.
+//! A seed is everything: the simulation of the same seeds, in two processes, has the same histories. A release has no steps
+//! to crash at.
+#![cfg(debug_assertions)]
 
 use std::process::Command;
 

@@ -16,10 +16,8 @@ use std::time::Duration;
 
 use super::Inner;
 use crate::Digest;
-#[cfg(feature = "sabotage")]
 use crate::chunk_store::marker::Marker;
 use crate::metrics::count;
-#[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
 use crate::step::Step;
 
@@ -89,7 +87,6 @@ impl Inner {
     }
 
     async fn evict(self: &Arc<Self>, digest: Digest) -> Outcome {
-        #[cfg(feature = "sabotage")]
         if sabotage::is_off(Rule::EvictionGuarded) {
             return self.evict_unguarded(digest).await;
         }
@@ -111,7 +108,6 @@ impl Inner {
     }
 
     /// What eviction would be without the rule: it decides on what it saw before it had the guard.
-    #[cfg(feature = "sabotage")]
     async fn evict_unguarded(self: &Arc<Self>, digest: Digest) -> Outcome {
         let inner = Arc::clone(self);
         let seen = self.env.io(move |files| inner.markers.get(files, &digest));

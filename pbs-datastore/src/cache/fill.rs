@@ -34,7 +34,6 @@ use crate::chunk_store::location::{ChunkLocation, locate};
 use crate::chunk_store::marker::Nature;
 use crate::chunk_store::object::{READS_MAX, StoredObject, differing_reads, read_object};
 use crate::metrics::{CacheMetrics, count};
-#[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
 use crate::step::Step;
 use crate::{
@@ -475,7 +474,6 @@ impl Inner {
             count(&self.metrics.fills_spoiled);
             return;
         }
-        #[cfg(feature = "sabotage")]
         let guard = if sabotage::is_off(Rule::FillGuarded) {
             drop(guard);
             self.table.unguarded(digest).await

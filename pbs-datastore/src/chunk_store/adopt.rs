@@ -17,7 +17,6 @@ use super::object::read_start;
 use super::upload::same_nature;
 use crate::error::About as _;
 use crate::files::Files;
-#[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
 use crate::session::SessionHandle;
 use crate::step::Step;
@@ -55,7 +54,6 @@ struct Look {
 impl ChunkStore {
     /// Registers chunks of a previous snapshot. One that is missing is an error, and its caller backs up in full.
     pub(crate) async fn adopt(&self, session: &WriterSession, chunks: &[Relied]) -> Result<()> {
-        #[cfg(feature = "sabotage")]
         if sabotage::is_off(Rule::KnownChunksTouched) {
             let handle = session.handle();
             return chunks
@@ -198,7 +196,6 @@ impl Look {
     fn adopt(&self, files: &dyn Files, guard: Guard, size: u32) -> Result<Found> {
         let (markers, digest) = (&self.markers, guard.digest());
         let path = markers.path(&digest);
-        #[cfg(feature = "sabotage")]
         if sabotage::is_off(Rule::CopiedChunksTouched) && self.nature.is_some() {
             let marker = markers.get(files, &digest).about(&path)?;
             if marker.is_none_or(|marker| self.directory && marker.size == 0) {
@@ -214,7 +211,6 @@ impl Look {
                 return Ok(Found::Missing);
             };
             let nature = self.nature;
-            #[cfg(feature = "sabotage")]
             let nature = nature.filter(|_| !sabotage::is_off(Rule::CopiedNatureChecked));
             if let Some(nature) = nature {
                 match self.nature_of(files, &digest, &marker)? {

@@ -28,7 +28,6 @@ use super::insert::{ChunkBucket, ChunkStore, Inserted, Known};
 use super::location::{ChunkLocation, locate};
 use super::marker::Nature;
 use super::object::{ObjectStart, read_start};
-#[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
 use crate::session::SessionHandle;
 use crate::step::Step;
@@ -198,7 +197,6 @@ impl ChunkStore {
         };
         Step::InsertPut.passed();
         let doubtful = source.ticket.is_overtaken();
-        #[cfg(feature = "sabotage")]
         let doubtful = doubtful && !sabotage::is_off(Rule::CopySourceWatched);
         if doubtful {
             return Ok(ServerCopy::Doubtful);
@@ -233,7 +231,6 @@ fn told(length: u64) -> u32 {
 }
 
 fn precondition() -> Precondition {
-    #[cfg(feature = "sabotage")]
     if sabotage::is_off(Rule::CopyConditional) {
         return Precondition::None;
     }

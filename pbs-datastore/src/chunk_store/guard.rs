@@ -23,7 +23,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::board::Board;
-#[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
 use crate::{Digest, Error, Result};
 
@@ -122,7 +121,6 @@ impl FillTicket {
     /// Whether the content read under this ticket must not be inserted any more. To be asked under the guard.
     pub(crate) fn is_spoiled(&self, guard: &Guard) -> bool {
         debug_assert_eq!(self.slot.digest, guard.digest());
-        #[cfg(feature = "sabotage")]
         if sabotage::is_off(Rule::FillRegistered) {
             return false;
         }
@@ -173,7 +171,6 @@ impl Condemnation {
 impl Drop for Condemnation {
     fn drop(&mut self) {
         for slot in std::mem::take(&mut self.slots) {
-            #[cfg(feature = "sabotage")]
             if sabotage::is_off(Rule::FailureNeverReleases) {
                 slot.slot.sentence.put(Sentence::Free);
                 continue;
@@ -237,7 +234,6 @@ impl ChunkTable {
             if !guard.is_condemned() {
                 return Ok(guard);
             }
-            #[cfg(feature = "sabotage")]
             if sabotage::is_off(Rule::WaitForRelease) {
                 return Ok(guard);
             }
@@ -269,7 +265,6 @@ impl ChunkTable {
     }
 
     /// What a guard would be that keeps nobody out.
-    #[cfg(feature = "sabotage")]
     pub(crate) async fn unguarded(self: &Arc<Self>, digest: Digest) -> Guard {
         Guard {
             _exclusive: Arc::new(tokio::sync::Mutex::new(())).lock_owned().await,

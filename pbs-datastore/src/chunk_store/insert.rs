@@ -33,14 +33,12 @@ use tokio::time::Instant;
 
 use super::copy::BucketPlace;
 use super::guard::{ChunkTable, Guard};
-#[cfg(feature = "sabotage")]
 use super::marker::Marker;
 use super::marker::{Markers, Nature};
 use super::upload::{Upload, Verdict, judge, same_nature};
 use crate::cache::Cache;
 use crate::error::About as _;
 use crate::files::Files;
-#[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
 use crate::session::SessionHandle;
 use crate::step::Step;
@@ -199,7 +197,6 @@ pub(super) fn nature_conflict(digest: Digest, ours: Nature) -> Error {
 
 impl ChunkStore {
     pub(super) async fn ready(&self) {
-        #[cfg(feature = "sabotage")]
         if sabotage::is_off(Rule::UntrustedWaits) {
             return;
         }
@@ -219,12 +216,10 @@ impl ChunkStore {
         self.ready().await;
         session.alive()?;
         let handle = session.handle();
-        #[cfg(feature = "sabotage")]
         let waited =
             sabotage::is_off(Rule::JoinerTouches) && self.table.try_guard(chunk.digest).is_none();
         let guard = self.table.guard_for_use(chunk.digest).await?;
         Step::InsertGuarded.passed();
-        #[cfg(feature = "sabotage")]
         if waited && self.marker(chunk.digest).await?.is_some() {
             handle.tell(chunk.digest, chunk.size)?;
             return Ok(Inserted::Duplicate);
@@ -259,7 +254,6 @@ impl ChunkStore {
             }
             inserted
         };
-        #[cfg(feature = "sabotage")]
         if sabotage::is_off(Rule::InsertDetached) {
             return rest.await;
         }
@@ -268,7 +262,6 @@ impl ChunkStore {
             .map_err(|_| Error::Refused("an insert has panicked".to_owned()))?
     }
 
-    #[cfg(feature = "sabotage")]
     async fn marker(&self, digest: Digest) -> Result<Option<Marker>> {
         let markers = self.markers.clone();
         self.env
@@ -289,7 +282,6 @@ impl ChunkStore {
             }
             let known = match marker.nature {
                 _ if !markers.touch(files, &digest, env.now())? => Known::No,
-                #[cfg(feature = "sabotage")]
                 _ if sabotage::is_off(Rule::UnknownNatureLookedAt) => Known::Yes,
                 Nature::Unknown => Known::OfUnknownNature,
                 Nature::Plain | Nature::Encrypted => Known::Yes,
@@ -310,10 +302,7 @@ impl ChunkStore {
     ) -> Result<Inserted> {
         let (bucket, chunk) = (upload.bucket, upload.chunk);
         // 3.
-        #[cfg(feature = "sabotage")]
         let marker_first = !sabotage::is_off(Rule::MarkerBeforeUpload);
-        #[cfg(not(feature = "sabotage"))]
-        let marker_first = true;
         let guard = if marker_first {
             self.touch_upload(guard).await?
         } else {

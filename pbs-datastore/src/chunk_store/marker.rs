@@ -26,7 +26,6 @@ use super::guard::Guard;
 use crate::error::About as _;
 use crate::files::{Files, optional};
 use crate::layout::{Folder, LocalLayout};
-#[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
 use crate::step::Step;
 use crate::{Digest, Env, Result};
@@ -137,7 +136,6 @@ impl Markers {
 
     /// Forgets everything: what a directory says that does not agree with the bucket is not believed (I3).
     pub(crate) fn drop_all(&self, files: &dyn Files) -> Result<()> {
-        #[cfg(feature = "sabotage")]
         if sabotage::is_off(Rule::UntrustedDropped) {
             return Ok(());
         }
@@ -334,14 +332,12 @@ impl Markers {
         let discard = || {
             files.unlink(&temporary).ok();
         };
-        #[cfg(feature = "sabotage")]
         let seen = sabotage::is_off(Rule::ReplaceExcludesTouch).then_some(old);
         let _touching = self.touching(&digest);
         let Some(old) = self.get(files, &digest).inspect_err(|_| discard())? else {
             discard();
             return Ok(None);
         };
-        #[cfg(feature = "sabotage")]
         let old = seen.unwrap_or(old);
         files
             .set_times(&temporary, old.used, old.born)
@@ -405,7 +401,6 @@ impl Markers {
         files: &dyn Files,
         digest: &Digest,
     ) -> io::Result<Option<Timestamp>> {
-        #[cfg(feature = "sabotage")]
         if sabotage::is_off(Rule::UsingMarkerProtects) {
             return Ok(None);
         }
@@ -418,7 +413,6 @@ impl Markers {
     }
 
     /// What mark would do if it took an index for evidence.
-    #[cfg(feature = "sabotage")]
     pub(crate) fn create_unproven(
         &self,
         files: &dyn Files,
@@ -430,7 +424,6 @@ impl Markers {
 
     /// Makes removals durable: a marker that a power loss brings back would vouch for a deleted chunk.
     pub(crate) fn sync(&self, files: &dyn Files) -> io::Result<()> {
-        #[cfg(feature = "sabotage")]
         if sabotage::is_off(Rule::RemovalSynced) {
             return Ok(());
         }

@@ -7,7 +7,6 @@
 use bytes::Bytes;
 use s3_client::{ByteRange, ETag, Error, ErrorKind, ObjectKey, ObjectStore, Op, Optional as _};
 
-#[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
 use crate::{BlobKind, CHUNK_ENCODED_BYTES_MAX};
 
@@ -102,7 +101,6 @@ pub(crate) async fn read_object_surely(
         let Some(read) = read_object(store, key).await? else {
             return Ok(None);
         };
-        #[cfg(feature = "sabotage")]
         if sabotage::is_off(Rule::DamageReadTwice) {
             return Ok(Some(read));
         }

@@ -10,7 +10,6 @@ use super::insert::{ChunkBucket, ChunkStore, Inserted, VerifiedChunk, nature_con
 use super::location::{ChunkLocation, locate};
 use super::marker::Nature;
 use super::object::{ObjectStart, read_object, read_object_surely, read_start};
-#[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
 use crate::{BlobKind, DataBlob, Digest, Error, Result};
 
@@ -57,7 +56,6 @@ impl Upload<'_> {
         for attempt in 1.. {
             let last = attempt >= config.upload_attempts_max || Instant::now() >= deadline;
             unconditional |= last && self.chunk.nature() != Nature::Encrypted;
-            #[cfg(feature = "sabotage")]
             if last && sabotage::is_off(Rule::EncryptedStaysConditional) {
                 unconditional = true;
             }
@@ -84,7 +82,6 @@ impl Upload<'_> {
             {
                 Ok(PutOutcome::Created { .. }) => return Ok(Inserted::New),
                 Ok(PutOutcome::Exists) => {
-                    #[cfg(feature = "sabotage")]
                     if sabotage::is_off(Rule::CheckAfterExists) {
                         return Ok(Inserted::Duplicate);
                     }

@@ -1,4 +1,4 @@
-//! What the variables of the process say is wrong with the world.
+//! What the variables of the process say is wrong with the world, in debug builds.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,18 +7,30 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::files::{FaultyFiles, Files};
 
-pub(super) fn applied(now: Timestamp, files: Arc<dyn Files>) -> (Timestamp, Arc<dyn Files>) {
-    let offset = std::env::var("HOLDFAST_CLOCK_OFFSET").map_or(0, |text| {
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|_| cfg!(debug_assertions))
+}
+
+/// What the clock shows.
+pub(super) fn clock(now: Timestamp) -> Timestamp {
+    let offset = variable("HOLDFAST_CLOCK_OFFSET").map_or(0, |text| {
         text.parse()
             .expect("HOLDFAST_CLOCK_OFFSET is a number of seconds")
     });
-    let now = now + SignedDuration::from_secs(offset);
-    let faulty = FaultyFiles::new(Arc::clone(&files));
-    let variable = |name| std::env::var(name).ok();
+    now + SignedDuration::from_secs(offset)
+}
+
+/// How the disk behaves.
+pub(super) fn files(files: Arc<dyn Files>) -> Arc<dyn Files> {
     let (slow, read_only) = (
         variable("HOLDFAST_SLOW_FILES"),
         variable("HOLDFAST_READ_ONLY_FILES"),
     );
+    let lose_atimes = variable("HOLDFAST_LOSE_ATIMES").is_some();
+    if slow.is_none() && read_only.is_none() && !lose_atimes {
+        return files;
+    }
+    let faulty = FaultyFiles::new(files);
     if let Some(slow) = &slow {
         let (milliseconds, part) = slow
             .split_once(':')
@@ -32,10 +44,6 @@ pub(super) fn applied(now: Timestamp, files: Arc<dyn Files>) -> (Timestamp, Arc<
             .expect("HOLDFAST_READ_ONLY_FILES is <switch>:<part of the path>");
         faulty.read_only_while(part, switch.into());
     }
-    let lose_atimes = variable("HOLDFAST_LOSE_ATIMES").is_some();
     faulty.lose_atimes(lose_atimes);
-    if slow.is_none() && read_only.is_none() && !lose_atimes {
-        return (now, files);
-    }
-    (now, Arc::new(faulty))
+    Arc::new(faulty)
 }

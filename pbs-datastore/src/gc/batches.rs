@@ -13,7 +13,6 @@ use super::sweep::{Found, SetAside, Stored};
 use super::{Collector, GcOptions, GcStatus};
 use crate::error::About as _;
 use crate::files::{Files, optional};
-#[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
 use crate::{Error, JobContext, Result};
 
@@ -115,7 +114,6 @@ impl<'a> Batches<'a> {
         self.job.check()?;
         let batch = std::mem::take(&mut self.chunks);
         let batch = Arc::clone(self.collector).delete_batch(batch, self.cutoff.clone());
-        #[cfg(feature = "sabotage")]
         if sabotage::is_off(Rule::BatchNotCancelled) {
             return batch.await.map(|_| ());
         }

@@ -42,7 +42,6 @@ use crate::chunk_store::marker::Markers;
 use crate::error::About as _;
 use crate::files::{Files, optional};
 use crate::owner::FencePass;
-#[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
 use crate::step::Step;
 use crate::{Digest, Error, Result};
@@ -160,7 +159,6 @@ impl Collector {
     /// to release it with this batch, while deletes of that one may be on their way (I8).
     async fn condemn(&self, batch: Vec<Stored>, cutoff: Timestamp) -> Result<Condemned> {
         let before = batch.len();
-        #[cfg(feature = "sabotage")]
         if sabotage::is_off(Rule::CheckUnderGuard) {
             let mut condemnation = Condemnation::default();
             for chunk in &batch {
@@ -176,7 +174,6 @@ impl Collector {
             .into_iter()
             .filter_map(|chunk| Some((chunk, self.table.try_guard(chunk.digest)?)))
             .filter(|(_, guard)| {
-                #[cfg(feature = "sabotage")]
                 if sabotage::is_off(Rule::CondemnedLeftAlone) {
                     return true;
                 }
@@ -266,7 +263,6 @@ impl Collector {
     /// Refuses while the journal of another batch is there: of one that failed, or that a crash interrupted and whose
     /// requests may still take effect. Its digests must not be forgotten for those of this batch.
     pub(super) async fn no_journal(&self) -> Result<()> {
-        #[cfg(feature = "sabotage")]
         if sabotage::is_off(Rule::JournalReplayed) || sabotage::is_off(Rule::JournalKept) {
             return Ok(());
         }
@@ -361,7 +357,6 @@ impl Collector {
             refused,
         } = deleted;
         let digests: Vec<_> = condemnation.digests().collect();
-        #[cfg(feature = "sabotage")]
         let digests = if sabotage::is_off(Rule::RefusedMarkerRemoved) {
             digests
                 .into_iter()
@@ -370,11 +365,8 @@ impl Collector {
         } else {
             digests
         };
-        #[cfg(not(feature = "sabotage"))]
-        drop(refused);
         remove_markers(self, digests).await?;
         Step::BatchForgotten.passed();
-        #[cfg(feature = "sabotage")]
         let lost_at = lost_at.filter(|_| !sabotage::is_off(Rule::UnknownDeleteWaits));
         if let Some(lost_at) = lost_at {
             tokio::time::sleep_until(lost_at + self.config.late_request_max).await;
@@ -435,7 +427,6 @@ impl Collector {
 /// Step 3.
 async fn permission(bucket: &Bucket) -> Result<FencePass> {
     let pass = bucket.owner.fence().check().await?;
-    #[cfg(feature = "sabotage")]
     if sabotage::is_off(Rule::EpochWithBatch) {
         return Ok(pass);
     }
@@ -477,7 +468,6 @@ impl Recovery {
             .env
             .io(move |files: &dyn Files| journal.read(files))
             .await?;
-        #[cfg(feature = "sabotage")]
         let digests = if sabotage::is_off(Rule::JournalReplayed) {
             Vec::new()
         } else {
@@ -488,7 +478,6 @@ impl Recovery {
             condemnation.add(&collector.table.guard(*digest).await);
         }
         let found = !digests.is_empty();
-        #[cfg(feature = "sabotage")]
         let digests = if sabotage::is_off(Rule::RecoveryDropsMarkers) {
             Vec::new()
         } else {

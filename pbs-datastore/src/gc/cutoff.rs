@@ -9,7 +9,6 @@ use crate::error::About as _;
 use crate::files::{FILE_MODE, Files, optional};
 use crate::layout::HoldfastFile;
 use crate::roots::RootProvider;
-#[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
 use crate::{Env, Error, Result};
 
@@ -49,7 +48,6 @@ impl Cutoff {
         keep: Duration,
         granularity: SignedDuration,
     ) -> Self {
-        #[cfg(feature = "sabotage")]
         let oldest = oldest.filter(|_| !sabotage::is_off(Rule::SessionsInCutoff));
         let keep = SignedDuration::try_from(keep).unwrap_or(SignedDuration::MAX);
         let by_age = start.saturating_sub(keep).unwrap_or(Timestamp::MIN);

@@ -13,7 +13,6 @@ use crate::error::About as _;
 use crate::files::Files;
 use crate::progress::Progress;
 use crate::roots::{MarkSink, MarkStats, Needer};
-#[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
 use crate::{Digest, JobContext, Result};
 
@@ -60,14 +59,7 @@ impl Toucher<'_> {
         self.job.check()?;
         let batch = std::mem::take(&mut self.batch);
         let (markers, env) = (self.collector.markers.clone(), self.collector.env.clone());
-        let proves_nothing = {
-            #[cfg(feature = "sabotage")]
-            {
-                !sabotage::is_off(Rule::MarkProvesNothing)
-            }
-            #[cfg(not(feature = "sabotage"))]
-            true
-        };
+        let proves_nothing = !sabotage::is_off(Rule::MarkProvesNothing);
         self.collector
             .env
             .io(move |files: &dyn Files| {
@@ -84,7 +76,6 @@ impl Toucher<'_> {
                             .touch_using(files, digest, env.now())
                             .about(markers.using())?;
                     } else {
-                        #[cfg(feature = "sabotage")]
                         markers
                             .create_unproven(files, digest, env.now())
                             .about(markers.path(digest))?;

@@ -54,7 +54,6 @@ use crate::layout::{LocalLayout, Place};
 use crate::owner::Owner;
 use crate::progress::Progress;
 use crate::roots::RootProvider;
-#[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
 use crate::step::Step;
 use crate::{BucketLayout, DatastoreConfig, Digest, Env, Error, JobContext, Result, Sessions};
@@ -175,7 +174,6 @@ impl Collector {
             ));
         };
         let not_before = self.not_before;
-        #[cfg(feature = "sabotage")]
         let not_before = not_before.filter(|_| {
             !sabotage::is_off(Rule::JournalReplayed)
                 && !sabotage::is_off(Rule::CollectionWaitsAfterCrash)
@@ -189,7 +187,6 @@ impl Collector {
                 wait.as_secs() + 1
             )));
         }
-        #[cfg(feature = "sabotage")]
         let early = cutoff::oldest_open(&self.roots);
         if let Some(bucket) = &self.bucket {
             // Who is not the owner any more learns it now, and not after hours of marking.
@@ -206,7 +203,6 @@ impl Collector {
             self.config.gc_atime_cutoff,
             granularity,
         );
-        #[cfg(feature = "sabotage")]
         let cutoff = if sabotage::is_off(Rule::StartBeforeSessions) {
             let (start, keep) = (self.env.now(), self.config.gc_atime_cutoff);
             Cutoff::of(start, early, keep, granularity)

@@ -22,7 +22,6 @@ use crate::chunk_store::marker::{Marker, Nature};
 use crate::error::About as _;
 use crate::files::{Files, optional};
 use crate::roots::{MarkSink, Needer};
-#[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
 use crate::step::Step;
 use crate::verify::inventory::INVENTORY;
@@ -81,7 +80,6 @@ impl Gone {
 
     /// Whether the listing of this run says nothing of the digest any more. To be asked under the guard.
     fn outdates(&self, digest: &Digest) -> bool {
-        #[cfg(feature = "sabotage")]
         if sabotage::is_off(Rule::AdoptOnlyUnreleased) {
             return false;
         }

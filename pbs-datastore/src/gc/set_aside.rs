@@ -32,7 +32,6 @@ use crate::chunk_store::location::{ChunkLocation, locate};
 use crate::chunk_store::object::{StoredObject, read_object_surely};
 use crate::error::About as _;
 use crate::files::{Files, optional};
-#[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
 use crate::step::Step;
 use crate::{BadNumber, DataBlob, Digest, Error, Place, Result};
@@ -56,7 +55,6 @@ impl Collector {
             return self.forget_missing(guard).await.map(|()| true);
         };
         let StoredObject { body, size, .. } = stored;
-        #[cfg(feature = "sabotage")]
         let body = if sabotage::is_off(Rule::AsideReadsAgain) {
             Bytes::new()
         } else {
@@ -66,14 +64,12 @@ impl Collector {
             return Ok(false);
         }
         let not_before = self.not_before;
-        #[cfg(feature = "sabotage")]
         let not_before = not_before.filter(|_| !sabotage::is_off(Rule::AsideWaits));
         if not_before.is_some_and(|time| self.env.instant() < time) {
             // An owner before us may be healing it still. The next read finds it again.
             tracing::warn!(%digest, "the corrupt chunk is not set aside yet: requests of the time before may arrive");
             return Ok(false);
         }
-        #[cfg(feature = "sabotage")]
         if sabotage::is_off(Rule::AsideCondemns) {
             // A rename, as it is made of a bucket's calls.
             self.copy_aside(bucket, digest).await?;

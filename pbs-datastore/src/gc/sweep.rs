@@ -24,7 +24,6 @@ use super::{Bucket, Collector};
 use crate::error::About as _;
 use crate::files::{Files, optional};
 use crate::progress::Progress;
-#[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
 use crate::step::Step;
 use crate::{Digest, Error, JobContext, Place, Result};
@@ -160,7 +159,6 @@ impl Collector {
             };
             let page = match bucket.store.list(&request).await {
                 Ok(page) => page,
-                #[cfg(feature = "sabotage")]
                 Err(_) if sabotage::is_off(Rule::ListingErrorAborts) => break,
                 Err(error) => return Err(error.into()),
             };

@@ -15,7 +15,6 @@ use tokio::time::Instant;
 use super::record::Record;
 use crate::Env;
 use crate::error::{Error, Result};
-#[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
 
 /// Proof of ownership at one moment. Neither cloned nor kept: who acts again asks again.
@@ -108,7 +107,6 @@ impl Fence {
     /// Asks the bucket. [`Error::NotOwner`] is final: every later check fails too.
     pub async fn check(&self) -> Result<FencePass> {
         self.still_held()?;
-        #[cfg(feature = "sabotage")]
         if sabotage::is_off(Rule::FenceChecked) {
             return Ok(self.pass());
         }

@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::Capabilities;
-#[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
 
 /// The only mode this release knows: one daemon writes below the prefix.
@@ -122,7 +121,6 @@ impl LocalRecord {
             && (start == self.start.as_deref() || start == self.starting.as_deref());
         let same_stop = record.stop.is_none() || record.stop == self.stop;
         let same_epoch = record.epoch == self.epoch;
-        #[cfg(feature = "sabotage")]
         let same_epoch = same_epoch || sabotage::is_off(Rule::EpochCompared);
         record.instance.as_deref() == Some(&self.instance) && same_start && same_stop && same_epoch
     }
@@ -146,7 +144,6 @@ impl Before {
         match self {
             Self::Settled => Duration::ZERO,
             Self::Unclean => late_request_max,
-            #[cfg(feature = "sabotage")]
             Self::TakenOver if sabotage::is_off(Rule::TakeOverWaitsWindow) => late_request_max,
             Self::TakenOver => late_request_max + signature_window,
         }

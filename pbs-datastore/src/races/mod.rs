@@ -1,6 +1,6 @@
 //! Races between insert and garbage collection, forced through gates, each proved by switching its rule off.
 //!
-//! With the feature `sabotage` and `HOLDFAST_SABOTAGE=<Rule>` in the environment the test named in
+//! With `HOLDFAST_SABOTAGE=<Rule>` in the environment the test named in
 //! `tests/src/bin/sabotage/rules.rs` fails for each rule.
 
 mod aside;

@@ -17,7 +17,6 @@ use jiff::Timestamp;
 
 use super::{MarkSink, MarkStats, Needer, RootProvider};
 use crate::error::{Error, Result};
-#[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
 use crate::snapshots::{GroupRef, SnapshotRef, Snapshots};
 use crate::{
@@ -70,7 +69,6 @@ impl SnapshotRoots {
                         stats.index_bytes += one.index_bytes;
                         done.insert(id);
                     }
-                    #[cfg(feature = "sabotage")]
                     None if sabotage::is_off(Rule::ReadAgainWhenVanished) => {}
                     None => continue 'lists,
                 }
@@ -147,7 +145,6 @@ impl SnapshotRoots {
                 }
                 Ok(Some(index))
             }
-            #[cfg(feature = "sabotage")]
             Some(Err(_)) if sabotage::is_off(Rule::UnreadableAborts) => Ok(None),
             Some(Err(error)) => Err(Error::Invalid(format!(
                 "the index '{name}' of snapshot {id} cannot be read ({error}); nothing is collected before it is \

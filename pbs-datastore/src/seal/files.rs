@@ -17,7 +17,6 @@ use crate::contents::BucketContents;
 use crate::error::{About as _, Error, Result};
 use crate::layout::Place;
 use crate::mirror::Content;
-#[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
 use crate::snapshots::Lock;
 use crate::step::Step;
@@ -46,7 +45,6 @@ pub(super) struct Stored {
 impl Stored {
     /// Whether this is the object we put.
     fn is(&self, meta: &ObjectMeta) -> bool {
-        #[cfg(feature = "sabotage")]
         if sabotage::is_off(Rule::ConfirmComparesContent) {
             return true;
         }
@@ -269,7 +267,6 @@ impl Inner {
 
     /// Step 4 of the seal: every file is in the bucket, with the content we gave it.
     pub(super) async fn confirm_files(&self) -> Result<()> {
-        #[cfg(feature = "sabotage")]
         if sabotage::is_off(Rule::UnansweredConfirmed) {
             return Ok(());
         }

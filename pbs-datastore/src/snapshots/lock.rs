@@ -22,7 +22,6 @@ use tokio::time::Instant;
 
 use crate::Env;
 use crate::error::{Error, Result};
-#[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
 
 /// Kept locks are looked through when the table has grown by so many entries.
@@ -212,7 +211,6 @@ impl Lock {
 
     /// Waits until no request below the locked name can take effect any more.
     pub(crate) async fn settle(&self) {
-        #[cfg(feature = "sabotage")]
         if sabotage::is_off(Rule::LostSealSettled) {
             return;
         }
@@ -230,7 +228,6 @@ impl Drop for Lock {
     fn drop(&mut self) {
         let now = self.locks.env.instant();
         let until = self.settles_at().filter(|until| *until > now);
-        #[cfg(feature = "sabotage")]
         let until = until.filter(|_| !sabotage::is_off(Rule::LockKept));
         let mode = *self.mode.lock().unwrap_or_else(PoisonError::into_inner);
         let mut table = self.locks.table();

@@ -17,7 +17,6 @@ use crate::chunk_store::marker::Nature;
 use crate::chunk_store::{InsertOptions, VerifiedChunk};
 use crate::index::fixed::CHUNK_SIZE;
 use crate::progress::Progress;
-#[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
 use crate::{
     Chunk, CryptMode, Datastore, Digest, Error, Index, IndexChunk, JobContext, ManifestFile,
@@ -129,7 +128,6 @@ impl Bringing<'_> {
             let adopted = chunks.adopt_known(self.session, &batch, archive.nature);
             let mut absent: HashSet<Digest> = adopted.await?.into_iter().collect();
             let distrust = self.distrust;
-            #[cfg(feature = "sabotage")]
             let distrust = distrust && !sabotage::is_off(Rule::MendReadsBack);
             if distrust {
                 let there = batch.iter().filter(|(digest, _)| !absent.contains(digest));

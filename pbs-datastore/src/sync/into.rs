@@ -14,7 +14,6 @@ use super::chunks::{Bringing, Copier};
 use super::{
     Copied, InFlight, SnapshotSource, SyncFile, SyncGroup, SyncSnapshot, SyncStep, SyncTarget,
 };
-#[cfg(feature = "sabotage")]
 use crate::sabotage::{self, Rule};
 use crate::seal::SnapshotWriter;
 use crate::{
@@ -55,7 +54,6 @@ impl DatastoreTarget {
         &self,
         work: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
-        #[cfg(feature = "sabotage")]
         if sabotage::is_off(Rule::SyncChangesDetached) {
             return work.await;
         }

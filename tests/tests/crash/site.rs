@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use holdfast_tests::binary::sabotaged;
+use holdfast_tests::binary::debuggable;
 use holdfast_tests::daemon::{COMMAND_TIME_MAX, Daemon};
 use holdfast_tests::disk::Disk;
 use holdfast_tests::process::{Guarded, run, say, wait_for};
@@ -79,18 +79,18 @@ impl Site {
             Side::Bucket => Some(EmbeddedS3::start()?),
             Side::Directory => None,
         };
-        Self::with(Daemon::set_up_with(sabotaged()?, &[])?, server, None)
+        Self::with(Daemon::set_up_with(debuggable()?, &[])?, server, None)
     }
 
     /// The same with a bucket of this server.
     pub(crate) fn on_server(server: EmbeddedS3) -> Result<Self> {
-        Self::with(Daemon::set_up_with(sabotaged()?, &[])?, Some(server), None)
+        Self::with(Daemon::set_up_with(debuggable()?, &[])?, Some(server), None)
     }
 
     /// The same with the cache directory, or the directory of the datastore, on a disk with these options. `None`, and
     /// said so, where that is not possible.
     pub(crate) fn on_disk(side: Side, options: &str) -> Result<Option<Self>> {
-        let daemon = Daemon::set_up_with(sabotaged()?, &[])?;
+        let daemon = Daemon::set_up_with(debuggable()?, &[])?;
         let place = match side {
             Side::Bucket => daemon.cache_dir(STORE),
             Side::Directory => daemon.store_dir(STORE),

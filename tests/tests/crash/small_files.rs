@@ -143,7 +143,7 @@ fn set_up(site: &Site, step: Step) -> Result<u64> {
     for passing in 1..FILES_MAX {
         let dir = site.daemon.dir().join(format!("setup-{step:?}-{passing}"));
         let set_up = |stop_at: Option<String>| {
-            let mut command = holdfast_tests::binary::sabotaged()?.command();
+            let mut command = holdfast_tests::binary::debuggable()?.command();
             command.args([
                 "setup",
                 "--listen",
@@ -180,7 +180,7 @@ fn set_up(site: &Site, step: Step) -> Result<u64> {
         }
         again.success()?;
         // Whatever uses the set-up tidies it.
-        let mut list = holdfast_tests::binary::sabotaged()?.command();
+        let mut list = holdfast_tests::binary::debuggable()?.command();
         list.args(["user", "list", "--config"]).arg(&config);
         run(&mut list, b"", COMMAND_TIME_MAX)?.success()?;
         for entry in fs::read_dir(&dir)? {

@@ -16,13 +16,12 @@ const VARIABLE: &str = "HOLDFAST_SABOTAGE";
 const TEST_MAX: Duration = Duration::from_mins(1);
 const SIMULATION_MAX: Duration = Duration::from_mins(15);
 
-/// Builds a program with the switches and answers where it is.
+/// Builds a program, for debugging and so with the switches, and answers where it is.
 fn build(arguments: &[&str], target: &str) -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = Command::new(cargo)
         .args(arguments)
         .args(["--quiet", "--workspace"])
-        .args(["--features", "holdfast-tests/sabotage"])
         .arg("--message-format=json")
         .stderr(Stdio::inherit())
         .output()
