@@ -106,13 +106,11 @@ impl Args {
         if let Some(rule) = &self.sabotage {
             binary::turn_off(rule)?;
         }
-        match &self.holdfast {
-            Some(path) => binary::use_program(path),
-            None => {
-                let profile = Profile::of(self.release);
-                binary::use_program(&binary::build(profile)?)
-            }
-        }
+        let program = match &self.holdfast {
+            Some(path) => path.clone(),
+            None => binary::build(Profile::of(self.release))?,
+        };
+        binary::use_program(&program)
     }
 }
 
