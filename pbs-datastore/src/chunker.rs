@@ -39,25 +39,34 @@ impl Gear {
     /// Looks for a cut in `input`, which continues a chunk of `before` bytes. Returns how many bytes of it belong to the
     /// chunk and whether it ends there.
     fn scan(&mut self, before: usize, input: &[u8]) -> (usize, bool) {
-        let (least, greatest) = (self.average / 4, self.average * 4);
-        let first = least.saturating_sub(before);
-        for (i, byte) in input.iter().enumerate().skip(first) {
-            let length = before + i;
-            if length == greatest {
-                return (i, true);
-            }
-            self.hash = (self.hash << 1).wrapping_add(self.table[usize::from(*byte)]);
-            let mask = if length < self.average {
-                self.masks.0
-            } else {
-                self.masks.1
-            };
-            // The byte that completes the pattern is the first of the next chunk.
-            if self.hash & mask == 0 {
-                return (i, true);
-            }
+        let at = |length: usize| length.saturating_sub(before).min(input.len());
+        let greatest = self.average * 4;
+        let (first, middle, last) = (at(self.average / 4), at(self.average), at(greatest));
+        let (before_average, after) = self.masks;
+        let cut = self
+            .find(&input[first..middle], before_average)
+            .map(|i| first + i)
+            .or_else(|| Some(middle + self.find(&input[middle..last], after)?));
+        match cut {
+            Some(cut) => (cut, true),
+            None => (last, before + last == greatest),
         }
-        (input.len(), before + input.len() == greatest)
+    }
+
+    /// Rolls over `bytes` up to the one that completes the pattern, which is the first of the next chunk.
+    fn find(&mut self, bytes: &[u8], mask: u64) -> Option<usize> {
+        let (table, mut hash, mut found) = (&*self.table, self.hash, None);
+        let mut i = 0;
+        while i < bytes.len() {
+            hash = (hash << 1).wrapping_add(table[usize::from(bytes[i])]);
+            if hash & mask == 0 {
+                found = Some(i);
+                break;
+            }
+            i += 1;
+        }
+        self.hash = hash;
+        found
     }
 }
 

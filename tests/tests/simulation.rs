@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 
 /// Enough for every kind of end, of store and of fault.
-const SEEDS: usize = 60;
+const SEEDS: usize = 45;
 
 /// One line for each of so many seeds, or months: its number, and a digest of all that happened.
 fn histories(what: &str, seeds: usize, way: &[&str]) -> Result<Vec<String>> {
