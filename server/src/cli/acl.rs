@@ -25,6 +25,21 @@ pub(crate) enum AclCommand {
         #[command(flatten)]
         manage: ManageArgs,
     },
+    /// Show what a user or API token may do, where it was given something or at one path.
+    Permissions {
+        /// A user, NAME@REALM, or an API token, NAME@REALM!TOKEN.
+        id: AuthId,
+        /// Only at this path, such as /datastore/NAME/NAMESPACE.
+        #[arg(long)]
+        path: Option<AclPath>,
+        #[command(flatten)]
+        manage: ManageArgs,
+    },
+    /// List the roles with what each of them may do.
+    Roles {
+        #[command(flatten)]
+        manage: ManageArgs,
+    },
     /// Take a role away.
     Remove {
         #[command(flatten)]
@@ -54,6 +69,33 @@ const COLUMNS: &[Column] = &[
         if below { "yes" } else { "no" }.to_owned()
     }),
 ];
+
+const ROLES: &[Column] = &[
+    ("role", |row| plain(&row["roleid"])),
+    ("may", |row| plain(&row["privs"])),
+];
+
+const PERMISSIONS: &[Column] = &[
+    ("path", |row| plain(&row["path"])),
+    ("may", |row| plain(&row["here and below"])),
+    ("may only here", |row| plain(&row["here"])),
+];
+
+/// A row for each path of what somebody may do.
+fn permission_rows(data: &Value) -> Vec<Value> {
+    let paths = data.as_object().into_iter().flatten();
+    paths
+        .map(|(path, privileges)| {
+            let of = |below: bool| -> Vec<&String> {
+                let all = privileges.as_object().into_iter().flatten();
+                all.filter(|(_, value)| **value == below)
+                    .map(|(name, _)| name)
+                    .collect()
+            };
+            json!({ "path": path, "here and below": of(true), "here": of(false) })
+        })
+        .collect()
+}
 
 impl Right {
     fn params(&self, more: &[(&str, Value)]) -> Value {
@@ -90,6 +132,23 @@ impl AclCommand {
             Self::List { manage } => {
                 let data = manage.call(Method::GET, "access/acl", nothing()).await?;
                 manage.output().table(&rows(data), COLUMNS)
+            }
+            Self::Permissions { id, path, manage } => {
+                let mut params = json!({ "auth-id": id.to_string() });
+                if let Some(path) = path {
+                    params["path"] = json!(path.to_string());
+                }
+                let path = "access/permissions";
+                let data = manage.call(Method::GET, path, params).await?;
+                let output = manage.output();
+                if output.is_json() {
+                    return output.json(&data);
+                }
+                output.table(&permission_rows(&data), PERMISSIONS)
+            }
+            Self::Roles { manage } => {
+                let data = manage.call(Method::GET, "access/roles", nothing()).await?;
+                manage.output().table(&rows(data), ROLES)
             }
             Self::Remove { right, manage } => {
                 let params = right.params(&[("delete", json!(true))]);

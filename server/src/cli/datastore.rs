@@ -20,6 +20,18 @@ pub(crate) enum DatastoreCommand {
         #[command(flatten)]
         manage: ManageArgs,
     },
+    /// Show how full the datastores are.
+    Usage {
+        #[command(flatten)]
+        manage: ManageArgs,
+    },
+    /// Show how many sessions read and write; which they are says: holdfast session list.
+    ActiveOperations {
+        /// The datastore's name.
+        name: String,
+        #[command(flatten)]
+        manage: ManageArgs,
+    },
     /// Show the settings and the state of a datastore.
     Show {
         /// Its name.
@@ -247,6 +259,17 @@ impl CreateArgs {
     }
 }
 
+const USAGE: &[Column] = &[
+    ("datastore", |row| plain(&row["store"])),
+    ("used", |row| bytes_of(&row["used"])),
+    ("available", |row| bytes_of(&row["avail"])),
+    ("total", |row| bytes_of(&row["total"])),
+    ("garbage found", |row| {
+        bytes_of(&row["gc-status"]["pending-bytes"])
+    }),
+    ("", |row| plain(&row["error"])),
+];
+
 impl DatastoreCommand {
     /// Runs the command.
     pub(super) async fn run(self, progress: &Progress) -> anyhow::Result<()> {
@@ -272,6 +295,16 @@ impl DatastoreCommand {
                     .call(Method::GET, "config/datastore", nothing())
                     .await?;
                 manage.output().table(&rows(data), COLUMNS)
+            }
+            Self::Usage { manage } => {
+                let path = "status/datastore-usage";
+                let data = manage.call(Method::GET, path, nothing()).await?;
+                manage.output().table(&rows(data), USAGE)
+            }
+            Self::ActiveOperations { name, manage } => {
+                let path = format!("admin/datastore/{name}/active-operations");
+                let data = manage.call(Method::GET, &path, nothing()).await?;
+                manage.output().members(&data)
             }
             Self::Show { name, manage } => {
                 let path = format!("config/datastore/{name}");

@@ -88,6 +88,14 @@ impl Link {
         }
     }
 
+    /// GETs what is no JSON. A refusal is an error with the sentence of the daemon.
+    pub(super) async fn text(&self, path: &str) -> anyhow::Result<String> {
+        let nothing = Value::Object(serde_json::Map::new());
+        let response = self.respond(request(Method::GET, path, &nothing)?).await?;
+        let body = body_of(&response)?;
+        Ok(String::from_utf8_lossy(body).into_owned())
+    }
+
     /// Makes a call below `/api2/json` and answers its data. A refusal is an error with the sentence of the daemon.
     pub(super) async fn call(
         &self,
@@ -100,14 +108,17 @@ impl Link {
 
     /// The same with everything beside the data.
     async fn envelope(&self, method: Method, path: &str, params: Value) -> anyhow::Result<Value> {
-        let request = request(method, path, &params)?;
-        let response = match &self.way {
+        let response = self.respond(request(method, path, &params)?).await?;
+        serde_json::from_slice(body_of(&response)?).context("the daemon's answer is no JSON")
+    }
+
+    async fn respond(&self, request: Request<Full<Bytes>>) -> anyhow::Result<Response<Bytes>> {
+        match &self.way {
             Way::Running(state_dir) => control::ask(state_dir, &self.env, request)
                 .await?
-                .context("the daemon has just stopped; repeat the command")?,
-            Way::Down(daemon) => daemon.respond_whole(request, Caller::Owner).await,
-        };
-        envelope_of(&response)
+                .context("the daemon has just stopped; repeat the command"),
+            Way::Down(daemon) => Ok(daemon.respond_whole(request, Caller::Owner).await),
+        }
     }
 
     /// Refuses what only a daemon that runs can do.
@@ -155,10 +166,11 @@ impl TaskSource for Link {
     }
 }
 
-fn envelope_of(response: &Response<Bytes>) -> anyhow::Result<Value> {
+/// The body of a call that was carried out.
+fn body_of(response: &Response<Bytes>) -> anyhow::Result<&Bytes> {
     let body = response.body();
     if response.status() != StatusCode::OK {
         bail!("{}", String::from_utf8_lossy(body).trim());
     }
-    serde_json::from_slice(body).context("the daemon's answer is no JSON")
+    Ok(body)
 }

@@ -3,6 +3,7 @@
 //! Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 failed, 2 done with warnings,
 //! or wrong usage.
 
+mod account;
 mod acl;
 mod calls;
 mod datastore;
@@ -31,7 +32,7 @@ use serde_json::{Value, json};
 use self::job::{JobCommand, PruneSettings, VerifySettings};
 use self::link::Link;
 use crate::client::ClientCommand;
-use crate::client::output::{Output, OutputArgs};
+use crate::client::output::{Output, OutputArgs, print};
 use crate::client::progress::Progress;
 use crate::daemon::CONFIG_FILE;
 use crate::embedded_s3::S3ServerArgs;
@@ -101,6 +102,8 @@ enum Command {
     Completions(pages::CompletionsArgs),
     /// Write man pages, one for each command.
     Man(pages::ManArgs),
+    /// Print the figures of the daemon as Prometheus reads them.
+    Metrics(MetricsArgs),
     /// Print the REST API of the daemon as an OpenAPI document; no daemon is needed.
     Openapi,
     /// Serve a directory as an S3 bucket.
@@ -109,6 +112,24 @@ enum Command {
     /// Print every call that the daemon answers, as JSON.
     #[command(hide = true)]
     Calls,
+}
+
+/// `holdfast metrics`
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct MetricsArgs {
+    /// The daemon's configuration file.
+    #[arg(long, env = "HOLDFAST_CONFIG", default_value = CONFIG_FILE, value_name = "FILE")]
+    config: PathBuf,
+}
+
+impl MetricsArgs {
+    async fn run(self) -> anyhow::Result<()> {
+        let link = Link::open(&self.config).await?;
+        link.demand_running()?;
+        let figures = link.text("metrics").await;
+        link.close().await;
+        print(figures?.trim_end())
+    }
 }
 
 /// Which set-up a management command is about, and how it prints.
@@ -208,6 +229,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
             Command::S3Server(args) => args.run().await,
             Command::Completions(args) => args.run(),
             Command::Man(args) => args.run(),
+            Command::Metrics(args) => args.run().await,
             Command::Openapi => calls::print_openapi(),
             Command::Calls => calls::print_calls(),
         };

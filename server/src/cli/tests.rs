@@ -1,5 +1,7 @@
 //! Tests of the command line.
 
+mod coverage;
+
 use clap::{CommandFactory as _, Parser as _};
 use http::Method;
 use rstest::rstest;

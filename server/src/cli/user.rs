@@ -3,6 +3,7 @@
 use http::Method;
 use serde_json::{Value, json};
 
+use super::account::{AccountSettings, enabled, expires};
 use super::password::{self, PASSWORD_VARIABLE};
 use super::{ManageArgs, given, nothing, rows};
 use crate::client::output::{Column, plain, time_of};
@@ -18,14 +19,32 @@ pub(crate) enum UserCommand {
         /// Add the user without a password, who then can only use API tokens.
         #[arg(long)]
         no_password: bool,
-        /// One line about the user.
-        #[arg(long, value_name = "TEXT")]
-        comment: Option<String>,
+        #[command(flatten)]
+        settings: AccountSettings,
         #[command(flatten)]
         manage: ManageArgs,
     },
     /// List the users.
     List {
+        #[command(flatten)]
+        manage: ManageArgs,
+    },
+    /// Show a user with the API tokens.
+    Show {
+        /// The user.
+        user: String,
+        #[command(flatten)]
+        manage: ManageArgs,
+    },
+    /// Change the settings of a user that are given.
+    Update {
+        /// The user.
+        user: String,
+        #[command(flatten)]
+        settings: AccountSettings,
+        /// Set this setting back to its default; may be repeated.
+        #[arg(long, value_name = "SETTING")]
+        delete: Vec<String>,
         #[command(flatten)]
         manage: ManageArgs,
     },
@@ -64,21 +83,36 @@ pub(crate) enum UserCommand {
         #[command(flatten)]
         manage: ManageArgs,
     },
+    /// List the realms that users can be of.
+    Realms {
+        #[command(flatten)]
+        manage: ManageArgs,
+    },
 }
 
 const COLUMNS: &[Column] = &[
     ("user", |row| plain(&row["userid"])),
     ("enabled", enabled),
-    ("expires", |row| time_of(&row["expire"])),
+    ("expires", expires),
     ("locked until", |row| time_of(&row["locked-until"])),
     ("comment", |row| plain(&row["comment"])),
 ];
 
-/// A row without the member is enabled.
-pub(super) fn enabled(row: &Value) -> String {
-    let enabled = row["enable"].as_bool().unwrap_or(true);
-    if enabled { "yes" } else { "no" }.to_owned()
+/// The names of a user's API tokens.
+fn tokens(row: &Value) -> String {
+    let tokens = row["tokens"].as_array().into_iter().flatten();
+    let names: Vec<_> = tokens.map(|token| plain(&token["tokenid"])).collect();
+    names.join(" ")
 }
+
+const REALMS: &[Column] = &[
+    ("realm", |row| plain(&row["realm"])),
+    ("type", |row| plain(&row["type"])),
+    ("default", |row| {
+        let default = row["default"] == true;
+        if default { "yes" } else { "" }.to_owned()
+    }),
+];
 
 impl UserCommand {
     /// Runs the command.
@@ -87,17 +121,17 @@ impl UserCommand {
             Self::Add {
                 user,
                 no_password,
-                comment,
+                settings,
                 manage,
             } => {
                 let password = (!no_password)
                     .then(|| password::read(PASSWORD_VARIABLE, "Password", true))
                     .transpose()?;
-                let params = given(&[
-                    ("userid", json!(user)),
-                    ("password", json!(password)),
-                    ("comment", json!(comment)),
-                ]);
+                let mut params = given(&settings.params());
+                params["userid"] = json!(user);
+                if let Some(password) = password {
+                    params["password"] = json!(password);
+                }
                 let done = format!(
                     "User '{user}' was added. It has no rights yet; give some with: holdfast acl set"
                 );
@@ -108,6 +142,26 @@ impl UserCommand {
             Self::List { manage } => {
                 let data = manage.call(Method::GET, "access/users", nothing()).await?;
                 manage.output().table(&rows(data), COLUMNS)
+            }
+            Self::Show { user, manage } => {
+                let path = format!("access/users/{user}");
+                let data = manage.call(Method::GET, &path, nothing()).await?;
+                let columns = [COLUMNS, &[("tokens", tokens)]].concat();
+                manage.output().row(&data, &columns)
+            }
+            Self::Update {
+                user,
+                settings,
+                delete,
+                manage,
+            } => {
+                let path = format!("access/users/{user}");
+                let mut params = given(&settings.params());
+                if !delete.is_empty() {
+                    params["delete"] = json!(delete);
+                }
+                let done = format!("User '{user}' was changed.");
+                manage.change(Method::PUT, &path, params, &done).await
             }
             Self::Passwd { user, manage } => {
                 let password = password::read(PASSWORD_VARIABLE, "New password", true)?;
@@ -138,6 +192,12 @@ impl UserCommand {
                 let path = format!("access/users/{user}");
                 let done = format!("User '{user}' was removed.");
                 manage.change(Method::DELETE, &path, nothing(), &done).await
+            }
+            Self::Realms { manage } => {
+                let data = manage
+                    .call(Method::GET, "access/domains", nothing())
+                    .await?;
+                manage.output().table(&rows(data), REALMS)
             }
         }
     }

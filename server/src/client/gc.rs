@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 
 use super::ServerArgs;
-use super::output;
+use super::output::{self, Column, plain, time_of};
 use super::progress::Progress;
+use super::snapshot::rows_of;
 use super::task::start_and_follow;
 
 /// `holdfast gc …`
@@ -24,12 +25,25 @@ pub(crate) enum GcCommand {
         #[command(flatten)]
         server: ServerArgs,
     },
+    /// List when garbage is collected in each datastore, and how the last collection ended.
+    List {
+        #[command(flatten)]
+        server: ServerArgs,
+    },
     /// Show what the last garbage collection found and removed.
     Status {
         #[command(flatten)]
         server: ServerArgs,
     },
 }
+
+const COLUMNS: &[Column] = &[
+    ("datastore", |row| plain(&row["store"])),
+    ("schedule", |row| plain(&row["schedule"])),
+    ("next run", |row| time_of(&row["next-run"])),
+    ("last run ended", |row| time_of(&row["last-run-endtime"])),
+    ("last state", |row| plain(&row["last-run-state"])),
+];
 
 impl GcCommand {
     pub(super) async fn run(self, progress: &Progress) -> anyhow::Result<()> {
@@ -51,6 +65,12 @@ impl GcCommand {
                 }
                 start_and_follow(&mut session, "gc", &body, detach, output, progress).await
             }
+            Self::List { server } => {
+                let mut session = server.session().await?;
+                let list = session.get("/admin/gc", &[]).await?;
+                let list = rows_of(list["data"].clone())?;
+                server.output().table(&list, COLUMNS)
+            }
             Self::Status { server } => {
                 let mut session = server.session().await?;
                 let path = session.datastore("gc");
@@ -64,7 +84,7 @@ impl GcCommand {
 /// One line for each member, bytes with their unit, times as such.
 fn lines(status: &Value) -> String {
     let Some(members) = status.as_object() else {
-        return output::plain(status);
+        return plain(status);
     };
     let lines = members
         .iter()
@@ -72,8 +92,8 @@ fn lines(status: &Value) -> String {
         .map(|(name, value)| {
             let value = match name.rsplit_once('-') {
                 Some((_, "bytes")) => output::bytes_of(value),
-                Some((_, "since")) => output::time_of(value),
-                _ => output::plain(value),
+                Some((_, "since")) => time_of(value),
+                _ => plain(value),
             };
             format!("{name}: {value}")
         });

@@ -63,13 +63,13 @@ pub(crate) enum ClientCommand {
     /// List and forget backup groups, and show or change their notes.
     #[command(subcommand)]
     Group(group::GroupCommand),
-    /// Remove the snapshots of a group that no rule keeps, or show which.
+    /// Remove the snapshots of a group, or of all groups of a namespace, that no rule keeps, or show which.
     Prune(prune::PruneArgs),
     /// Have the server read snapshots back.
     Verify(verify::VerifyArgs),
     /// Show how full the datastore is.
     Status(status::StatusArgs),
-    /// Show the server's version.
+    /// Show the server's version, and the id of the installation.
     Version(status::StatusArgs),
     /// Give a backup group another owner.
     ChangeOwner(group::ChangeOwnerArgs),
@@ -171,7 +171,7 @@ async fn dispatch(command: ClientCommand, progress: &Arc<Progress>) -> anyhow::R
         ClientCommand::Snapshot(command) => command.run(progress).await,
         ClientCommand::Catalog(command) => command.run(progress).await,
         ClientCommand::Group(command) => command.run(progress).await,
-        ClientCommand::Prune(args) => args.run().await,
+        ClientCommand::Prune(args) => args.run(progress).await,
         ClientCommand::Verify(args) => args.run(progress).await,
         ClientCommand::Status(args) => args.status().await,
         ClientCommand::Version(args) => args.version().await,

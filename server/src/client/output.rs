@@ -68,6 +68,14 @@ impl Output {
         }
     }
 
+    /// One row of such a table: as it came in JSON, a line for each cell that says something otherwise.
+    pub(crate) fn row(self, row: &Value, columns: &[Column]) -> anyhow::Result<()> {
+        let cells = columns.iter().map(|(title, cell)| (title, cell(row)));
+        let said = cells.filter(|(_, cell)| !cell.is_empty());
+        let lines = said.map(|(title, cell)| format!("{title}: {cell}"));
+        self.value(row, &lines.collect::<Vec<_>>().join("\n"))
+    }
+
     /// A line for a person; nothing in JSON.
     pub(crate) fn text(self, line: &str) -> anyhow::Result<()> {
         if self.format == OutputFormat::Text {
@@ -75,6 +83,11 @@ impl Output {
         } else {
             Ok(())
         }
+    }
+
+    /// Whether a program reads it.
+    pub(crate) fn is_json(self) -> bool {
+        self.format == OutputFormat::Json
     }
 
     /// A value for a program; nothing in text.

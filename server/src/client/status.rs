@@ -3,6 +3,9 @@
 use super::ServerArgs;
 use super::output::{bytes_of, plain};
 
+/// The member of an installation's id.
+const INSTANCE: &str = "pbs-instance-id";
+
 /// `holdfast status`, `holdfast version`
 #[derive(Debug, clap::Args)]
 pub(crate) struct StatusArgs {
@@ -57,13 +60,19 @@ impl StatusArgs {
         self.server.output().value(&status, &lines.join("\n"))
     }
 
-    /// Shows the version of the server.
+    /// Shows the version of the server, and which installation it is where it tells that.
     pub(super) async fn version(self) -> anyhow::Result<()> {
         let mut session = self.server.session().await?;
-        let version = session.get("/version", &[]).await?["data"].take();
+        let mut version = session.get("/version", &[]).await?["data"].take();
         let (major, patch) = (plain(&version["version"]), plain(&version["release"]));
-        self.server
-            .output()
-            .value(&version, &format!("server: {major}.{patch}"))
+        let mut text = format!("server: {major}.{patch}");
+        // Not every server has one, and not everybody may ask.
+        let identity = session.get("/nodes/localhost/identity", &[]).await;
+        if let Ok(identity) = identity {
+            let id = &identity["data"][INSTANCE];
+            text = format!("{text}\ninstance: {}", plain(id));
+            version[INSTANCE] = id.clone();
+        }
+        self.server.output().value(&version, &text)
     }
 }

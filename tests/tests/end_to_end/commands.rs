@@ -197,6 +197,53 @@ fn lists_and_attributes(daemon: &Daemon, store: &str) -> Result<()> {
     Ok(())
 }
 
+/// What an administrator asks, and what an account is.
+fn questions(daemon: &Daemon, store: &str) -> Result<()> {
+    let user = daemon.user();
+    let told =
+        |arguments: &[&str]| -> Result<String> { Ok(daemon.manage(arguments)?.success()?.text()) };
+    let asked: [(&[&str], &str); 9] = [
+        (&["acl", "permissions", user], "Datastore.Modify"),
+        (&["acl", "roles"], "DatastoreBackup"),
+        (&["user", "show", user], user),
+        (&["user", "realms"], "pbs"),
+        (&["datastore", "list"], store),
+        (&["datastore", "usage"], store),
+        (&["datastore", "active-operations", store], "write: 0"),
+        (&["metrics"], "# EOF"),
+        (&["openapi"], "/admin/gc"),
+    ];
+    for (arguments, expected) in asked {
+        let text = told(arguments)?;
+        ensure!(text.contains(expected), "{arguments:?}: {text}");
+    }
+    let path = format!("/datastore/{store}");
+    let may = ["acl", "permissions", user, "--path", &path];
+    let may = [&may[..], &["--output-format", "json"]].concat();
+    let may = daemon.manage(&may)?.success()?.json()?;
+    ensure!(may[&path]["Datastore.Backup"] == true, "{may}");
+
+    told(&["user", "update", user, "--comment", "keeps it running"])?;
+    let shown = told(&["user", "show", user])?;
+    ensure!(shown.contains("keeps it running"), "{shown}");
+    told(&["user", "update", user, "--delete", "comment"])?;
+    let shown = told(&["user", "show", user])?;
+    ensure!(!shown.contains("keeps it running"), "{shown}");
+
+    let asked: [(&[&str], &str); 3] = [
+        (&["gc", "list"], store),
+        (&["version"], "instance: "),
+        (&["prune", "--keep-last", "1", "--dry-run"], "host/box"),
+    ];
+    for (arguments, expected) in asked {
+        let text = daemon.client(store, arguments)?.success()?.text();
+        ensure!(text.contains(expected), "{arguments:?}: {text}");
+    }
+    let listed = daemon.client_json(store, &["snapshot", "list", "host/box"])?;
+    ensure!(count(&listed) == 2, "a dry run removes nothing: {listed}");
+    Ok(())
+}
+
 fn namespaces(daemon: &Daemon, store: &str, sources: &Sources) -> Result<()> {
     daemon
         .client(store, &["namespace", "create", "team"])?
@@ -279,8 +326,26 @@ fn tokens(daemon: &Daemon, store: &str) -> Result<()> {
     // It neither owns the administrator's group nor may it collect.
     with_token(&["snapshot", "forget", "host/box/2023-11-14T23:13:20Z"])?.expect_code(1)?;
     with_token(&["gc", "start"])?.expect_code(1)?;
+    let list = ["snapshot", "list"];
+    let changes: [(&[&str], bool); 5] = [
+        (&["token", "disable", &token], false),
+        (&["token", "enable", &token], true),
+        (
+            &["token", "update", &token, "--expire", "2001-01-01"],
+            false,
+        ),
+        (&["token", "update", &token, "--expire", "never"], true),
+        (&["token", "update", &token, "--regenerate"], false),
+    ];
+    for (change, let_in) in changes {
+        daemon.manage(change)?.success()?;
+        with_token(&list)?.expect_code(i32::from(!let_in))?;
+    }
+    let shown = daemon.manage(&["token", "show", &token])?;
+    let shown = shown.success()?.text();
+    ensure!(shown.contains(&token), "{shown}");
     daemon.manage(&["token", "remove", &token])?.success()?;
-    with_token(&["snapshot", "list"])?.expect_code(1)?;
+    with_token(&list)?.expect_code(1)?;
     Ok(())
 }
 
@@ -318,6 +383,7 @@ fn everything(daemon: &Daemon, store: &str) -> Result<()> {
     fs::create_dir(&dir)?;
     let sources = backups_come_back(daemon, store, &dir).context("backups")?;
     lists_and_attributes(daemon, store).context("lists")?;
+    questions(daemon, store).context("questions")?;
     namespaces(daemon, store, &sources).context("namespaces")?;
     encryption(daemon, store, &sources, &dir).context("encryption")?;
     streams(daemon, store).context("streams")?;
