@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 
 /// Enough for every kind of end, of store and of fault.
-const SEEDS: usize = 45;
+const SEEDS: usize = 30;
 
 /// One line for each of so many seeds, or months: its number, and a digest of all that happened.
 fn histories(what: &str, seeds: usize, way: &[&str]) -> Result<Vec<String>> {
@@ -65,5 +65,5 @@ fn so_they_have_through_the_sdk() -> Result<()> {
 
 #[test]
 fn so_have_months_of_two_daemons() -> Result<()> {
-    compare("--months", 3, &[])
+    compare("--months", 2, &[])
 }
