@@ -210,7 +210,7 @@ fn questions(daemon: &Daemon, store: &str) -> Result<()> {
         (&["datastore", "list"], store),
         (&["datastore", "usage"], store),
         (&["datastore", "active-operations", store], "write: 0"),
-        (&["metrics"], "# EOF"),
+        (&["metrics"], "holdfast_datastore_up"),
         (&["openapi"], "/admin/gc"),
     ];
     for (arguments, expected) in asked {
