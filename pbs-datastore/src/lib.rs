@@ -105,8 +105,7 @@ pub use snapshots::{
     DeleteOptions, DeleteStats, FileInfo, GroupInfo, GroupLock, GroupRef, Lock, SnapshotFilter,
     SnapshotInfo, SnapshotRef, SnapshotState, Snapshots, UnsealedStats,
 };
-pub use step::Step;
-pub use step::watch as watch_steps;
+pub use step::{Step, watch as watch_steps};
 pub use sync::{
     Copied, DatastoreSource, DatastoreTarget, GroupFilter, GroupFilterError, InFlight, Mover,
     SnapshotSource, SyncCounts, SyncFile, SyncGroup, SyncOptions, SyncSnapshot, SyncSource,

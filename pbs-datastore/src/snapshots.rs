@@ -83,8 +83,9 @@ impl Snapshots {
         late_request_max: Duration,
     ) -> Arc<Self> {
         let env = contents.env().clone();
-        let frozen_until = report.gc_not_before;
-        let frozen_until = frozen_until.filter(|_| !sabotage::is_off(Rule::FrozenAfterCrash));
+        let frozen_until = report
+            .gc_not_before
+            .filter(|_| !sabotage::is_off(Rule::FrozenAfterCrash));
         let late = match contents.bucket() {
             Some(_) => late_request_max,
             None => Duration::ZERO,

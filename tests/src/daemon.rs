@@ -27,6 +27,8 @@ const READY_TIME_MAX: Duration = Duration::from_mins(1);
 const STOP_TIME_MAX: Duration = Duration::from_mins(1);
 /// How long a command may take.
 pub const COMMAND_TIME_MAX: Duration = Duration::from_mins(5);
+/// How long one read of an open answer may take: a crowd of them that shares little memory waits for its turns.
+const OPEN_READ_MAX: Duration = Duration::from_secs(90);
 
 /// What a running process is known by.
 struct Running {
@@ -468,7 +470,13 @@ impl Daemon {
 
     /// Begins to GET a path with these lines in the head; nothing of the answer is read yet.
     pub fn open_with(&self, path: &str, headers: &[&str]) -> Result<impl Read + use<>> {
-        https::open(self.address()?, &self.fingerprint, path, headers)
+        https::open(
+            self.address()?,
+            &self.fingerprint,
+            path,
+            headers,
+            OPEN_READ_MAX,
+        )
     }
 
     /// A client command of the administrator against one datastore.

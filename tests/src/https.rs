@@ -15,8 +15,8 @@ use rustls::{
 };
 use sha2::{Digest as _, Sha256};
 
-/// How long one read or write may take; a crowd that shares little memory waits for its turns.
-const TIME_MAX: Duration = Duration::from_secs(90);
+/// How long one read or write may take.
+const TIME_MAX: Duration = Duration::from_secs(20);
 
 /// An answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,7 +100,7 @@ pub fn pinned(fingerprint: &str) -> Result<ClientConfig> {
 
 /// GETs `path` from the daemon at `address`, which must show the certificate with this fingerprint. `headers` are whole lines.
 pub fn get(address: SocketAddr, fingerprint: &str, path: &str, headers: &[&str]) -> Result<Answer> {
-    let mut stream = open(address, fingerprint, path, headers)?;
+    let mut stream = open(address, fingerprint, path, headers, TIME_MAX)?;
     let mut answer = Vec::new();
     match stream.read_to_end(&mut answer) {
         Err(error) if error.kind() != std::io::ErrorKind::UnexpectedEof => Err(error)?,
@@ -109,16 +109,17 @@ pub fn get(address: SocketAddr, fingerprint: &str, path: &str, headers: &[&str])
     parse(&answer)
 }
 
-/// The same, and nothing of the answer is read yet.
+/// The same, and nothing of the answer is read yet; each read may take so long.
 pub fn open(
     address: SocketAddr,
     fingerprint: &str,
     path: &str,
     headers: &[&str],
+    read_max: Duration,
 ) -> Result<StreamOwned<ClientConnection, TcpStream>> {
     let config = Arc::new(pinned(fingerprint)?);
     let socket = TcpStream::connect_timeout(&address, TIME_MAX)?;
-    socket.set_read_timeout(Some(TIME_MAX))?;
+    socket.set_read_timeout(Some(read_max))?;
     socket.set_write_timeout(Some(TIME_MAX))?;
     let name = ServerName::IpAddress(address.ip().into());
     let connection = ClientConnection::new(config, name)?;

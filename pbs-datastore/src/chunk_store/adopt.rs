@@ -210,8 +210,9 @@ impl Look {
             let Some(marker) = marker.filter(|marker| !self.directory || marker.size > 0) else {
                 return Ok(Found::Missing);
             };
-            let nature = self.nature;
-            let nature = nature.filter(|_| !sabotage::is_off(Rule::CopiedNatureChecked));
+            let nature = self
+                .nature
+                .filter(|_| !sabotage::is_off(Rule::CopiedNatureChecked));
             if let Some(nature) = nature {
                 match self.nature_of(files, &digest, &marker)? {
                     Nature::Unknown if self.directory => return Ok(Found::Missing),

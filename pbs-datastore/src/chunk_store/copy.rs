@@ -196,9 +196,7 @@ impl ChunkStore {
             other => return Ok(other),
         };
         Step::InsertPut.passed();
-        let doubtful = source.ticket.is_overtaken();
-        let doubtful = doubtful && !sabotage::is_off(Rule::CopySourceWatched);
-        if doubtful {
+        if source.ticket.is_overtaken() && !sabotage::is_off(Rule::CopySourceWatched) {
             return Ok(ServerCopy::Doubtful);
         }
         // 5. and 6.

@@ -33,8 +33,7 @@ use tokio::time::Instant;
 
 use super::copy::BucketPlace;
 use super::guard::{ChunkTable, Guard};
-use super::marker::Marker;
-use super::marker::{Markers, Nature};
+use super::marker::{Marker, Markers, Nature};
 use super::upload::{Upload, Verdict, judge, same_nature};
 use crate::cache::Cache;
 use crate::error::About as _;

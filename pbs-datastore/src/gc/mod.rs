@@ -173,8 +173,7 @@ impl Collector {
                 "garbage collection is running already".to_owned(),
             ));
         };
-        let not_before = self.not_before;
-        let not_before = not_before.filter(|_| {
+        let not_before = self.not_before.filter(|_| {
             !sabotage::is_off(Rule::JournalReplayed)
                 && !sabotage::is_off(Rule::CollectionWaitsAfterCrash)
         });

@@ -63,8 +63,9 @@ impl Collector {
         if self.env.compute(move || is_good(&digest, body)).await {
             return Ok(false);
         }
-        let not_before = self.not_before;
-        let not_before = not_before.filter(|_| !sabotage::is_off(Rule::AsideWaits));
+        let not_before = self
+            .not_before
+            .filter(|_| !sabotage::is_off(Rule::AsideWaits));
         if not_before.is_some_and(|time| self.env.instant() < time) {
             // An owner before us may be healing it still. The next read finds it again.
             tracing::warn!(%digest, "the corrupt chunk is not set aside yet: requests of the time before may arrive");

@@ -120,8 +120,7 @@ impl LocalRecord {
         let same_start = start.is_some()
             && (start == self.start.as_deref() || start == self.starting.as_deref());
         let same_stop = record.stop.is_none() || record.stop == self.stop;
-        let same_epoch = record.epoch == self.epoch;
-        let same_epoch = same_epoch || sabotage::is_off(Rule::EpochCompared);
+        let same_epoch = record.epoch == self.epoch || sabotage::is_off(Rule::EpochCompared);
         record.instance.as_deref() == Some(&self.instance) && same_start && same_stop && same_epoch
     }
 }

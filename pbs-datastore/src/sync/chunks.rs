@@ -127,9 +127,7 @@ impl Bringing<'_> {
             let chunks = self.datastore.chunks();
             let adopted = chunks.adopt_known(self.session, &batch, archive.nature);
             let mut absent: HashSet<Digest> = adopted.await?.into_iter().collect();
-            let distrust = self.distrust;
-            let distrust = distrust && !sabotage::is_off(Rule::MendReadsBack);
-            if distrust {
+            if self.distrust && !sabotage::is_off(Rule::MendReadsBack) {
                 let there = batch.iter().filter(|(digest, _)| !absent.contains(digest));
                 let damaged = self.read_back(there.copied().collect(), archive.nature);
                 absent.extend(damaged.await?);

@@ -3,7 +3,7 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{ManageArgs, given, nothing, rows};
+use super::{ManageArgs, changes, given, nothing, rows};
 use crate::client::output::{Column, plain, time_of};
 use crate::client::progress::Progress;
 use crate::client::task::follow;
@@ -277,10 +277,7 @@ impl<S: JobSettings> JobCommand<S> {
                 delete,
                 manage,
             } => {
-                let mut params = given(&settings.params());
-                if !delete.is_empty() {
-                    params["delete"] = json!(delete);
-                }
+                let params = changes(&settings.params(), &delete);
                 let done = format!("The {kind} job '{id}' was changed.");
                 manage.change(Method::PUT, &one(&id), params, &done).await
             }

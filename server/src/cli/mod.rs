@@ -182,6 +182,15 @@ fn given(params: &[(&str, Value)]) -> Value {
     )
 }
 
+/// The parameters of a change: what is given, and which settings get their defaults again.
+fn changes(params: &[(&str, Value)], delete: &[String]) -> Value {
+    let mut params = given(params);
+    if !delete.is_empty() {
+        params["delete"] = json!(delete);
+    }
+    params
+}
+
 /// No parameters.
 fn nothing() -> Value {
     json!({})

@@ -50,6 +50,11 @@ fn the_command_line_is_consistent() {
 #[case("acl set / a@pbs Emperor", false)]
 #[case("acl remove / a@pbs!ci Admin", true)]
 #[case("snapshot list", true)]
+#[case("prune host/a --keep-last 1", true)]
+#[case("prune --keep-last 1", false)]
+#[case("prune --all-groups --max-depth 0 --keep-last 1", true)]
+#[case("prune host/a --all-groups --keep-last 1", false)]
+#[case("prune host/a --max-depth 0 --keep-last 1", false)]
 fn commands(#[case] line: &str, #[case] valid: bool) {
     let words = std::iter::once("holdfast").chain(line.split(' '));
     let parsed = Cli::try_parse_from(words);

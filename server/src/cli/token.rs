@@ -4,7 +4,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::account::{AccountSettings, enabled, expires};
-use super::{ManageArgs, given, nothing, rows};
+use super::{ManageArgs, changes, given, nothing, rows};
 use crate::auth::TokenId;
 use crate::client::output::{Column, Output, plain};
 
@@ -130,10 +130,7 @@ impl TokenCommand {
                 delete,
                 manage,
             } => {
-                let mut params = given(&settings.params());
-                if !delete.is_empty() {
-                    params["delete"] = json!(delete);
-                }
+                let mut params = changes(&settings.params(), &delete);
                 if regenerate {
                     params["regenerate"] = json!(true);
                 }

@@ -3,7 +3,7 @@
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{ManageArgs, given, nothing, rows};
+use super::{ManageArgs, changes, given, nothing, rows};
 use crate::client::output::{Column, bytes_of, plain};
 
 /// `holdfast traffic …`
@@ -135,10 +135,7 @@ impl TrafficCommand {
                 delete,
                 manage,
             } => {
-                let mut params = given(&settings.params());
-                if !delete.is_empty() {
-                    params["delete"] = json!(delete);
-                }
+                let params = changes(&settings.params(), &delete);
                 let done = format!("The rule '{name}' was changed and is in force.");
                 manage.change(Method::PUT, &one(&name), params, &done).await
             }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::account::{AccountSettings, enabled, expires};
 use super::password::{self, PASSWORD_VARIABLE};
-use super::{ManageArgs, given, nothing, rows};
+use super::{ManageArgs, changes, given, nothing, rows};
 use crate::client::output::{Column, plain, time_of};
 
 /// `holdfast user …`
@@ -156,10 +156,7 @@ impl UserCommand {
                 manage,
             } => {
                 let path = format!("access/users/{user}");
-                let mut params = given(&settings.params());
-                if !delete.is_empty() {
-                    params["delete"] = json!(delete);
-                }
+                let params = changes(&settings.params(), &delete);
                 let done = format!("User '{user}' was changed.");
                 manage.change(Method::PUT, &path, params, &done).await
             }

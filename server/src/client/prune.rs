@@ -14,18 +14,22 @@ use crate::cli::job::KeepArgs;
 /// `holdfast prune`
 #[derive(Debug, clap::Args)]
 pub(crate) struct PruneArgs {
-    /// TYPE/ID; all groups of the namespace, by a task, if not given.
+    /// TYPE/ID
+    #[arg(required_unless_present = "all_groups")]
     group: Option<BackupGroup>,
+    /// Prune all groups of the namespace, by a task.
+    #[arg(long, conflicts_with = "group")]
+    all_groups: bool,
     #[command(flatten)]
     keep: KeepArgs,
     /// Only show what would be removed.
     #[arg(long)]
     dry_run: bool,
-    /// Without a group: how many levels of namespaces below are meant too; all if not given.
-    #[arg(long, value_name = "LEVELS", conflicts_with = "group")]
+    /// With --all-groups: how many levels of namespaces below are meant too; all if not given.
+    #[arg(long, value_name = "LEVELS", requires = "all_groups")]
     max_depth: Option<u64>,
-    /// Without a group: print the task's id and leave it to run.
-    #[arg(long, conflicts_with = "group")]
+    /// With --all-groups: print the task's id and leave it to run.
+    #[arg(long, requires = "all_groups")]
     detach: bool,
     #[command(flatten)]
     repository: RepositoryArgs,

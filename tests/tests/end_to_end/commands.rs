@@ -232,7 +232,10 @@ fn questions(daemon: &Daemon, store: &str) -> Result<()> {
     let asked: [(&[&str], &str); 3] = [
         (&["gc", "list"], store),
         (&["version"], "instance: "),
-        (&["prune", "--keep-last", "1", "--dry-run"], "host/box"),
+        (
+            &["prune", "--all-groups", "--keep-last", "1", "--dry-run"],
+            "host/box",
+        ),
     ];
     for (arguments, expected) in asked {
         let text = daemon.client(store, arguments)?.success()?.text();

@@ -2,6 +2,7 @@
 //! of it without rights and with all. The daemon tells which calls there are (`holdfast calls`); one without a row here
 //! fails the suite.
 
+mod configuration;
 mod jobs;
 
 use std::collections::BTreeSet;
@@ -42,7 +43,10 @@ const NODE: [&str; 2] = ["node=localhost", "node=missing"];
 
 /// All calls, in an order in which the administrator can make them one after the other.
 pub(crate) fn rows() -> Vec<&'static Row> {
-    [FIRST, jobs::ROWS, LAST].into_iter().flatten().collect()
+    [FIRST, jobs::ROWS, NODES, configuration::ROWS, LAST]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// Those before jobs.
@@ -316,8 +320,8 @@ const FIRST: &[Row] = &[
     ),
 ];
 
-/// Those after jobs.
-const LAST: &[Row] = &[
+/// Those about nodes and tasks.
+const NODES: &[Row] = &[
     rest("GET", "/api2/json/version", NONE, Known, 200),
     rest("GET", "/api2/json/metrics", NONE, Filtered, 200),
     rest("GET", "/api2/json/openapi", NONE, Known, 200),
@@ -345,111 +349,10 @@ const LAST: &[Row] = &[
         Refused(403),
         200,
     ),
-    rest("GET", "/api2/json/config/datastore", NONE, Filtered, 200),
-    rest(
-        "POST",
-        "/api2/json/config/datastore",
-        [
-            "name=vault&backend=filesystem&path=/nowhere",
-            "name=missing&backend=filesystem&path=/nowhere",
-        ],
-        Refused(403),
-        400,
-    ),
-    rest(
-        "GET",
-        "/api2/json/config/datastore/{name}",
-        ["name=vault", "name=missing"],
-        Refused(403),
-        200,
-    ),
-    rest(
-        "GET",
-        "/api2/json/config/traffic-control",
-        NONE,
-        Refused(403),
-        200,
-    ),
-    rest(
-        "POST",
-        "/api2/json/config/traffic-control",
-        ["name=slow&rate-in=1GiB", "name=missing&rate-in=0"],
-        Refused(403),
-        200,
-    ),
-    rest(
-        "GET",
-        "/api2/json/config/traffic-control/{name}",
-        ["name=slow", "name=missing"],
-        Refused(403),
-        200,
-    ),
-    rest(
-        "PUT",
-        "/api2/json/config/traffic-control/{name}",
-        ["name=slow&comment=c", "name=missing&comment=c"],
-        Refused(403),
-        200,
-    ),
-    rest(
-        "DELETE",
-        "/api2/json/config/traffic-control/{name}",
-        ["name=slow", "name=missing"],
-        Refused(403),
-        200,
-    ),
-    rest("GET", "/api2/json/config/s3", NONE, Refused(403), 200),
-    rest(
-        "POST",
-        "/api2/json/config/s3",
-        [
-            "id=bucket-server&endpoint=http://127.0.0.1:9",
-            "id=missing&endpoint=http://127.0.0.1:9",
-        ],
-        Refused(403),
-        400,
-    ),
-    rest(
-        "GET",
-        "/api2/json/config/s3/{id}",
-        ["id=bucket-server", "id=missing"],
-        Refused(403),
-        200,
-    ),
-    rest(
-        "PUT",
-        "/api2/json/config/s3/{id}",
-        ["id=bucket-server&comment=c", "id=missing&comment=c"],
-        Refused(403),
-        200,
-    ),
-    rest(
-        "GET",
-        "/api2/json/config/s3/{id}/list-buckets",
-        ["id=bucket-server", "id=missing"],
-        Refused(403),
-        200,
-    ),
-    rest(
-        "POST",
-        "/api2/json/admin/s3/{id}/create-bucket",
-        [
-            "id=bucket-server&bucket=backups",
-            "id=missing&bucket=backups",
-        ],
-        Refused(403),
-        200,
-    ),
-    rest(
-        "PUT",
-        "/api2/json/admin/s3/{id}/check",
-        [
-            "id=bucket-server&bucket=backups",
-            "id=missing&bucket=backups",
-        ],
-        Refused(403),
-        200,
-    ),
+];
+
+/// Those after the configuration.
+const LAST: &[Row] = &[
     row(
         "upgrade",
         "GET",
