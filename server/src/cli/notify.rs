@@ -4,7 +4,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::password::{self, NOTIFY_SECRET_VARIABLE};
-use super::{ManageArgs, given, nothing, rows};
+use super::{ManageArgs, changes, given, nothing, rows};
 use crate::client::output::{Column, plain};
 
 /// `holdfast notify …`
@@ -180,12 +180,9 @@ impl NotifyCommand {
                 delete,
                 manage,
             } => {
-                let mut params = given(&settings.params());
+                let mut params = changes(&settings.params(), &delete);
                 if ask {
                     params["secret"] = secret()?;
-                }
-                if !delete.is_empty() {
-                    params["delete"] = json!(delete);
                 }
                 let done = format!("The notification '{name}' was changed.");
                 manage.change(Method::PUT, &one(&name), params, &done).await

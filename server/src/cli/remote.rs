@@ -4,7 +4,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::password::{self, REMOTE_PASSWORD_VARIABLE};
-use super::{ManageArgs, given, nothing, rows};
+use super::{ManageArgs, changes, given, nothing, rows};
 use crate::client::output::{Column, plain, time_of};
 
 /// `holdfast remote …`
@@ -169,15 +169,12 @@ impl RemoteCommand {
                 delete,
                 manage,
             } => {
-                let mut params = given(&settings.params());
+                let mut params = changes(&settings.params(), &delete);
                 let elsewhere = |name: &String| name != "comment";
                 let elsewhere = params.as_object().is_some_and(|p| p.keys().any(elsewhere))
                     || delete.iter().any(elsewhere);
                 if password || elsewhere {
                     params["password"] = secret()?;
-                }
-                if !delete.is_empty() {
-                    params["delete"] = json!(delete);
                 }
                 let done = format!("The remote '{name}' was changed.");
                 manage.change(Method::PUT, &one(&name), params, &done).await

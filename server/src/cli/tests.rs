@@ -55,6 +55,8 @@ fn the_command_line_is_consistent() {
 #[case("prune --all-groups --max-depth 0 --keep-last 1", true)]
 #[case("prune host/a --all-groups --keep-last 1", false)]
 #[case("prune host/a --max-depth 0 --keep-last 1", false)]
+#[case("prune host/a --detach --keep-last 1", false)]
+#[case("prune --max-depth 0 --keep-last 1", false)]
 fn commands(#[case] line: &str, #[case] valid: bool) {
     let words = std::iter::once("holdfast").chain(line.split(' '));
     let parsed = Cli::try_parse_from(words);

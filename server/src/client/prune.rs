@@ -26,10 +26,15 @@ pub(crate) struct PruneArgs {
     #[arg(long)]
     dry_run: bool,
     /// With --all-groups: how many levels of namespaces below are meant too; all if not given.
-    #[arg(long, value_name = "LEVELS", requires = "all_groups")]
+    #[arg(
+        long,
+        value_name = "LEVELS",
+        requires = "all_groups",
+        conflicts_with = "group"
+    )]
     max_depth: Option<u64>,
     /// With --all-groups: print the task's id and leave it to run.
-    #[arg(long, requires = "all_groups")]
+    #[arg(long, requires = "all_groups", conflicts_with = "group")]
     detach: bool,
     #[command(flatten)]
     repository: RepositoryArgs,
