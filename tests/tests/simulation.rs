@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
-/// Enough for every kind of end, of store and of fault.
+/// Each takes a second in both processes.
 const SEEDS: usize = 30;
 
 /// One line for each of so many seeds, or months: its number, and a digest of all that happened.

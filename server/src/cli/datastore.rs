@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use http::Method;
 use serde_json::{Value, json};
 
-use super::{ManageArgs, given, nothing, rows};
+use super::{ManageArgs, changes, given, nothing, rows};
 use crate::client::output::{Column, bytes_of, plain};
 use crate::client::progress::Progress;
 
@@ -169,8 +169,7 @@ pub(crate) struct UpdateArgs {
 
 impl UpdateArgs {
     fn params(&self) -> Value {
-        let delete = (!self.delete.is_empty()).then_some(&self.delete);
-        given(&[
+        let settings = [
             ("comment", json!(self.comment)),
             ("gc-schedule", json!(self.gc_schedule)),
             ("gc-jitter-seconds", json!(self.gc_jitter_seconds)),
@@ -187,8 +186,8 @@ impl UpdateArgs {
                 json!(self.late_request_max_seconds),
             ),
             ("sync-level", json!(self.sync_level)),
-            ("delete", json!(delete)),
-        ])
+        ];
+        changes(&settings, &self.delete)
     }
 }
 

@@ -8,7 +8,7 @@ use s3_client::Report;
 use serde_json::{Value, json};
 
 use super::password::{self, SECRET_KEY_VARIABLE};
-use super::{ManageArgs, given, nothing, rows};
+use super::{ManageArgs, changes, given, nothing, rows};
 use crate::client::output::{Column, Output, plain};
 
 /// `holdfast s3 …`
@@ -263,7 +263,6 @@ impl AddArgs {
 
 impl UpdateArgs {
     fn params(&self) -> anyhow::Result<Value> {
-        let delete = (!self.delete.is_empty()).then_some(&self.delete);
         let mut params = self.settings.params();
         params.extend([
             ("endpoint", json!(self.endpoint)),
@@ -271,9 +270,8 @@ impl UpdateArgs {
             ("credentials", json!(self.credentials)),
             ("access-key", json!(self.access_key)),
             ("secret-key", json!(secret_key(self.access_key.as_ref())?)),
-            ("delete", json!(delete)),
         ]);
-        Ok(given(&params))
+        Ok(changes(&params, &self.delete))
     }
 }
 

@@ -25,6 +25,7 @@ pub(crate) struct PruneArgs {
     /// Only show what would be removed.
     #[arg(long)]
     dry_run: bool,
+    // A requirement alone would not be asked for: its conflict with the group that is there excuses it.
     /// With --all-groups: how many levels of namespaces below are meant too; all if not given.
     #[arg(
         long,

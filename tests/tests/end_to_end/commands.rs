@@ -229,7 +229,8 @@ fn questions(daemon: &Daemon, store: &str) -> Result<()> {
     let shown = told(&["user", "show", user])?;
     ensure!(!shown.contains("keeps it running"), "{shown}");
 
-    let asked: [(&[&str], &str); 3] = [
+    let asked: [(&[&str], &str); 4] = [
+        (&["openapi"], "/admin/gc"),
         (&["gc", "list"], store),
         (&["version"], "instance: "),
         (
