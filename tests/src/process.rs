@@ -50,6 +50,16 @@ pub fn wait_for<T>(time: Duration, mut ask: impl FnMut() -> Option<T>) -> Option
     }
 }
 
+/// Backs up until that is taken. After an unclean stop a snapshot of the second of the start is refused, as one that the
+/// dead daemon could have made, until no request of that daemon can take effect.
+pub fn once_thawed(time: Duration, mut back_up: impl FnMut() -> Result<Output>) -> Result<Output> {
+    let taken = wait_for(time, || match back_up() {
+        Ok(output) if output.stderr.contains("not stopped cleanly") => None,
+        other => Some(other),
+    });
+    taken.context("no backup was taken for so long")?
+}
+
 /// Kills a process, and removes a directory, when the process that made the watchdog is gone. (A dropped handle does
 /// so itself; this is for a test process that is killed, and for what statics hold.)
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use holdfast_tests::daemon::{COMMAND_TIME_MAX, Daemon};
-use holdfast_tests::process::{Deadline, run, wait_for};
+use holdfast_tests::process::{Deadline, once_thawed, run, wait_for};
 use holdfast_tests::s3_server::{EmbeddedS3, S3Server as _};
 use s3_client::{Fault, Op};
 
@@ -49,13 +49,10 @@ fn a_stop_in_mid_backup_is_bounded_and_loses_nothing() -> Result<()> {
     daemon.explain(|| {
         ensure!(snapshots(&daemon)? == 1, "only what was finished is listed");
         comes_back(&daemon, "before", &image)?;
-        let done = wait_for(Duration::from_secs(10), || {
-            match backup(&daemon, &source, "after") {
-                Ok(output) if output.stderr.contains("not stopped cleanly") => None,
-                other => Some(other),
-            }
-        });
-        done.context("no backup for so long")??.success()?;
+        once_thawed(Duration::from_secs(10), || {
+            backup(&daemon, &source, "after")
+        })?
+        .success()?;
         comes_back(&daemon, "after", &image)
     });
     daemon.stop()

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use holdfast_tests::checkout;
 use holdfast_tests::content::{self, compare_files};
 use holdfast_tests::daemon::{COMMAND_TIME_MAX, Daemon};
-use holdfast_tests::process::{Output, run, wait_for};
+use holdfast_tests::process::{Output, once_thawed, run, wait_for};
 use holdfast_tests::s3_server::{EmbeddedS3, S3Server as _};
 use s3_client::{Fault, Op};
 use serde_json::Value;
@@ -172,7 +172,7 @@ impl Site {
         self.comes_back(host, "before")?;
         self.comes_back(host, "after")?;
         // The next one of a group, new data, and data that the lost host had in part.
-        self.back_up(host, "after")?.success()?;
+        once_thawed(COMMAND_TIME_MAX, || self.back_up(host, "after"))?.success()?;
         self.back_up(host, "new")?.success()?;
         self.back_up(host, "cut-off")?.success()?;
         forget(host, "before")?;
