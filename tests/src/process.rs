@@ -50,14 +50,14 @@ pub fn wait_for<T>(time: Duration, mut ask: impl FnMut() -> Option<T>) -> Option
     }
 }
 
-/// Backs up until that is taken. After an unclean stop a snapshot of the second of the start is refused, as one that the
-/// dead daemon could have made, until no request of that daemon can take effect.
-pub fn once_thawed(time: Duration, mut back_up: impl FnMut() -> Result<Output>) -> Result<Output> {
-    let taken = wait_for(time, || match back_up() {
-        Ok(output) if output.stderr.contains("not stopped cleanly") => None,
+/// Asks until the daemon does not ask to wait any more: for requests whose answers were lost, or, after an unclean stop,
+/// for those of the time before, as which a snapshot of the second of the start counts.
+pub fn once_settled(time: Duration, mut ask: impl FnMut() -> Result<Output>) -> Result<Output> {
+    let settled = wait_for(time, || match ask() {
+        Ok(output) if output.asks_to_wait() => None,
         other => Some(other),
     });
-    taken.context("no backup was taken for so long")?
+    settled.context("nothing was settled for so long")?
 }
 
 /// Kills a process, and removes a directory, when the process that made the watchdog is gone. (A dropped handle does
@@ -201,6 +201,12 @@ impl Output {
     pub fn json(&self) -> Result<serde_json::Value> {
         serde_json::from_slice(&self.stdout)
             .with_context(|| format!("no JSON on standard output: {self}"))
+    }
+
+    /// Whether the daemon said that it has to wait for requests whose answers were lost.
+    fn asks_to_wait(&self) -> bool {
+        let told = [self.text(), self.stderr.clone()].concat();
+        told.contains("not stopped cleanly") || told.contains("may still take effect")
     }
 
     /// Itself, if the program ended with `code`.

@@ -62,9 +62,7 @@ impl Snapshots {
     }
 
     pub(super) fn lock_edits(&self, id: &SnapshotRef) -> Result<Lock> {
-        let busy = format!(
-            "an earlier change of snapshot {id} got no answer from S3 and may still take effect; try again later"
-        );
+        let busy = format!("snapshot {id} is being changed");
         self.locks.exclusive(&format!("{id} edit"), &busy)
     }
 

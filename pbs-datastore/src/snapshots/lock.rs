@@ -42,6 +42,13 @@ struct Holders {
 }
 
 impl Holders {
+    /// Until when the lock is kept, if that is all that keeps others out.
+    fn kept_until(&self) -> Option<Instant> {
+        let held = self.exclusive || self.shared > 0;
+        let until = self.exclusive_until.max(self.shared_until);
+        until.filter(|_| !held)
+    }
+
     /// Forgets what was kept and has run out; answers whether anything is left.
     fn expire(&mut self, now: Instant) -> bool {
         self.exclusive_until = self.exclusive_until.filter(|until| *until > now);
@@ -121,11 +128,20 @@ impl Locks {
         }
         let holders = table.held.entry(name.to_owned()).or_default();
         holders.expire(now);
+        let free = match mode {
+            Mode::Exclusive => !holders.is_exclusive() && !holders.is_shared(),
+            Mode::Shared => !holders.is_exclusive(),
+        };
+        if !free {
+            return Err(Error::Busy(match holders.kept_until() {
+                Some(until) => format!(
+                    "{busy}: a request that got no answer from S3 may still take effect for {} s",
+                    until.saturating_duration_since(now).as_secs() + 1
+                ),
+                None => busy.to_owned(),
+            }));
+        }
         match mode {
-            Mode::Exclusive if holders.is_exclusive() || holders.is_shared() => {
-                return Err(Error::Busy(busy.to_owned()));
-            }
-            Mode::Shared if holders.is_exclusive() => return Err(Error::Busy(busy.to_owned())),
             Mode::Exclusive => holders.exclusive = true,
             Mode::Shared => holders.shared += 1,
         }
@@ -299,7 +315,11 @@ mod tests {
         locks.env.sleep(Duration::from_secs(100)).await;
         drop(lock);
         locks.env.sleep(Duration::from_secs(799)).await;
-        assert!(locks.shared("x", "busy").is_err());
+        let told = locks.shared("x", "busy").unwrap_err().to_string();
+        assert!(
+            told.starts_with("busy: ") && told.ends_with("for 2 s"),
+            "{told}"
+        );
         locks.wait_unheld("x").await;
         assert!(locks.exclusive("x", "busy").is_ok());
     }

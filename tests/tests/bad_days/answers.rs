@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use holdfast_tests::daemon::Daemon;
+use holdfast_tests::daemon::{COMMAND_TIME_MAX, Daemon};
+use holdfast_tests::process::once_settled;
 use holdfast_tests::s3_server::{EmbeddedS3, S3Server as _};
 use holdfast_tests::wire::Wire;
 use s3_client::{Action, Effect, ErrorKind, Fault, Op};
@@ -56,9 +57,9 @@ fn errors_slowness_and_lost_answers_are_outlasted() -> Result<()> {
         comes_back(&daemon, "one", &image)?;
 
         // The same for listings and deletions.
-        daemon
-            .client(STORE, &["snapshot", "forget", &only_snapshot(&daemon)?])?
-            .success()?;
+        let name = only_snapshot(&daemon)?;
+        let forget = || daemon.client(STORE, &["snapshot", "forget", &name]);
+        once_settled(COMMAND_TIME_MAX, forget)?.success()?;
         plan.add(
             Fault::on(Op::List)
                 .times(2)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use holdfast_tests::daemon::{COMMAND_TIME_MAX, Daemon};
-use holdfast_tests::process::{Deadline, once_thawed, run, wait_for};
+use holdfast_tests::process::{Deadline, once_settled, run, wait_for};
 use holdfast_tests::s3_server::{EmbeddedS3, S3Server as _};
 use s3_client::{Fault, Op};
 
@@ -49,7 +49,7 @@ fn a_stop_in_mid_backup_is_bounded_and_loses_nothing() -> Result<()> {
     daemon.explain(|| {
         ensure!(snapshots(&daemon)? == 1, "only what was finished is listed");
         comes_back(&daemon, "before", &image)?;
-        once_thawed(Duration::from_secs(10), || {
+        once_settled(Duration::from_secs(10), || {
             backup(&daemon, &source, "after")
         })?
         .success()?;

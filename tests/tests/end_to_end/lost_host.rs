@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use holdfast_tests::checkout;
 use holdfast_tests::content::{self, compare_files};
 use holdfast_tests::daemon::{COMMAND_TIME_MAX, Daemon};
-use holdfast_tests::process::{Output, once_thawed, run, wait_for};
+use holdfast_tests::process::{Output, once_settled, run, wait_for};
 use holdfast_tests::s3_server::{EmbeddedS3, S3Server as _};
 use s3_client::{Fault, Op};
 use serde_json::Value;
@@ -172,7 +172,7 @@ impl Site {
         self.comes_back(host, "before")?;
         self.comes_back(host, "after")?;
         // The next one of a group, new data, and data that the lost host had in part.
-        once_thawed(COMMAND_TIME_MAX, || self.back_up(host, "after"))?.success()?;
+        once_settled(COMMAND_TIME_MAX, || self.back_up(host, "after"))?.success()?;
         self.back_up(host, "new")?.success()?;
         self.back_up(host, "cut-off")?.success()?;
         forget(host, "before")?;
@@ -204,9 +204,8 @@ fn groups(host: &Daemon) -> Result<Vec<String>> {
 
 fn forget(host: &Daemon, id: &str) -> Result<()> {
     let group = format!("host/{id}");
-    host.client(STORE, &["group", "forget", &group])?
-        .success()
-        .map(drop)
+    let forget = || host.client(STORE, &["group", "forget", &group]);
+    once_settled(COMMAND_TIME_MAX, forget)?.success().map(drop)
 }
 
 /// Collects until so many chunks are gone; those of a second ago are still too young.
