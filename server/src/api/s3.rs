@@ -273,9 +273,9 @@ pub(crate) async fn update(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     let mut faults = Vec::new();
     for name in users {
         // What another daemon has taken over stays as it is, and so does what is nobody's now.
-        let state = daemon.stores.state(&name);
+        // Nobody may have the datastore in his hands while it is opened anew.
         let holds = matches!(
-            state,
+            daemon.stores.state(&name),
             Some(StoreState::Open(_) | StoreState::Faulty { .. } | StoreState::Opening)
         );
         if holds && let Err(error) = daemon.stores.open_now(&name, TakeOver::No).await {
