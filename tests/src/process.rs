@@ -205,8 +205,8 @@ impl Output {
 
     /// Whether the daemon said that it has to wait for requests whose answers were lost.
     fn asks_to_wait(&self) -> bool {
-        let told = [self.text(), self.stderr.clone()].concat();
-        told.contains("not stopped cleanly") || told.contains("may still take effect")
+        let told = |part| self.stderr.contains(part);
+        self.code != Some(0) && (told("not stopped cleanly") || told("may still take effect"))
     }
 
     /// Itself, if the program ended with `code`.

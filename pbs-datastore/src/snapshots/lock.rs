@@ -11,7 +11,8 @@
 //!
 //! **A lock outlives its holder** (I8): a request whose answer was lost may take effect until T after it was given up.
 //! [`Lock::note_lost`] records such a moment, and dropping the lock then keeps it, in the same mode, until T after the
-//! last one. A process that dies forgets its locks; the waits of the next start take their place.
+//! last one; who meets nothing but that is told for how long. A process that dies forgets its locks; the waits of the
+//! next start take their place.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,26 +43,23 @@ struct Holders {
 }
 
 impl Holders {
-    /// Until when the lock is kept, if that is all that keeps others out.
-    fn kept_until(&self) -> Option<Instant> {
-        let held = self.exclusive || self.shared > 0;
-        let until = self.exclusive_until.max(self.shared_until);
-        until.filter(|_| !held)
-    }
-
     /// Forgets what was kept and has run out; answers whether anything is left.
     fn expire(&mut self, now: Instant) -> bool {
         self.exclusive_until = self.exclusive_until.filter(|until| *until > now);
         self.shared_until = self.shared_until.filter(|until| *until > now);
-        self.is_exclusive() || self.is_shared()
+        let (held, until) = self.against(Mode::Exclusive);
+        held || until.is_some()
     }
 
-    fn is_exclusive(&self) -> bool {
-        self.exclusive || self.exclusive_until.is_some()
-    }
-
-    fn is_shared(&self) -> bool {
-        self.shared > 0 || self.shared_until.is_some()
+    /// What keeps `mode` out: whether somebody does who holds it, and until when what is kept does.
+    fn against(&self, mode: Mode) -> (bool, Option<Instant>) {
+        match mode {
+            Mode::Exclusive => (
+                self.exclusive || self.shared > 0,
+                self.exclusive_until.max(self.shared_until),
+            ),
+            Mode::Shared => (self.exclusive, self.exclusive_until),
+        }
     }
 }
 
@@ -128,18 +126,15 @@ impl Locks {
         }
         let holders = table.held.entry(name.to_owned()).or_default();
         holders.expire(now);
-        let free = match mode {
-            Mode::Exclusive => !holders.is_exclusive() && !holders.is_shared(),
-            Mode::Shared => !holders.is_exclusive(),
-        };
-        if !free {
-            return Err(Error::Busy(match holders.kept_until() {
-                Some(until) => format!(
+        match holders.against(mode) {
+            (true, _) => return Err(Error::Busy(busy.to_owned())),
+            (false, Some(until)) => {
+                return Err(Error::Busy(format!(
                     "{busy}: a request that got no answer from S3 may still take effect for {} s",
                     until.saturating_duration_since(now).as_secs() + 1
-                ),
-                None => busy.to_owned(),
-            }));
+                )));
+            }
+            (false, None) => {}
         }
         match mode {
             Mode::Exclusive => holders.exclusive = true,
@@ -322,6 +317,16 @@ mod tests {
         );
         locks.wait_unheld("x").await;
         assert!(locks.exclusive("x", "busy").is_ok());
+        // What is kept shared is shared, and says nothing while somebody holds it.
+        let lock = locks.shared("x", "busy").unwrap();
+        lock.note_lost(Some(locks.env.instant()));
+        drop(lock);
+        let told = locks.exclusive("x", "busy").unwrap_err().to_string();
+        assert!(told.ends_with("for 901 s"), "{told}");
+        let holder = locks.shared("x", "busy").unwrap();
+        let told = locks.exclusive("x", "busy").unwrap_err().to_string();
+        assert_eq!(told, "busy");
+        drop(holder);
     }
 
     #[tokio::test(start_paused = true)]

@@ -272,8 +272,8 @@ pub(crate) async fn update(daemon: Arc<Daemon>, mut call: Call) -> CallResult {
     .await?;
     let mut faults = Vec::new();
     for name in users {
-        // What another daemon has taken over stays as it is, and so does what is nobody's now.
-        // Nobody may have the datastore in his hands while it is opened anew.
+        // What another daemon has taken over stays as it is, and so does what is nobody's now. The state is not kept: it has
+        // the datastore, whose directory stays locked as long as anybody does.
         let holds = matches!(
             daemon.stores.state(&name),
             Some(StoreState::Open(_) | StoreState::Faulty { .. } | StoreState::Opening)
