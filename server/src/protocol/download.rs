@@ -16,8 +16,9 @@
 //! From its beginning on the connection goes by the rates of whoever downloads, until somebody else does over the same one.
 //!
 //! Memory: packed and unpacked forms of a chunk are both in memory while it is unpacked. Who asks for the second holds the
-//! first, so few do that at once ([`UnpackTurns`]), and who waits for a turn holds nothing that others wait for. A long index
-//! stays in memory for as long as its archive is sent; it takes only what is to spare.
+//! first, so few do that at once ([`UnpackTurns`]), and who waits for a turn holds nothing that others wait for. An index stays
+//! in memory for as long as its archive is sent: a short one in what the session has ([`READER_BYTES`]), and only what a long one
+//! has more takes what is to spare.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -36,7 +37,7 @@ use tokio::time::sleep;
 use super::answer::{PIECE_BYTES, keeping};
 use super::call::no_memory;
 use super::connection::{STOPPING, WATCH_INTERVAL};
-use super::memory::{Grant, ReaderMemory};
+use super::memory::{Grant, READER_BYTES, ReaderMemory};
 use super::session::{OpenRequest, OpenSession, SessionKind, SessionSubject};
 use crate::api::{ApiError, Caller};
 use crate::auth::AuthId;
@@ -101,7 +102,7 @@ struct Rest {
     index: Index,
     next: usize,
     stream: ChunkStream,
-    _memory: MemoryPermit,
+    _memory: Option<MemoryPermit>,
 }
 
 impl Download {
@@ -182,14 +183,21 @@ impl Download {
         Ok(self.send(name, first, length, Some(rest)))
     }
 
-    /// An index, with memory for as long as it is used.
+    /// An index, with memory for as long as it is used, beside that of the session.
     pub(crate) async fn index(
         &self,
         name: &ArchiveName,
-    ) -> Result<(Index, MemoryPermit), ApiError> {
+    ) -> Result<(Index, Option<MemoryPermit>), ApiError> {
         let bytes = self.reader.file_bytes(name).await?;
-        let memory = self.daemon.budget.try_take_spare(bytes);
-        let memory = memory.ok_or_else(no_memory)?;
+        let memory = match bytes.saturating_sub(READER_BYTES) {
+            0 => None,
+            more => Some(
+                self.daemon
+                    .budget
+                    .try_take_spare(more)
+                    .ok_or_else(no_memory)?,
+            ),
+        };
         let index = self.reader.index(name).await.map_err(missing)?;
         Ok((index, memory))
     }

@@ -41,8 +41,9 @@ const WRITER_WINDOW_BYTES_MAX: u64 = 32 * MIB;
 const READER_WINDOW_BYTES: u64 = 96 * KIB;
 /// Streams of such a session.
 const READER_STREAMS: u32 = 64;
-/// What such a session holds: its window, and the small bodies of all its streams.
-const READER_BYTES: u64 =
+/// What such a session holds: its window, and the small bodies of all its streams. Where there is neither, in a session of one
+/// request, a short index is held in it.
+pub(super) const READER_BYTES: u64 =
     READER_WINDOW_BYTES + READER_STREAMS as u64 * READER_BODY_BYTES_MAX as u64;
 /// Backup sessions, and reader sessions, that are admitted whatever else is held.
 pub(crate) const SESSIONS_SURE: usize = 64;

@@ -428,15 +428,21 @@ async fn many_downloads_share_little_memory() {
     const BYTES: usize = 200_000;
     let fixture = Fixture::new().await;
     let (chunks, whole) = archive(6, BYTES);
-    fixture.back_up(vec![stream(&chunks)]).await;
+    let long = vec![sent(b"x", None); 4200];
+    let long = Made::Stream("long.pxar.didx", CryptMode::None, long);
+    fixture.back_up(vec![stream(&chunks), long]).await;
     let budget = &fixture.daemon.budget;
     let rest = budget.bytes_free() - (1 << 20);
     let busy = budget.take(rest, Duration::ZERO).await.expect("free");
-    // An index takes only what is to spare, and now nothing is.
+    // A long index takes only what is to spare, and now nothing is; a short one is held in what the session has.
     let (status, _) = fixture
-        .refusal("download-decoded", "file-name=root.pxar.didx")
+        .refusal("download-decoded", "file-name=long.pxar.didx")
         .await;
     assert_eq!(status, 503);
+    let (status, body) = fixture
+        .take("download-decoded", "file-name=root.pxar.didx")
+        .await;
+    assert!(status == 200 && body == whole);
     drop(busy);
     let answers = (0..64).map(|_| fixture.ask("download-decoded", "file-name=root.pxar.didx"));
     let answers = tokio::time::timeout(EVER, join_all(answers)).await;
