@@ -37,7 +37,7 @@ use crate::files::{Files, optional};
 use crate::gc::{Bucket, Collector, CollectorParts, Recovery};
 use crate::layout::{Folder, LocalLayout, Place};
 use crate::metrics::CacheMetrics;
-use crate::owner::{Capabilities, Owner, StartReport};
+use crate::owner::{Capabilities, Owner, Released, StartReport};
 use crate::roots::{SessionRoots, SnapshotRoots};
 use crate::usage::Added;
 use crate::verify::VerifiedChunks;
@@ -318,6 +318,12 @@ impl Datastore {
     /// Why this process is not the owner any more, as far as it knows by now. What is stored can still be read.
     pub fn ownership_lost(&self) -> Option<String> {
         self.owner.fence().lost()
+    }
+
+    /// Tells when its directory is free for the next one: a datastore that was closed keeps it locked until nobody has it in
+    /// his hands any more.
+    pub fn released(&self) -> Released {
+        self.owner.released()
     }
 
     /// Asks the bucket whether this process is still the owner; [`Error::NotOwner`] is final.

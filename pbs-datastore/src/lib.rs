@@ -89,7 +89,7 @@ pub use mirror::RefreshStats;
 pub use namespace::{
     NAMESPACE_BYTES_MAX, NAMESPACE_COMPONENT_BYTES_MAX, NAMESPACE_DEPTH_MAX, Namespace,
 };
-pub use owner::{Capabilities, Fence, FencePass, Owner, OwnerConfig, StartReport};
+pub use owner::{Capabilities, Fence, FencePass, Owner, OwnerConfig, Released, StartReport};
 pub use prune::{KeepOptions, PruneCandidate, PruneMark, plan as plan_prune};
 pub use roots::{MarkSink, MarkStats, Needer, RootProvider, SessionRoots, SnapshotRoots};
 pub use safe_id::{

@@ -40,6 +40,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use s3_client::{ETag, ObjectKey, ObjectStore, Optional as _, Precondition, Put, PutOutcome};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::Env;
@@ -150,28 +151,52 @@ pub struct Owner {
     env: Env,
     fence: Fence,
     bucket: Option<BucketState>,
-    _lock: Box<dyn FileLock>,
+    lock: DirLock,
 }
 
+/// The lock of a directory, and who waits until it is given back.
+#[derive(Debug)]
+struct DirLock {
+    _file: Box<dyn FileLock>,
+    // After the lock: fields are dropped in their order.
+    gone: watch::Sender<()>,
+}
+
+/// Tells when the directory of a datastore that was closed is free for the next one.
+#[derive(Clone, Debug)]
+pub struct Released(watch::Receiver<()>);
+
+impl Released {
+    /// Returns when nobody has the datastore in his hands any more, which may be long after it was closed.
+    pub async fn wait(mut self) {
+        // Nothing is ever sent; the sender goes with the lock.
+        while self.0.changed().await.is_ok() {}
+    }
+}
+
+/// Time mends it: the other process may stop, and whoever still reads a datastore that was closed comes to his end.
 fn lock_refused(dir: &Path) -> Error {
-    Error::Refused(format!(
+    Error::Busy(format!(
         "another process uses the directory '{}'; stop it, or give each datastore a directory of its own",
         dir.display()
     ))
 }
 
 /// Creates the directory with its `.holdfast` and locks it.
-async fn lock_dir(env: &Env, dir: &Path, lock: PathBuf) -> Result<Box<dyn FileLock>> {
+async fn lock_dir(env: &Env, dir: &Path, lock: PathBuf) -> Result<DirLock> {
     let dir = dir.to_owned();
-    env.io(move |files| {
+    let locked = env.io(move |files| {
         let ours = dir.join(LocalLayout::Cache.folder(&Folder::Holdfast));
         files.create_dirs(&ours).about(&ours)?;
         files
             .lock(&lock)
             .about(&lock)?
             .ok_or_else(|| lock_refused(&dir))
+    });
+    Ok(DirLock {
+        _file: locked.await?,
+        gone: watch::Sender::new(()),
     })
-    .await
 }
 
 impl Owner {
@@ -190,7 +215,7 @@ impl Owner {
             env: env.clone(),
             fence,
             bucket: Some(bucket),
-            _lock: lock,
+            lock,
         };
         Ok((owner, report))
     }
@@ -220,9 +245,14 @@ impl Owner {
             env: env.clone(),
             fence,
             bucket: None,
-            _lock: lock,
+            lock,
         };
         Ok((owner, report))
+    }
+
+    /// Tells when the directory is free again, once this owner is dropped.
+    pub fn released(&self) -> Released {
+        Released(self.lock.gone.subscribe())
     }
 
     /// The question whether we are still the owner.

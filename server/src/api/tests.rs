@@ -147,6 +147,23 @@ impl Fixture {
 }
 
 #[tokio::test]
+async fn a_datastore_is_opened_anew_once_nobody_has_it_in_his_hands() {
+    let fixture = Fixture::new().await;
+    let stores = &fixture.daemon.stores;
+    let held = stores.get("one").expect("open");
+    let opened = stores.open_now("one", crate::stores::TakeOver::No);
+    let given_back = async {
+        while stores.opened("one").is_ok() {
+            tokio::task::yield_now().await;
+        }
+        drop(held);
+    };
+    let (opened, ()) = tokio::join!(opened, given_back);
+    opened.expect("its directory is free");
+    stores.get("one").expect("open again");
+}
+
+#[tokio::test]
 async fn a_locked_account_is_seen_and_unlocked_by_who_administers_it() {
     let fixture = Fixture::new().await;
     fixture.lock_out("backup@pbs").await;

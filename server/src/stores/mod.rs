@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use pbs_datastore::{Datastore, Env, Error, MemoryBudget};
+use pbs_datastore::{Datastore, Env, Error, MemoryBudget, Released};
 use s3_client::{AwsEndpoint, Meter, MeterSnapshot, Report, Tally};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -92,6 +92,8 @@ struct Entry {
     state: watch::Sender<StoreState>,
     wish: watch::Sender<Wish>,
     meter: Mutex<Option<Arc<Meter>>>,
+    /// Of the datastore, once it was opened.
+    released: Mutex<Option<Released>>,
 }
 
 #[derive(Debug)]
@@ -270,19 +272,26 @@ impl Stores {
         )))
     }
 
-    /// Closes a datastore, if it has a keeper, and waits for it, within bounds. One that is not closed by then is closed
-    /// later, by itself.
+    /// Closes a datastore, if it has a keeper, and waits for it, and until nobody has it in his hands, within bounds. One that
+    /// is not closed by then is closed later, by itself.
     pub(crate) async fn close(&self, name: &str) -> Result<(), ApiError> {
         let entry = locked(&self.0.entries).get(name).cloned();
         let Some(entry) = entry else {
             return Ok(());
         };
-        if !entry.end(self.0.env.instant() + CLOSE_MAX).await {
+        let by = self.0.env.instant() + CLOSE_MAX;
+        if !entry.end(by).await {
             return Err(ApiError::unavailable(format!(
                 "datastore '{name}' is still busy with being opened or closed; try again in a moment"
             )));
         }
         locked(&self.0.entries).remove(name);
+        if !entry.released(by).await {
+            tracing::warn!(
+                datastore = name,
+                "is closed and still being read; its directory stays locked until that has ended"
+            );
+        }
         Ok(())
     }
 
@@ -363,6 +372,7 @@ impl Stores {
             state: watch::Sender::new(StoreState::Opening),
             wish: watch::Sender::new(Wish::Keep),
             meter: Mutex::default(),
+            released: Mutex::default(),
         });
         entries.insert(name.to_owned(), entry.clone());
         let (stores, kept, name) = (self.clone(), entry.clone(), name.to_owned());
@@ -401,6 +411,7 @@ impl Stores {
             }
         };
         (*locked(&entry.meter)).clone_from(&opened.meter);
+        *locked(&entry.released) = Some(opened.datastore.released());
         tracing::info!(datastore = name, "open");
         entry
             .state
@@ -418,6 +429,7 @@ impl Stores {
         };
         self.close_opened(name, &opened.datastore, by).await;
         self.keep_meters(name, opened.meter.as_ref()).await;
+        drop(opened);
         entry.state.send_replace(StoreState::Closed);
     }
 
@@ -488,5 +500,14 @@ impl Entry {
         let closed = state.wait_for(|state| matches!(state, StoreState::Closed));
         // The sender lives in `self`, so the wait ends by the state or by the time only.
         tokio::time::timeout_at(by, closed).await.is_ok()
+    }
+
+    /// Waits until nobody has the closed datastore in his hands; `false` if somebody has by then.
+    async fn released(&self, by: Instant) -> bool {
+        let released = locked(&self.released).take();
+        match released {
+            Some(released) => tokio::time::timeout_at(by, released.wait()).await.is_ok(),
+            None => true,
+        }
     }
 }
