@@ -53,8 +53,10 @@ pub struct DatastoreConfig {
     pub upload_deadline: Duration,
     /// Chunk bytes in flight ahead of one reader; default 32 MiB, 0 switches read-ahead off.
     pub read_ahead_bytes_max: u64,
-    /// Keys per delete batch, 1 to 1000.
+    /// Keys of one delete request, 1 to 1000, which is the default.
     pub delete_batch_keys_max: usize,
+    /// Delete requests of one batch, sent side by side: 1 to 64, default 8.
+    pub delete_requests_max: usize,
     /// Parallel ranges of one listing of the chunks; 1 to 64, default 8.
     pub list_ranges: usize,
     /// Digests whose touches GC remembers, so that a chunk used by many snapshots is touched once; default 1 Mi
@@ -76,6 +78,7 @@ impl DatastoreConfig {
             upload_deadline: Duration::from_mins(10),
             read_ahead_bytes_max: 32 << 20,
             delete_batch_keys_max: 1000,
+            delete_requests_max: 8,
             list_ranges: 8,
             gc_touched_max: 1 << 20,
         }
@@ -104,6 +107,10 @@ impl DatastoreConfig {
         check(
             (1..=1000).contains(&self.delete_batch_keys_max),
             "delete-batch-keys-max is between 1 and 1000",
+        );
+        check(
+            (1..=64).contains(&self.delete_requests_max),
+            "delete-requests-max is between 1 and 64",
         );
         check(
             (1..=64).contains(&self.list_ranges),

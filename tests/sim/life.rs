@@ -106,6 +106,8 @@ impl Life {
         config.late_request_max = LATE;
         config.upload_attempts_max = scenario.upload_attempts;
         config.delete_batch_keys_max = scenario.delete_batch;
+        // A batch of one request, or of several.
+        config.delete_requests_max = 1 + scenario.delete_batch % 2;
         config.list_ranges = scenario.list_ranges;
         config.read_ahead_bytes_max = 2000;
         let metered = Metered::new(world.client(self.env()).await, Arc::clone(&self.meter));

@@ -13,6 +13,7 @@ use super::sweep::{Found, SetAside, Stored};
 use super::{Collector, GcOptions, GcStatus};
 use crate::error::About as _;
 use crate::files::{Files, optional};
+use crate::progress::Pace;
 use crate::sabotage::{self, Rule};
 use crate::{Error, JobContext, Result};
 
@@ -29,6 +30,7 @@ pub(super) struct Batches<'a> {
     chunks: Vec<Stored>,
     bad_objects: Vec<ObjectKey>,
     bad_files: Vec<PathBuf>,
+    told: Pace,
 }
 
 impl<'a> Batches<'a> {
@@ -40,6 +42,7 @@ impl<'a> Batches<'a> {
         status: &'a mut GcStatus,
     ) -> Self {
         Self {
+            told: Pace::new(&collector.env),
             collector,
             cutoff,
             options,
@@ -80,15 +83,10 @@ impl<'a> Batches<'a> {
                 Found::Finding(finding) if absent.len() < ABSENT_MAX => absent.push(finding),
                 Found::Finding(_) => {}
             }
-            let max = self.collector.config.delete_batch_keys_max;
-            if [
-                self.chunks.len(),
-                self.bad_objects.len(),
-                self.bad_files.len(),
-            ]
-            .into_iter()
-            .any(|len| len >= max)
-            {
+            let config = &self.collector.config;
+            let keys_max = config.delete_batch_keys_max;
+            let bad = self.bad_objects.len().max(self.bad_files.len());
+            if self.chunks.len() >= keys_max * config.delete_requests_max || bad >= keys_max {
                 self.flush().await?;
             }
         }
@@ -130,10 +128,12 @@ impl<'a> Batches<'a> {
         status.refused_chunks += result.refused;
         status.unknown_chunks += result.unknown;
         status.rescued_chunks += result.rescued;
-        self.job.log(format!(
-            "removed {} chunks ({} bytes) so far",
-            status.removed_chunks, status.removed_bytes
-        ));
+        if self.told.due().is_some() {
+            self.job.log(format!(
+                "removed {} chunks ({} bytes) so far",
+                status.removed_chunks, status.removed_bytes
+            ));
+        }
         Ok(())
     }
 

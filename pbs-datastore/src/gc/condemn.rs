@@ -8,7 +8,7 @@
 //! 3. *Confirmed*: the fence says that this process still owns the prefix, and the epoch is raised, in the bucket and then in
 //!    the cache directory (I3). With every batch, and after its journal: a copy of the directory that is put back later has
 //!    either another epoch than the bucket, or the journal of the last batch.
-//! 4. *Deleted*: the delete request is sent, signed with the fence's date.
+//! 4. *Deleted*: the delete requests are sent, a few side by side, signed with the fence's date.
 //! 5. Marker, upload marker and LRU entry of **every** key are removed whatever its result, and the removal is synced:
 //!    of a refused or unknown key nobody knows what is there, so nobody may vouch for it.
 //! 6. If the answer of any attempt was lost: wait until T after it.
@@ -29,6 +29,7 @@
 
 use std::sync::Arc;
 
+use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 use s3_client::{DeleteOutcome, DeleteRequest, ObjectKey};
 use tokio::time::Instant;
@@ -106,6 +107,44 @@ pub(super) struct Deleted {
     condemnation: Condemnation,
     lost_at: Option<Instant>,
     refused: Vec<Digest>,
+}
+
+/// What one request of step 4 came to, or all of them.
+#[derive(Debug, Default)]
+struct DeletedPart {
+    result: BatchResult,
+    refused: Vec<Digest>,
+    /// When the last attempt without an answer was given up.
+    lost_at: Option<Instant>,
+}
+
+impl DeletedPart {
+    fn note(&mut self, chunk: &Stored, outcome: &DeleteOutcome) {
+        match outcome {
+            DeleteOutcome::Deleted | DeleteOutcome::NotFound => {
+                self.result.removed_chunks += 1;
+                self.result.removed_bytes += chunk.size;
+            }
+            DeleteOutcome::Unknown => self.result.unknown += 1,
+            DeleteOutcome::PreconditionFailed
+            | DeleteOutcome::Locked
+            | DeleteOutcome::Expired
+            | DeleteOutcome::Refused(_) => {
+                tracing::debug!(digest = %chunk.digest, ?outcome, "chunk not deleted");
+                self.refused.push(chunk.digest);
+                self.result.refused += 1;
+            }
+        }
+    }
+
+    fn add(&mut self, part: Self) {
+        self.result.removed_chunks += part.result.removed_chunks;
+        self.result.removed_bytes += part.result.removed_bytes;
+        self.result.refused += part.result.refused;
+        self.result.unknown += part.result.unknown;
+        self.refused.extend(part.refused);
+        self.lost_at = self.lost_at.max(part.lost_at);
+    }
 }
 
 /// Whether all marks of a candidate are older than the cutoff; file work under its guard.
@@ -291,6 +330,35 @@ impl Collector {
             condemnation,
             pass,
         } = confirmed;
+        let keys_max = self.config.delete_batch_keys_max;
+        let parts = chunks
+            .chunks(keys_max)
+            .map(|part| self.delete_part(bucket, part, &pass));
+        let parts: Vec<_> = parts.collect();
+        let mut parts = stream::iter(parts).buffered(self.config.delete_requests_max);
+        let mut all = DeletedPart::default();
+        while let Some(part) = parts.next().await {
+            all.add(part);
+        }
+        drop(parts);
+        Step::BatchDeleted.passed();
+        (
+            Deleted {
+                condemnation,
+                lost_at: all.lost_at,
+                refused: all.refused,
+            },
+            all.result,
+        )
+    }
+
+    /// One request of step 4.
+    async fn delete_part(
+        &self,
+        bucket: &Bucket,
+        chunks: &[Stored],
+        pass: &FencePass,
+    ) -> DeletedPart {
         let requests: Vec<DeleteRequest> = chunks
             .iter()
             .map(|chunk| {
@@ -298,48 +366,24 @@ impl Collector {
                 DeleteRequest::from(key)
             })
             .collect();
-        let mut result = BatchResult::default();
-        let mut refused = Vec::new();
-        let lost_at = match bucket.store.delete(&requests, Some(pass.validity())).await {
+        let mut part = DeletedPart::default();
+        match bucket.store.delete(&requests, Some(pass.validity())).await {
             Ok(answer) => {
                 for (chunk, outcome) in chunks.iter().zip(&answer.value) {
-                    match outcome {
-                        DeleteOutcome::Deleted | DeleteOutcome::NotFound => {
-                            result.removed_chunks += 1;
-                            result.removed_bytes += chunk.size;
-                        }
-                        DeleteOutcome::Unknown => result.unknown += 1,
-                        DeleteOutcome::PreconditionFailed
-                        | DeleteOutcome::Locked
-                        | DeleteOutcome::Expired
-                        | DeleteOutcome::Refused(_) => {
-                            tracing::debug!(digest = %chunk.digest, ?outcome, "chunk not deleted");
-                            refused.push(chunk.digest);
-                            result.refused += 1;
-                        }
-                    }
+                    part.note(chunk, outcome);
                 }
-                let unknown = answer.value.contains(&DeleteOutcome::Unknown);
-                answer
-                    .lost_at
-                    .or_else(|| unknown.then(|| self.env.instant()))
+                let unknown = part.result.unknown > 0;
+                let lost_at = answer.lost_at;
+                part.lost_at = lost_at.or_else(|| unknown.then(|| self.env.instant()));
             }
             Err(error) => {
                 tracing::warn!(%error, keys = requests.len(), "a batch of deletes was refused");
-                refused.extend(chunks.iter().map(|chunk| chunk.digest));
-                result.refused += chunks.len() as u64;
-                error.lost_at
+                part.refused.extend(chunks.iter().map(|chunk| chunk.digest));
+                part.result.refused += chunks.len() as u64;
+                part.lost_at = error.lost_at;
             }
-        };
-        Step::BatchDeleted.passed();
-        (
-            Deleted {
-                condemnation,
-                lost_at,
-                refused,
-            },
-            result,
-        )
+        }
+        part
     }
 
     /// Steps 5 to 8. On an error the condemnation is dropped, which never releases it.

@@ -89,6 +89,7 @@ async fn an_upload_between_put_and_cache_insert_is_in_use() {
 async fn a_use_after_the_sweep_looked_is_seen_when_the_batch_is_condemned() {
     let mut world = World::new();
     world.config.delete_batch_keys_max = 1;
+    world.config.delete_requests_max = 1;
     world.config.list_ranges = 1;
     let life = garbage(&world, &["one", "two"]).await;
     let mut order = [digest("one"), digest("two")];
@@ -120,6 +121,7 @@ async fn a_use_after_the_sweep_looked_is_seen_when_the_batch_is_condemned() {
 async fn an_insert_that_meets_412_is_seen_when_the_batch_is_condemned() {
     let mut world = World::new();
     world.config.delete_batch_keys_max = 1;
+    world.config.delete_requests_max = 1;
     world.config.list_ranges = 1;
     let life = garbage(&world, &["one", "two"]).await;
     // Objects that no marker speaks for, as after a lost cache directory.
@@ -339,6 +341,7 @@ fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
 async fn a_copy_of_the_directory_made_during_a_collection_is_not_believed() {
     let mut world = World::new();
     world.config.delete_batch_keys_max = 1;
+    world.config.delete_requests_max = 1;
     world.config.list_ranges = 1;
     let life = garbage(&world, &["one", "two", "three"]).await;
     let cache = world.dir.path().join("cache");
