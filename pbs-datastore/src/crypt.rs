@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::Digest;
+use crate::digest::Digester;
 use crate::safe_id::{NameError, serde_as_text};
 
 /// What the fingerprint is computed over, before the id key.
@@ -81,8 +82,10 @@ impl CryptKey {
 
     /// The digest under which an encrypted chunk of these plain contents is kept.
     pub fn chunk_digest(&self, plain: &[u8]) -> Digest {
-        let hash = Sha256::new().chain_update(plain);
-        Digest(hash.chain_update(self.id_key).finalize().into())
+        let mut hash = Digester::new();
+        hash.update(plain);
+        hash.update(&self.id_key);
+        hash.finish()
     }
 
     /// The signature of the canonical text of a manifest.

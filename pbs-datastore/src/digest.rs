@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use aws_lc_rs::digest::{self, Context, SHA256};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use sha2::{Digest as _, Sha256};
 
 /// A SHA-256: the name of a chunk, or the checksum of an index or blob.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -13,7 +13,13 @@ pub struct Digest(pub [u8; 32]);
 impl Digest {
     /// The digest of `data`.
     pub fn of(data: &[u8]) -> Self {
-        Self(Sha256::digest(data).into())
+        Self::from_sha256(&digest::digest(&SHA256, data))
+    }
+
+    fn from_sha256(hash: &digest::Digest) -> Self {
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(hash.as_ref());
+        Self(bytes)
     }
 
     /// The raw bytes.
@@ -24,6 +30,27 @@ impl Digest {
     /// The first four hex digits: the folder of the chunk.
     pub fn folder(&self) -> String {
         hex::encode(&self.0[..2])
+    }
+}
+
+/// A digest on the way: of data that comes in pieces.
+#[derive(Clone)]
+pub(crate) struct Digester(Context);
+
+impl Digester {
+    /// Of nothing yet.
+    pub(crate) fn new() -> Self {
+        Self(Context::new(&SHA256))
+    }
+
+    /// Adds the next piece.
+    pub(crate) fn update(&mut self, data: &[u8]) {
+        self.0.update(data);
+    }
+
+    /// The digest of all pieces.
+    pub(crate) fn finish(self) -> Digest {
+        Digest::from_sha256(&self.0.finish())
     }
 }
 

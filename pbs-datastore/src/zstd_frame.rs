@@ -8,10 +8,10 @@
 //! are unpacked as a whole there, at most [`MANIFEST_BYTES_MAX`](crate::MANIFEST_BYTES_MAX) in such a job as well; what is
 //! kept of them is bounded where it is kept.
 
-use sha2::{Digest as _, Sha256};
 use zstd::zstd_safe::{self, DCtx, DParameter, InBuffer, OutBuffer};
 
 use crate::blob::BlobError;
+use crate::digest::Digester;
 use crate::{CHUNK_BYTES_MAX, Digest};
 
 /// Bytes unpacked at a time while hashing.
@@ -70,12 +70,12 @@ pub(crate) fn decompress(payload: &[u8], limit: usize) -> Result<Vec<u8>, BlobEr
 pub(crate) fn digest(payload: &[u8], limit: usize) -> Result<(Digest, u64), BlobError> {
     check_one_frame(payload)?;
     claimed_len(payload, limit)?;
-    let (mut hash, mut length) = (Sha256::new(), 0);
+    let (mut hash, mut length) = (Digester::new(), 0);
     unpack(payload, limit, |step| {
         hash.update(step);
         length += step.len() as u64;
     })?;
-    Ok((Digest(hash.finalize().into()), length))
+    Ok((hash.finish(), length))
 }
 
 fn context() -> Result<DCtx<'static>, BlobError> {

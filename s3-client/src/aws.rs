@@ -79,6 +79,7 @@ pub struct AwsStore {
     /// Milliseconds by which the server's clock is ahead of ours at most, from its answers; `i64::MAX` before the first.
     server_ahead_ms_max: AtomicI64,
     if_match_quoted: Arc<AtomicBool>,
+    sign_payloads: bool,
     /// Cleared when the server turns out not to implement batch deletes.
     batch_delete: AtomicBool,
     traffic: Arc<Traffic>,
@@ -205,6 +206,7 @@ impl AwsStore {
             clock,
             server_ahead_ms_max: AtomicI64::new(i64::MAX),
             if_match_quoted: Arc::new(AtomicBool::new(config.if_match_quoted)),
+            sign_payloads: config.sign_payloads,
             batch_delete: AtomicBool::new(true),
             traffic,
         })
@@ -333,8 +335,8 @@ impl ObjectStore for AwsStore {
         if self.is_expired(put.validity) {
             return Ok(Answer::new(PutOutcome::Expired, None));
         }
-        let (body, hash) = payload(put.body);
-        let ask = self.ask().with_payload_hash(hash);
+        let (body, signing) = payload(put.body, self.sign_payloads);
+        let ask = self.ask().with_payload(signing);
         let (if_none_match, if_match) = self.conditions(&put.precondition);
         let mut metadata: HashMap<String, String> = put.metadata.into_iter().collect();
         if let Some(id) = put.put_id {
@@ -448,8 +450,8 @@ impl ObjectStore for AwsStore {
         body: Body,
     ) -> Result<Answer<PartOutcome>, Error> {
         let asked = Asked::new(Op::UploadPart, key.as_str());
-        let (body, hash) = payload(body);
-        let ask = self.ask().with_payload_hash(hash);
+        let (body, signing) = payload(body, self.sign_payloads);
+        let ask = self.ask().with_payload(signing);
         let request = self
             .client
             .upload_part()

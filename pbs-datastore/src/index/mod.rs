@@ -14,9 +14,9 @@ pub mod writer;
 use std::ops::Range;
 
 use bytes::Bytes;
-use sha2::{Digest as _, Sha256};
 
 use crate::blob::CHUNK_BYTES_MAX;
+use crate::digest::Digester;
 use crate::{ArchiveKind, Digest};
 pub use dynamic::DynamicIndex;
 pub use fixed::FixedIndex;
@@ -87,13 +87,19 @@ impl IndexChunk {
 }
 
 /// The checksum of an index while its entries are written: SHA-256 over the entries in file order.
-#[derive(Clone, Default)]
-pub struct IndexChecksum(Sha256);
+#[derive(Clone)]
+pub struct IndexChecksum(Digester);
+
+impl Default for IndexChecksum {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 impl IndexChecksum {
     /// Nothing yet.
     pub fn new() -> Self {
-        Self::default()
+        Self(Digester::new())
     }
 
     /// Adds the next entry of a fixed index.
@@ -103,7 +109,7 @@ impl IndexChecksum {
 
     /// Adds the next entry of a dynamic index.
     pub fn push_dynamic(&mut self, end: u64, digest: &Digest) {
-        self.0.update(dynamic::entry(end, digest));
+        self.0.update(&dynamic::entry(end, digest));
     }
 
     /// Adds entries as they are in the file.
@@ -113,7 +119,7 @@ impl IndexChecksum {
 
     /// The checksum of all entries so far.
     pub fn finish(self) -> Digest {
-        Digest(self.0.finalize().into())
+        self.0.finish()
     }
 }
 

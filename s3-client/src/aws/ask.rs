@@ -33,7 +33,7 @@ pub(super) struct Ask {
     content_md5: bool,
     verbatim: bool,
     root: Option<&'static str>,
-    payload_hash: Option<String>,
+    payload: Option<PayloadSigningOverride>,
 }
 
 impl Ask {
@@ -44,13 +44,13 @@ impl Ask {
             content_md5: false,
             verbatim: false,
             root: None,
-            payload_hash: None,
+            payload: None,
         }
     }
 
-    /// The same for a body whose SHA-256 the SDK cannot compute; `None` leaves it to the SDK.
-    pub(super) fn with_payload_hash(mut self, hash: Option<String>) -> Self {
-        self.payload_hash = hash;
+    /// The same for a body of which is known what is to be signed.
+    pub(super) fn with_payload(mut self, payload: PayloadSigningOverride) -> Self {
+        self.payload = Some(payload);
         self
     }
 
@@ -108,9 +108,8 @@ impl Intercept for Ask {
         _components: &RuntimeComponents,
         config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        if let Some(hash) = &self.payload_hash {
-            let hash = PayloadSigningOverride::Precomputed(hash.clone());
-            config.interceptor_state().store_put(hash);
+        if let Some(payload) = &self.payload {
+            config.interceptor_state().store_put(payload.clone());
         }
         if !self.content_md5 {
             return Ok(());

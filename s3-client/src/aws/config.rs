@@ -96,6 +96,9 @@ pub struct AwsConfig {
     /// finds out. Default: true.
     #[serde(default = "default_true")]
     pub if_match_quoted: bool,
+    /// Whether the SHA-256 of every body is computed and signed. Without it nothing but TLS guards what is uploaded. Default: true.
+    #[serde(default = "default_true")]
+    pub sign_payloads: bool,
     /// Milliseconds to open a connection, TLS included: 100 to 60,000. Default: 10,000.
     #[serde(default = "default_connect_timeout_ms")]
     pub connect_timeout_ms: u64,
@@ -174,6 +177,7 @@ impl AwsConfig {
             fingerprint: None,
             proxy: None,
             if_match_quoted: true,
+            sign_payloads: true,
             connect_timeout_ms: default_connect_timeout_ms(),
             answer_timeout_ms: default_answer_timeout_ms(),
             bytes_per_second_min: default_bytes_per_second_min(),

@@ -1,33 +1,39 @@
 //! The body of a write on its way into the SDK: in the buffers it came in, never copied.
 //!
 //! A chunk lies in two buffers, header and payload. The SDK knows bodies in one buffer, which it hashes and signs, and
-//! streams, which it would send as `UNSIGNED-PAYLOAD`. So several buffers go in as a stream of known length, and the
-//! SHA-256 they are signed under is computed here: over `http` it is all that guards a body on its way, and servers
-//! compare it with what they receive. The memory stays what it was, that of whoever made the body.
+//! streams, which it would send as `UNSIGNED-PAYLOAD`. So several buffers go in as a stream of known length. The SHA-256
+//! they are signed under is computed here in any case, by the fastest code there is for the processor: over `http` it is all that
+//! guards a body on its way, and servers compare it with what they receive. Over TLS it may be left out
+//! ([`AwsConfig::sign_payloads`](crate::AwsConfig)). The memory stays what it was, that of whoever made the body.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use aws_lc_rs::digest::{Context as Hash, SHA256};
+use aws_runtime::auth::PayloadSigningOverride;
 use aws_sdk_s3::primitives::{ByteStream, SdkBody};
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use sha2::{Digest, Sha256};
 
 use crate::Body;
 
-/// The body as the SDK takes it and, where the SDK cannot compute it, the SHA-256 in lower-case hex.
-pub(super) fn payload(body: Body) -> (ByteStream, Option<String>) {
+/// The body as the SDK takes it, and what is signed of it: its SHA-256, or nothing.
+pub(super) fn payload(body: Body, signed: bool) -> (ByteStream, PayloadSigningOverride) {
+    let signing = if signed {
+        let mut hash = Hash::new(&SHA256);
+        body.parts().iter().for_each(|part| hash.update(part));
+        PayloadSigningOverride::Precomputed(hex::encode(hash.finish()))
+    } else {
+        PayloadSigningOverride::UnsignedPayload
+    };
     if body.parts().len() < 2 {
-        return (ByteStream::from(body.into_bytes()), None);
+        return (ByteStream::from(body.into_bytes()), signing);
     }
-    let mut hash = Sha256::new();
-    body.parts().iter().for_each(|part| hash.update(part));
-    let hash = hex::encode(hash.finalize());
     // Nothing is consumed by building it, so it can be built again for a second sending.
     let stream = SdkBody::retryable(move || SdkBody::from_body_1_x(Parts::new(&body)));
-    (ByteStream::new(stream), Some(hash))
+    (ByteStream::new(stream), signing)
 }
 
 /// Buffers, one after the other.
@@ -70,15 +76,26 @@ impl HttpBody for Parts {
 #[cfg(test)]
 mod tests {
     use http_body_util::BodyExt as _;
+    use sha2::{Digest as _, Sha256};
 
     use super::*;
+
+    fn hash_of(signing: PayloadSigningOverride) -> Option<String> {
+        match signing {
+            PayloadSigningOverride::Precomputed(hash) => Some(hash),
+            _ => None,
+        }
+    }
 
     #[tokio::test]
     async fn several_buffers_keep_their_memory_and_can_be_sent_again() {
         let parts = [Bytes::from(vec![1; 44]), Bytes::from(vec![2; 1000])];
         let addresses = parts.clone().map(|part| part.as_ptr());
-        let (stream, hash) = payload(parts.iter().cloned().collect());
-        assert_eq!(hash, Some(hex::encode(Sha256::digest(parts.concat()))));
+        let (stream, signing) = payload(parts.iter().cloned().collect(), true);
+        assert_eq!(
+            hash_of(signing),
+            Some(hex::encode(Sha256::digest(parts.concat())))
+        );
         let first = stream.into_inner();
         let second = first.try_clone().expect("it can be sent again");
         for mut body in [first, second] {
@@ -93,13 +110,19 @@ mod tests {
     }
 
     #[test]
-    fn one_buffer_is_left_to_the_sdk() {
-        for body in [Body::empty(), Body::from("text")] {
-            let length = body.len();
-            let (stream, hash) = payload(body);
-            assert_eq!(hash, None);
+    fn one_buffer_is_handed_on_as_it_is() {
+        for text in ["", "text"] {
+            let (body, length) = (Body::from(text), text.len());
+            let (stream, signing) = payload(body, true);
+            assert_eq!(hash_of(signing), Some(hex::encode(Sha256::digest(text))));
             let bytes = stream.into_inner().bytes().map(<[u8]>::len);
-            assert_eq!(bytes, Some(length as usize));
+            assert_eq!(bytes, Some(length));
         }
+    }
+
+    #[test]
+    fn a_hash_may_be_left_out() {
+        let (_, signing) = payload(Body::from("text"), false);
+        assert!(matches!(signing, PayloadSigningOverride::UnsignedPayload));
     }
 }

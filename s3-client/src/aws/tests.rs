@@ -110,6 +110,28 @@ async fn a_put_carries_its_real_hash_condition_and_metadata() {
 }
 
 #[tokio::test]
+async fn a_put_need_not_be_hashed() {
+    let server = Server::start(|_, _| reply("200 OK", "ETag: \"abc\"\r\n", ""));
+    let unsigned = |config: &mut AwsConfig| config.sign_payloads = false;
+    let store = store(&server.endpoint, unsigned).await;
+    for body in [
+        Body::from("hello"),
+        Body::from_iter([Bytes::from_static(b"he"), Bytes::from_static(b"llo")]),
+    ] {
+        let request = Put::new(key("a"), body).when(Precondition::Absent);
+        let outcome = store.put(request).await.expect("an answer").value;
+        assert!(matches!(outcome, PutOutcome::Created { .. }));
+    }
+    for seen in server.seen() {
+        assert_eq!(seen.body, b"hello");
+        let header = |name| seen.header(name);
+        assert_eq!(header("x-amz-content-sha256"), Some("UNSIGNED-PAYLOAD"));
+        assert_eq!(header("content-length"), Some("5"));
+        assert!(header("authorization").is_some());
+    }
+}
+
+#[tokio::test]
 async fn a_dated_put_is_signed_with_its_date_even_if_the_clocks_differ() {
     // The first answer teaches the SDK that our clock is wrong; the second request must not be corrected by it.
     let server = Server::start(|_, _| reply("200 OK", "ETag: \"abc\"\r\n", ""));

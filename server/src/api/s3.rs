@@ -53,6 +53,10 @@ pub(super) const OPTIONAL: &[Parameter] = &[
         "path-style",
         "The bucket stands in the path and not in the host name",
     ),
+    flag(
+        "sign-payloads",
+        "Bodies are hashed and the hash is signed; off only over TLS",
+    ),
 ];
 /// What says nothing about how the server is reached.
 pub(super) const REMARKS: &[Parameter] = &[
@@ -131,6 +135,7 @@ fn entry(id: &str, s3: &S3Endpoint) -> Value {
         "endpoint": s3.endpoint,
         "region": s3.region,
         "path-style": s3.path_style,
+        "sign-payloads": s3.sign_payloads,
         "credentials": name_of(s3.credentials),
         "requests-in-flight-max": s3.requests_in_flight_max,
         "requests-per-second-max": s3.requests_per_second_max,

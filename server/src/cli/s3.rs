@@ -102,6 +102,9 @@ pub(crate) struct S3Settings {
     /// SHA-256 of the only certificate to accept.
     #[arg(long, value_name = "XX:XX:…")]
     fingerprint: Option<String>,
+    /// Whether uploads are hashed and the hash is signed; off only with https://, where it saves processor time.
+    #[arg(long, value_name = "BOOL")]
+    sign_payloads: Option<bool>,
     /// Requests in flight at most.
     #[arg(long, value_name = "COUNT")]
     requests_in_flight_max: Option<u64>,
@@ -205,6 +208,7 @@ impl S3Settings {
             ("profile", json!(self.profile)),
             ("ca-file", json!(self.ca_file)),
             ("fingerprint", json!(self.fingerprint)),
+            ("sign-payloads", json!(self.sign_payloads)),
             ("requests-in-flight-max", json!(self.requests_in_flight_max)),
             (
                 "requests-per-second-max",

@@ -1,6 +1,7 @@
 //! `[s3.ID]`: an S3 server and how to talk to it. The ID is a safe id of 3 to 32 characters. Its keys are in the section `[s3.ID]` of the
 //! secrets file.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -25,6 +26,9 @@ pub(crate) struct S3Endpoint {
     pub(crate) region: String,
     /// Whether the bucket is part of the path rather than of the host name. Default: true.
     pub(crate) path_style: bool,
+    /// Whether bodies are hashed and the hash is signed. Without, only TLS guards an upload on its way, so it may be off only with
+    /// `https://`, or on the machine itself. Default: true.
+    pub(crate) sign_payloads: bool,
     /// `static` (keys in the secrets file), `environment` or `profile`. Default: `static`.
     pub(crate) credentials: CredentialsKind,
     /// Which profile of the AWS configuration files. Required with `credentials = "profile"`.
@@ -67,6 +71,7 @@ impl Default for S3Endpoint {
             endpoint: String::new(),
             region: "us-east-1".into(),
             path_style: true,
+            sign_payloads: true,
             credentials: CredentialsKind::Static,
             profile: None,
             ca_file: None,
@@ -125,6 +130,10 @@ pub(super) fn read_s3(
             let message = "must be http:// or https://, a host and maybe a port, without a path";
             section.fault(faults, "endpoint", message);
         }
+    }
+    if !s3.sign_payloads && !is_guarded(&s3.endpoint) {
+        let message = "may be off only with https://: over http:// nothing else would notice that an upload was damaged on its way";
+        section.fault(faults, "sign-payloads", message);
     }
     if s3.credentials == CredentialsKind::Profile {
         section.required(faults, "profile", s3.profile.as_ref());
@@ -190,6 +199,18 @@ pub(super) fn read_s3(
         }
     }
     config.s3.insert(name, s3);
+}
+
+/// Whether uploads arrive as they were sent without a hash of ours: by TLS, or because they do not leave the machine.
+fn is_guarded(endpoint: &str) -> bool {
+    let Ok(uri) = endpoint.parse::<http::Uri>() else {
+        return false;
+    };
+    let host = uri.host().unwrap_or_default();
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    uri.scheme_str() == Some("https")
+        || host == "localhost"
+        || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// Prices are in something.

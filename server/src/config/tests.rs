@@ -274,6 +274,15 @@ fingerprint = "12:34"
 [s3.two]
 credentials = "profile"
 endpoint = "https://host/path"
+[s3.three]
+endpoint = "http://192.0.2.1:9000"
+sign-payloads = false
+[s3.four]
+endpoint = "https://192.0.2.1"
+sign-payloads = false
+[s3.five]
+endpoint = "http://[::1]:9000"
+sign-payloads = false
 "#;
     let places: Vec<String> = parse(text)
         .expect_err("faulty")
@@ -287,6 +296,7 @@ endpoint = "https://host/path"
         "s3.one.fingerprint",
         "s3.two.profile",
         "s3.two.endpoint",
+        "s3.three.sign-payloads",
     ];
     assert_eq!(places, expected);
 }

@@ -82,6 +82,7 @@ fn adapter(
     let mut config = AwsConfig::new(&endpoint.endpoint, bucket, credentials);
     config.region.clone_from(&endpoint.region);
     config.path_style = endpoint.path_style;
+    config.sign_payloads = endpoint.sign_payloads;
     config.ca_file.clone_from(&endpoint.ca_file);
     config.fingerprint = endpoint.fingerprint.map(|print| print.to_string());
     config.connect_timeout_ms = (endpoint.connect_timeout_seconds * 1000).min(60_000);
