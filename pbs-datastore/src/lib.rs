@@ -3,6 +3,8 @@
 mod archive_name;
 mod auth_id;
 mod backup;
+#[doc(hidden)]
+pub mod bench;
 mod blob;
 mod board;
 mod budget;

@@ -36,7 +36,7 @@ mod account;
 mod ahead;
 mod evict;
 pub(crate) mod fill;
-mod lru;
+pub(crate) mod lru;
 
 use self::lru::{Lru, Reservation};
 pub(crate) use ahead::AHEAD_CHUNKS_MAX;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use bytes::Bytes;
 use pbs_datastore::DataBlob;
 use s3_client::{
     AwsStore, Body, DeleteRequest, KeyPrefix, Limited, Limits, ObjectKey, ObjectStore as _,
@@ -31,6 +32,16 @@ pub struct Raw {
 pub struct Objects(Arc<Vec<(ObjectKey, Body)>>);
 
 impl Objects {
+    /// These bodies.
+    pub fn from_bodies(bodies: impl IntoIterator<Item = Bytes>, prefix: &str) -> Result<Self> {
+        let prefix = KeyPrefix::new(prefix)?;
+        let objects = bodies
+            .into_iter()
+            .enumerate()
+            .map(|(number, body)| Ok((prefix.key(&format!("{number:08}"))?, body.into())));
+        Ok(Self(Arc::new(objects.collect::<Result<_>>()?)))
+    }
+
     /// The pieces of an image, each as the chunk that a client makes of it.
     pub fn of(image: &Image, prefix: &str) -> Result<Self> {
         let prefix = KeyPrefix::new(prefix)?;

@@ -60,6 +60,26 @@ impl Report {
         self.row(what, shown.into(), wanted.to_owned(), verdict);
     }
 
+    /// A ratio that has to be at least `wanted`: the better, the larger. Ratios are what `cargo bench-check` compares with those of
+    /// earlier commits, under the name `key`.
+    pub fn ratio(&mut self, key: &str, value: f64, what: &str, least: f64) {
+        self.keep_ratio(key, value);
+        let (shown, wanted) = (format!("{value:.3}"), format!("≥ {least:.2}"));
+        self.check(key, value, what, shown, &wanted, value >= least);
+    }
+
+    /// The same without a bound.
+    pub fn plain_ratio(&mut self, key: &str, value: f64, what: &str) {
+        self.keep_ratio(key, value);
+        self.note(key, value, what, format!("{value:.3}"));
+    }
+
+    fn keep_ratio(&mut self, key: &str, value: f64) {
+        let ratios = self.figures.entry("ratios");
+        let ratios = ratios.or_insert_with(|| json!({}));
+        ratios[key] = json!(value);
+    }
+
     /// A count that has to be `least` or more.
     pub fn at_least(&mut self, key: &str, count: u64, what: &str, least: u64) {
         let wanted = format!("≥ {least}");
@@ -162,6 +182,9 @@ mod tests {
         report.note("seconds", 1.5, "time", "1.5 s");
         report.at_least("runs", 10, "runs", 10);
         assert_eq!(report.json()["met"], true);
+        report.ratio("speed", 0.9, "speed of the disk's", 0.85);
+        assert_eq!(report.json()["met"], true);
+        assert_eq!(report.json()["ratios"]["speed"], 0.9);
         report.bytes_at_most("peak", 3 << 20, "peak memory", 2 << 20);
         report.none("lost", 0, "lost");
         assert_eq!(report.json()["met"], false);

@@ -154,6 +154,11 @@ pub struct Site {
 impl Site {
     /// Sets everything up in a temporary directory (`TMPDIR` says where) and starts it.
     pub fn start(options: &SiteOptions<'_>) -> Result<Self> {
+        Self::start_with_s3(options, &[])
+    }
+
+    /// The same with more options of `holdfast s3 add`.
+    pub fn start_with_s3(options: &SiteOptions<'_>, settings: &[&str]) -> Result<Self> {
         let daemon = Daemon::set_up(options.server)?;
         let s3 = S3Process::start(&daemon.dir().join("bucket"))?;
         let proxy = Proxy::start(ProxyOptions {
@@ -167,7 +172,7 @@ impl Site {
         };
         let site = Self { daemon, proxy, s3 };
         site.daemon.start()?;
-        site.daemon.add_s3(S3_ID, &access, &[])?;
+        site.daemon.add_s3(S3_ID, &access, settings)?;
         let cache = site.cache_dir();
         let cache = cache.to_str().context("a temporary directory in UTF-8")?;
         let mut arguments = vec!["datastore", "create", STORE, "--s3", S3_ID];

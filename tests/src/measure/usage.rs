@@ -55,6 +55,69 @@ impl CpuTime {
     }
 }
 
+/// Ticks of a second in `stat`; the kernel shows it in these whatever its own are.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// Processor time of one process since its start, all its threads together, its children not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessCpu {
+    ticks: u64,
+}
+
+impl ProcessCpu {
+    /// Of the process `pid`, in steps of a hundredth of a second.
+    pub fn of(pid: u32) -> Result<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))
+            .with_context(|| format!("process {pid} runs no more"))?;
+        Self::parse(&stat)
+    }
+
+    fn parse(stat: &str) -> Result<Self> {
+        // The name before it may hold anything.
+        let rest = stat.rsplit_once(')').map(|(_, rest)| rest);
+        let mut fields = rest
+            .context("/proc/PID/stat is not understood")?
+            .split_whitespace();
+        let mut field = |n| -> Result<u64> {
+            let field = fields.nth(n).context("/proc/PID/stat is too short")?;
+            Ok(field.parse()?)
+        };
+        // Fields 14 and 15 of all; the first after the name is the third.
+        let (user, system) = (field(11)?, field(0)?);
+        Ok(Self {
+            ticks: user + system,
+        })
+    }
+
+    /// Seconds between the two.
+    pub fn seconds_since(&self, earlier: &Self) -> f64 {
+        self.ticks.saturating_sub(earlier.ticks) as f64 / TICKS_PER_SECOND
+    }
+}
+
+/// Processor time of the thread that asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ThreadCpu {
+    nanoseconds: u64,
+}
+
+impl ThreadCpu {
+    /// Until now.
+    pub fn now() -> Result<Self> {
+        let stat = fs::read_to_string("/proc/thread-self/schedstat")?;
+        let first = stat.split_whitespace().next();
+        let first = first.context("/proc/thread-self/schedstat is not understood")?;
+        Ok(Self {
+            nanoseconds: first.parse()?,
+        })
+    }
+
+    /// Seconds between the two.
+    pub fn seconds_since(&self, earlier: &Self) -> f64 {
+        self.nanoseconds.saturating_sub(earlier.nanoseconds) as f64 / 1e9
+    }
+}
+
 /// Memory of one process in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
@@ -252,6 +315,21 @@ mod tests {
         assert!((later.idle_since(&earlier) - 0.4).abs() < 1e-9);
         assert!(CpuTime::parse("cpu 1 2").is_err());
         assert!(CpuTime::now().unwrap().all > 0);
+    }
+
+    #[test]
+    fn processor_time_of_a_process_is_user_and_system() {
+        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 9 0 0 0 150 25 99 99 20 0 1 0 5 6 7";
+        let later = ProcessCpu::parse(stat).unwrap();
+        let earlier = ProcessCpu { ticks: 75 };
+        assert!((later.seconds_since(&earlier) - 1.0).abs() < 1e-9);
+        assert!(ProcessCpu::parse("7 (a) S 1 2").is_err());
+        let own = ProcessCpu::of(std::process::id()).unwrap();
+        assert!(own.seconds_since(&own).abs() < 1e-9);
+        let (before, mut sum) = (ThreadCpu::now().unwrap(), 0_u64);
+        while ThreadCpu::now().unwrap().seconds_since(&before) <= 0.0 {
+            sum = std::hint::black_box(sum + 1);
+        }
     }
 
     #[test]
