@@ -55,7 +55,7 @@ pub struct DatastoreConfig {
     pub read_ahead_bytes_max: u64,
     /// Keys of one delete request, 1 to 1000, which is the default.
     pub delete_batch_keys_max: usize,
-    /// Delete requests of one batch, sent side by side: 1 to 64, default 8.
+    /// Delete requests of one batch, sent side by side: 1 to 64, default 16.
     pub delete_requests_max: usize,
     /// Parallel ranges of one listing of the chunks; 1 to 64, default 8.
     pub list_ranges: usize,
@@ -78,7 +78,7 @@ impl DatastoreConfig {
             upload_deadline: Duration::from_mins(10),
             read_ahead_bytes_max: 32 << 20,
             delete_batch_keys_max: 1000,
-            delete_requests_max: 8,
+            delete_requests_max: 16,
             list_ranges: 8,
             gc_touched_max: 1 << 20,
         }

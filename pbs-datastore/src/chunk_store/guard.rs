@@ -148,6 +148,11 @@ impl Condemnation {
         self.slots.push(guard.slot.table.slot(guard.digest()));
     }
 
+    /// Takes over what another one has condemned.
+    pub(crate) fn join(&mut self, mut other: Self) {
+        self.slots.append(&mut other.slots);
+    }
+
     /// How many digests are condemned.
     pub(crate) fn len(&self) -> usize {
         self.slots.len()

@@ -29,6 +29,7 @@
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use futures_util::{StreamExt as _, stream};
 use jiff::Timestamp;
 use s3_client::{DeleteOutcome, DeleteRequest, ObjectKey};
@@ -46,6 +47,9 @@ use crate::owner::FencePass;
 use crate::sabotage::{self, Rule};
 use crate::step::Step;
 use crate::{Digest, Error, Result};
+
+/// Digests that are looked at, or removed, in one piece of file work; the pieces of a batch run side by side.
+const PIECE_KEYS: usize = 1000;
 
 /// What became of one batch.
 #[derive(Clone, Copy, Debug, Default)]
@@ -167,6 +171,28 @@ fn is_unused(
         .all(|used| used < cutoff))
 }
 
+/// File work of step 1 for a piece of a batch: what was condemned, and an error of whatever could not be looked at.
+fn condemn_piece(
+    files: &dyn Files,
+    markers: &Markers,
+    piece: Vec<(Stored, Guard)>,
+    cutoff: Timestamp,
+) -> (Vec<Stored>, Condemnation, Option<Error>) {
+    let (mut chunks, mut condemnation) = (Vec::new(), Condemnation::default());
+    let mut fault = None;
+    for (chunk, guard) in piece {
+        match is_unused(files, markers, &chunk.digest, cutoff) {
+            Ok(false) => {}
+            Ok(true) => {
+                condemnation.add(&guard);
+                chunks.push(chunk);
+            }
+            Err(error) => fault = Some(error),
+        }
+    }
+    (chunks, condemnation, fault)
+}
+
 impl Collector {
     /// Deletes a batch; see the module page.
     pub(super) async fn delete_batch(
@@ -209,7 +235,7 @@ impl Collector {
                 rescued: 0,
             });
         }
-        let guarded: Vec<(Stored, Guard)> = batch
+        let mut guarded: Vec<(Stored, Guard)> = batch
             .into_iter()
             .filter_map(|chunk| Some((chunk, self.table.try_guard(chunk.digest)?)))
             .filter(|(_, guard)| {
@@ -219,35 +245,33 @@ impl Collector {
                 !guard.is_condemned()
             })
             .collect();
-        let markers = self.markers.clone();
-        self.env
-            .io(move |files: &dyn Files| {
-                let mut condemned = Condemned {
-                    chunks: Vec::new(),
-                    condemnation: Condemnation::default(),
-                    rescued: before as u64,
-                };
-                let mut fault = None;
-                for (chunk, guard) in guarded {
-                    match is_unused(files, &markers, &chunk.digest, cutoff) {
-                        Ok(false) => {}
-                        Ok(true) => {
-                            condemned.condemnation.add(&guard);
-                            condemned.chunks.push(chunk);
-                            condemned.rescued -= 1;
-                        }
-                        Err(error) => fault = Some(error),
-                    }
-                }
-                match fault {
-                    None => Ok(condemned),
-                    Some(error) => {
-                        condemned.condemnation.release();
-                        Err(error)
-                    }
-                }
-            })
-            .await
+        let mut checks = Vec::new();
+        while !guarded.is_empty() {
+            let rest = guarded.split_off(guarded.len().min(PIECE_KEYS));
+            let piece = std::mem::replace(&mut guarded, rest);
+            let markers = self.markers.clone();
+            let check = move |files: &dyn Files| condemn_piece(files, &markers, piece, cutoff);
+            checks.push(self.env.io(check));
+        }
+        let mut condemned = Condemned {
+            chunks: Vec::new(),
+            condemnation: Condemnation::default(),
+            rescued: 0,
+        };
+        let mut fault = None;
+        for (chunks, condemnation, error) in join_all(checks).await {
+            condemned.chunks.extend(chunks);
+            condemned.condemnation.join(condemnation);
+            fault = fault.or(error);
+        }
+        condemned.rescued = (before - condemned.chunks.len()) as u64;
+        match fault {
+            None => Ok(condemned),
+            Some(error) => {
+                condemned.condemnation.release();
+                Err(error)
+            }
+        }
     }
 
     /// Steps 2 and 3. No delete has been sent before they end, so an error releases the digests. The roots are not read
@@ -483,19 +507,24 @@ async fn remove_markers(collector: &Collector, digests: Vec<Digest>) -> Result<(
     for digest in &digests {
         collector.cache_forget(digest);
     }
+    let pieces = digests.chunks(PIECE_KEYS).map(|piece| {
+        let (markers, piece) = (collector.markers.clone(), piece.to_vec());
+        collector.env.io(move |files: &dyn Files| {
+            piece.iter().try_for_each(|digest| {
+                markers
+                    .remove_condemned(files, digest)
+                    .about(markers.path(digest))?;
+                markers
+                    .remove_upload(files, digest)
+                    .about(markers.uploads())
+            })
+        })
+    });
+    let removed: Result<()> = join_all(pieces).await.into_iter().collect();
+    removed?;
     let markers = collector.markers.clone();
-    let work = move |files: &dyn Files| {
-        for digest in &digests {
-            markers
-                .remove_condemned(files, digest)
-                .about(markers.path(digest))?;
-            markers
-                .remove_upload(files, digest)
-                .about(markers.uploads())?;
-        }
-        markers.sync(files).about(markers.chunks())
-    };
-    collector.env.io(work).await
+    let sync = move |files: &dyn Files| markers.sync(files).about(markers.chunks());
+    collector.env.io(sync).await
 }
 
 /// What a crash in the middle of a batch left: digests that a request on its way may still delete.

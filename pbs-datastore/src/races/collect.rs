@@ -199,6 +199,49 @@ async fn a_delete_without_answer_holds_its_digests_until_it_can_have_no_effect()
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_batch_is_several_requests_and_a_lost_answer_to_one_holds_all_its_digests() {
+    let mut world = World::new();
+    world.config.delete_batch_keys_max = 1;
+    let life = garbage(&world, &["one", "two"]).await;
+    let (first, second) = if digest("one") < digest("two") {
+        ("one", "two")
+    } else {
+        ("two", "one")
+    };
+    let of = |text| Fault::on(Op::Delete).containing(digest(text).to_string());
+    let gate = world.plan.stop_before(of(first));
+    world.plan.add(of(first).then(Action::Lose(Effect::Late)));
+    let session = life.sessions.open("a");
+    let began = world.env.instant();
+    let (status, inserted) = tokio::join!(life.collect(), async {
+        gate.reached().await;
+        while world.holds(&life, &digest(second)) {
+            assert!(began.elapsed() < LATE, "the second waits for the first");
+            world.env.sleep(Duration::from_millis(1)).await;
+        }
+        gate.release();
+        let late = async {
+            world.env.sleep(LATE / 2).await;
+            world.plan.deliver_late().await;
+        };
+        tokio::join!(
+            life.insert(&session, first),
+            life.insert(&session, second),
+            late
+        )
+    });
+    inserted.0.unwrap();
+    inserted.1.unwrap();
+    let status = status.unwrap();
+    assert_eq!((status.unknown_chunks, status.removed_chunks), (1, 1));
+    assert!(
+        began.elapsed() >= LATE,
+        "a digest of the batch was released early"
+    );
+    assert!(world.holds(&life, &digest(first)) && world.holds(&life, &digest(second)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_journal_left_by_a_crash_holds_its_digests_until_the_delete_can_have_no_effect() {
     let world = World::new();
     let life = garbage(&world, &["one"]).await;

@@ -17,7 +17,7 @@ use super::site::{GROUP, STORE, Site, TIME_MAX};
 use super::stored::files;
 
 /// One more than a batch of deletes holds.
-const STRAYS: u64 = 1001;
+const STRAYS: u64 = 16_001;
 /// Between two collections; what is young is not collected yet.
 const PAUSE: Duration = Duration::from_millis(200);
 
