@@ -42,7 +42,7 @@ pub(crate) struct Ceilings {
     pub(crate) crc32: Cost,
     /// Unpacking of what is compressed; 0 if nothing is.
     pub(crate) decode: Cost,
-    /// The chunks as files, see [`write`].
+    /// The chunks as files, see [`write()`].
     pub(crate) disk: Cost,
 }
 

@@ -133,6 +133,8 @@ struct Taken {
     daemon_cpu: f64,
     /// Part of all processor time that nobody used.
     idle: f64,
+    /// Bytes of bodies that went over the line to the S3 server, in the direction that had more.
+    line_bytes: f64,
 }
 
 /// All commands of one step, by program.
@@ -300,9 +302,13 @@ impl Round<'_> {
         nix::unistd::sync();
         let pid = self.site.daemon_pid()?;
         let (daemon, children) = (ProcessCpu::of(pid)?, ended_cpu()?);
+        let passed = self.site.proxy().passed();
         let (machine, began) = (CpuTime::now()?, Instant::now());
         action()?;
+        let now = self.site.proxy().passed();
+        let line = (now.bytes_in - passed.bytes_in).max(now.bytes_out - passed.bytes_out);
         Ok(Taken {
+            line_bytes: line as f64,
             seconds: began.elapsed().as_secs_f64(),
             idle: CpuTime::now()?.idle_since(&machine),
             cpu: ended_cpu()? - children,
@@ -357,7 +363,12 @@ fn tell_times(report: &mut Report, figures: &Figures, bytes: f64) {
         let daemon = median(&of(|taken| taken.daemon_cpu));
         let (key, middle) = (format!("{}-{}", step.name(), who.name()), median(&seconds));
         let speed = bytes / middle / 1e6;
-        let mut shown = format!("{middle:.2} s, {speed:.1} MB/s, CPU {cpu:.1} s");
+        let line = median(&of(|taken| taken.line_bytes));
+        let mut shown = format!(
+            "{middle:.2} s, {speed:.1} MB/s, {:.0} MB over the line, CPU {cpu:.1} s",
+            line / 1e6
+        );
+        report.detail(&format!("{key}-line-bytes"), line);
         if who == Who::Holdfast {
             shown = format!("{shown} + daemon {daemon:.1} s");
             report.detail(&format!("{key}-daemon-cpu-seconds"), daemon);
@@ -443,6 +454,7 @@ mod tests {
             seconds,
             cpu: 1.0,
             daemon_cpu: 1.0,
+            line_bytes: 0.0,
             idle: 0.5,
         };
         let all = |seconds: [f64; 3]| seconds.map(taken).to_vec();

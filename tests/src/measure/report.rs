@@ -191,9 +191,10 @@ mod tests {
         assert_eq!(report.json()["peak"], 3 << 20);
         let table = report.table();
         let lines: Vec<_> = table.lines().collect();
-        assert_eq!(lines[0], "time           1.5 s");
+        assert_eq!(lines[0], "time                   1.5 s");
         assert!(lines[1].ends_with("≥ 10       met"), "{table}");
-        assert!(lines[2].ends_with("MISSED"), "{table}");
+        assert!(lines[2].ends_with("≥ 0.85     met"), "{table}");
+        assert!(lines[3].ends_with("MISSED"), "{table}");
     }
 
     #[test]
