@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use holdfast_tests::checkout;
 use holdfast_tests::measure::arguments::CommonArgs;
 use holdfast_tests::measure::report::Report;
@@ -34,7 +34,7 @@ pub(crate) struct MatrixArgs {
     /// Where results and charts go; docs/performance of the checkout if not given.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Only points of this size, such as chunks=10000; may be repeated.
+    /// Only points of this size, such as chunks=10000; may be repeated, for another size or for another value of the same.
     #[arg(long, value_name = "SIZE=VALUE", value_parser = size)]
     only: Vec<(String, Value)>,
     /// Do not measure points that are stored already with the same command.
@@ -98,12 +98,18 @@ impl MatrixArgs {
             let its = point["sizes"].as_object();
             points.iter().position(|(sizes, _)| its == Some(sizes))
         };
+        let mut chosen = 0;
         for (sizes, arguments) in &points {
             let mut arguments = arguments.clone();
-            let wanted = |(name, value): &(String, Value)| sizes.get(name) == Some(value);
+            let has = |(name, value): &(String, Value)| sizes.get(name) == Some(value);
+            let wanted = |(name, _): &(String, Value)| {
+                let mut values = self.only.iter().filter(|(other, _)| other == name);
+                values.any(has)
+            };
             if !self.only.iter().all(wanted) {
                 continue;
             }
+            chosen += 1;
             arguments.extend(self.options.split_whitespace().map(ToOwned::to_owned));
             let command = shown(&arguments);
             let is_it = |point: &Value| point["command"] == command.as_str();
@@ -127,6 +133,8 @@ impl MatrixArgs {
             )
             .with_context(|| format!("cannot write '{}'", path.display()))?;
         }
+        let known: Vec<_> = points[0].0.keys().collect();
+        ensure!(chosen > 0, "no point has these sizes; there are {known:?}");
         Ok(())
     }
 }
