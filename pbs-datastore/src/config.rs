@@ -54,8 +54,8 @@ pub struct DatastoreConfig {
     /// Chunk bytes in flight ahead of one reader; default 32 MiB, 0 switches read-ahead off.
     pub read_ahead_bytes_max: u64,
     /// Keys of one delete request, 1 to 1000, which is the default.
-    pub delete_batch_keys_max: usize,
-    /// Delete requests of one batch, sent side by side: 1 to 64, default 16.
+    pub delete_request_keys_max: usize,
+    /// Delete requests of one batch, sent side by side: 1 to 64, default 16. A batch of files has the keys of one request.
     pub delete_requests_max: usize,
     /// Parallel ranges of one listing of the chunks; 1 to 64, default 8.
     pub list_ranges: usize,
@@ -77,7 +77,7 @@ impl DatastoreConfig {
             upload_attempts_max: 8,
             upload_deadline: Duration::from_mins(10),
             read_ahead_bytes_max: 32 << 20,
-            delete_batch_keys_max: 1000,
+            delete_request_keys_max: 1000,
             delete_requests_max: 16,
             list_ranges: 8,
             gc_touched_max: 1 << 20,
@@ -105,8 +105,8 @@ impl DatastoreConfig {
             "upload-attempts-max is between 2 and 20",
         );
         check(
-            (1..=1000).contains(&self.delete_batch_keys_max),
-            "delete-batch-keys-max is between 1 and 1000",
+            (1..=1000).contains(&self.delete_request_keys_max),
+            "delete-request-keys-max is between 1 and 1000",
         );
         check(
             (1..=64).contains(&self.delete_requests_max),

@@ -218,7 +218,6 @@ impl Setup {
         let send = |backups: &[Backup]| {
             Run::watch(pid, || self.clients.back_up(&self.entrance, STORE, backups))
         };
-        nix::unistd::sync();
         round.daemon = send(made)?;
         round.known = send(again)?;
         Ok(())

@@ -105,7 +105,7 @@ impl Life {
         config.gc_atime_cutoff = scenario.gc_cutoff;
         config.late_request_max = LATE;
         config.upload_attempts_max = scenario.upload_attempts;
-        config.delete_batch_keys_max = scenario.delete_batch;
+        config.delete_request_keys_max = scenario.delete_batch;
         // A batch of one request, or of several.
         config.delete_requests_max = 1 + scenario.delete_batch % 2;
         config.list_ranges = scenario.list_ranges;

@@ -84,9 +84,15 @@ impl<'a> Batches<'a> {
                 Found::Finding(_) => {}
             }
             let config = &self.collector.config;
-            let keys_max = config.delete_batch_keys_max;
+            let keys_max = config.delete_request_keys_max;
+            // A directory has no requests to share; nobody waits longer for its files than he has to.
+            let requests_max = self
+                .collector
+                .bucket
+                .as_ref()
+                .map_or(1, |_| config.delete_requests_max);
             let bad = self.bad_objects.len().max(self.bad_files.len());
-            if self.chunks.len() >= keys_max * config.delete_requests_max || bad >= keys_max {
+            if self.chunks.len() >= keys_max * requests_max || bad >= keys_max {
                 self.flush().await?;
             }
         }

@@ -354,7 +354,7 @@ impl Collector {
             condemnation,
             pass,
         } = confirmed;
-        let keys_max = self.config.delete_batch_keys_max;
+        let keys_max = self.config.delete_request_keys_max;
         let parts = chunks
             .chunks(keys_max)
             .map(|part| self.delete_part(bucket, part, &pass));

@@ -88,7 +88,7 @@ async fn an_upload_between_put_and_cache_insert_is_in_use() {
 #[tokio::test(start_paused = true)]
 async fn a_use_after_the_sweep_looked_is_seen_when_the_batch_is_condemned() {
     let mut world = World::new();
-    world.config.delete_batch_keys_max = 1;
+    world.config.delete_request_keys_max = 1;
     world.config.delete_requests_max = 1;
     world.config.list_ranges = 1;
     let life = garbage(&world, &["one", "two"]).await;
@@ -120,7 +120,7 @@ async fn a_use_after_the_sweep_looked_is_seen_when_the_batch_is_condemned() {
 #[tokio::test(start_paused = true)]
 async fn an_insert_that_meets_412_is_seen_when_the_batch_is_condemned() {
     let mut world = World::new();
-    world.config.delete_batch_keys_max = 1;
+    world.config.delete_request_keys_max = 1;
     world.config.delete_requests_max = 1;
     world.config.list_ranges = 1;
     let life = garbage(&world, &["one", "two"]).await;
@@ -201,7 +201,7 @@ async fn a_delete_without_answer_holds_its_digests_until_it_can_have_no_effect()
 #[tokio::test(start_paused = true)]
 async fn a_batch_is_several_requests_and_a_lost_answer_to_one_holds_all_its_digests() {
     let mut world = World::new();
-    world.config.delete_batch_keys_max = 1;
+    world.config.delete_request_keys_max = 1;
     let life = garbage(&world, &["one", "two"]).await;
     let (first, second) = if digest("one") < digest("two") {
         ("one", "two")
@@ -383,7 +383,7 @@ fn copy_dir(from: &std::path::Path, to: &std::path::Path) {
 #[tokio::test(start_paused = true)]
 async fn a_copy_of_the_directory_made_during_a_collection_is_not_believed() {
     let mut world = World::new();
-    world.config.delete_batch_keys_max = 1;
+    world.config.delete_request_keys_max = 1;
     world.config.delete_requests_max = 1;
     world.config.list_ranges = 1;
     let life = garbage(&world, &["one", "two", "three"]).await;

@@ -158,8 +158,11 @@ async fn a_datastore_is_opened_anew_once_nobody_has_it_in_his_hands() {
         }
         drop(held);
     };
-    let (opened, ()) = tokio::join!(opened, given_back);
-    opened.expect("its directory is free");
+    let both = async { tokio::join!(opened, given_back).0 };
+    let opened = tokio::time::timeout(std::time::Duration::from_mins(1), both).await;
+    opened
+        .expect("it is closed, and opened")
+        .expect("its directory is free");
     stores.get("one").expect("open again");
 }
 

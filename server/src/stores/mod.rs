@@ -504,7 +504,7 @@ impl Entry {
 
     /// Waits until nobody has the closed datastore in his hands; `false` if somebody has by then.
     async fn released(&self, by: Instant) -> bool {
-        let released = locked(&self.released).take();
+        let released = locked(&self.released).clone();
         match released {
             Some(released) => tokio::time::timeout_at(by, released.wait()).await.is_ok(),
             None => true,
