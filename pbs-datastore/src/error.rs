@@ -112,12 +112,21 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub(crate) trait About<T> {
     /// Attaches the path.
     fn about(self, path: impl AsRef<Path>) -> Result<T>;
+    /// The same for a path that has to be made.
+    fn about_file(self, path: impl FnOnce() -> PathBuf) -> Result<T>;
 }
 
 impl<T> About<T> for io::Result<T> {
     fn about(self, path: impl AsRef<Path>) -> Result<T> {
         self.map_err(|source| Error::File {
             path: path.as_ref().to_owned(),
+            source,
+        })
+    }
+
+    fn about_file(self, path: impl FnOnce() -> PathBuf) -> Result<T> {
+        self.map_err(|source| Error::File {
+            path: path(),
             source,
         })
     }

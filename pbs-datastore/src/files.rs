@@ -110,6 +110,10 @@ pub trait Files: Send + Sync + fmt::Debug + 'static {
     /// meanwhile is left out.
     fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>>;
 
+    /// The names in a directory, in no order, without a look at what bears them; `None` if there are more than `max`.
+    /// What is there from before the call until after it is among them.
+    fn names(&self, path: &Path, max: usize) -> io::Result<Option<Vec<String>>>;
+
     /// Creates a directory and its parents, mode 0755.
     fn create_dirs(&self, path: &Path) -> io::Result<()>;
 
@@ -319,6 +323,20 @@ impl Files for OsFiles {
         }
         entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         Ok(entries)
+    }
+
+    fn names(&self, path: &Path, max: usize) -> io::Result<Option<Vec<String>>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(path)? {
+            let Ok(name) = entry?.file_name().into_string() else {
+                continue;
+            };
+            if names.len() == max {
+                return Ok(None);
+            }
+            names.push(name);
+        }
+        Ok(Some(names))
     }
 
     fn create_dirs(&self, path: &Path) -> io::Result<()> {

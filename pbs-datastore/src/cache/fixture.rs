@@ -123,6 +123,9 @@ impl Files for WatchedFiles {
     fn list(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
         OsFiles.list(path)
     }
+    fn names(&self, path: &Path, max: usize) -> io::Result<Option<Vec<String>>> {
+        OsFiles.names(path, max)
+    }
     fn create_dirs(&self, path: &Path) -> io::Result<()> {
         OsFiles.create_dirs(path)
     }

@@ -110,7 +110,7 @@ async fn what_is_in_use_or_condemned_is_not_evicted() {
     let condemned = fixture.insert(1, LEN, at(1)).await;
     let guard = fixture.table.guard(busy).await;
     let mut condemnation = Condemnation::default();
-    condemnation.add(&fixture.table.try_guard(condemned).unwrap());
+    condemnation.add(fixture.table.try_guard(condemned).unwrap());
     for n in 2..30 {
         fixture.insert(n, LEN, at(i64::from(n))).await;
         fixture.quiet().await;

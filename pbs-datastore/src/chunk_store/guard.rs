@@ -140,12 +140,12 @@ pub(crate) struct Condemnation {
 }
 
 impl Condemnation {
-    /// Condemns the guarded digest. The caller has checked under this guard that nothing uses it.
-    pub(crate) fn add(&mut self, guard: &Guard) {
-        let slot = &guard.slot.slot;
-        slot.era.fetch_add(1, Ordering::AcqRel);
-        slot.sentence.put(Sentence::Condemned);
-        self.slots.push(guard.slot.table.slot(guard.digest()));
+    /// Condemns the guarded digest, and gives the guard up. The caller has checked under it that nothing uses the digest.
+    pub(crate) fn add(&mut self, guard: Guard) {
+        let Guard { _exclusive, slot } = guard;
+        slot.slot.era.fetch_add(1, Ordering::AcqRel);
+        slot.slot.sentence.put(Sentence::Condemned);
+        self.slots.push(slot);
     }
 
     /// Takes over what another one has condemned.
@@ -332,7 +332,7 @@ mod tests {
         let table = ChunkTable::new();
         let digest = Digest::of(b"a");
         let mut condemnation = Condemnation::default();
-        condemnation.add(&table.try_guard(digest).unwrap());
+        condemnation.add(table.try_guard(digest).unwrap());
         let mut using = pin!(table.guard_for_use(digest));
         assert!(poll(using.as_mut()).is_pending());
         assert!(
@@ -350,7 +350,7 @@ mod tests {
         let table = ChunkTable::new();
         let digest = Digest::of(b"a");
         let mut condemnation = Condemnation::default();
-        condemnation.add(&table.try_guard(digest).unwrap());
+        condemnation.add(table.try_guard(digest).unwrap());
         let mut waiting = pin!(table.guard_for_use(digest));
         assert!(poll(waiting.as_mut()).is_pending());
         // As in a task that panics.
@@ -367,7 +367,7 @@ mod tests {
         let digest = Digest::of(b"a");
         let before = table.register_fill(digest);
         let mut condemnation = Condemnation::default();
-        condemnation.add(&table.try_guard(digest).unwrap());
+        condemnation.add(table.try_guard(digest).unwrap());
         let during = table.register_fill(digest);
         condemnation.release();
         let after = table.register_fill(digest);

@@ -198,7 +198,12 @@ impl Markers {
 
     /// The path of a chunk's marker.
     pub(crate) fn path(&self, digest: &Digest) -> PathBuf {
-        self.chunks.join(digest.folder()).join(digest.to_string())
+        // With room for all of it: a collection makes several million paths.
+        let mut path = PathBuf::with_capacity(self.chunks.as_os_str().len() + 1 + 4 + 1 + 64);
+        path.push(&self.chunks);
+        path.push(digest.folder());
+        path.push(digest.to_string());
+        path
     }
 
     fn upload_path(&self, digest: &Digest) -> PathBuf {

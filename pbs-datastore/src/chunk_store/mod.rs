@@ -7,6 +7,7 @@ pub(crate) mod insert;
 pub(crate) mod location;
 pub(crate) mod marker;
 pub(crate) mod object;
+pub(crate) mod protection;
 mod read;
 mod stream;
 mod upload;

@@ -265,6 +265,11 @@ impl Files for FaultyFiles {
         self.inner.list(path)
     }
 
+    fn names(&self, path: &Path, max: usize) -> io::Result<Option<Vec<String>>> {
+        self.check(FileOp::Stat, path)?;
+        self.inner.names(path, max)
+    }
+
     fn create_dirs(&self, path: &Path) -> io::Result<()> {
         self.check(FileOp::Write, path)?;
         self.inner.create_dirs(path)

@@ -41,8 +41,9 @@ use super::{Bucket, Collector};
 use crate::chunk_store::guard::{Condemnation, Guard};
 use crate::chunk_store::location::{ChunkLocation, locate};
 use crate::chunk_store::marker::Markers;
+use crate::chunk_store::protection::Protection;
 use crate::error::About as _;
-use crate::files::{Files, optional};
+use crate::files::Files;
 use crate::owner::FencePass;
 use crate::sabotage::{self, Rule};
 use crate::step::Step;
@@ -155,16 +156,16 @@ impl DeletedPart {
 fn is_unused(
     files: &dyn Files,
     markers: &Markers,
+    protection: &Protection<'_>,
     digest: &Digest,
     cutoff: Timestamp,
 ) -> Result<bool> {
-    let about = || markers.path(digest);
     let marker = markers
         .get(files, digest)
-        .about(about())?
+        .about_file(|| markers.path(digest))?
         .map(|marker| marker.used);
-    let upload = markers.upload(files, digest).about(about())?;
-    let using = markers.using_since(files, digest).about(about())?;
+    let upload = protection.upload(digest)?;
+    let using = protection.using_since(digest)?;
     Ok([marker, upload, using]
         .into_iter()
         .flatten()
@@ -180,11 +181,16 @@ fn condemn_piece(
 ) -> (Vec<Stored>, Condemnation, Option<Error>) {
     let (mut chunks, mut condemnation) = (Vec::new(), Condemnation::default());
     let mut fault = None;
+    // All guards are held by now, so nobody can begin an upload of these chunks after the directory was listed.
+    let protection = match Protection::read(files, markers) {
+        Ok(protection) => protection,
+        Err(error) => return (chunks, condemnation, Some(error)),
+    };
     for (chunk, guard) in piece {
-        match is_unused(files, markers, &chunk.digest, cutoff) {
+        match is_unused(files, markers, &protection, &chunk.digest, cutoff) {
             Ok(false) => {}
             Ok(true) => {
-                condemnation.add(&guard);
+                condemnation.add(guard);
                 chunks.push(chunk);
             }
             Err(error) => fault = Some(error),
@@ -227,7 +233,7 @@ impl Collector {
         if sabotage::is_off(Rule::CheckUnderGuard) {
             let mut condemnation = Condemnation::default();
             for chunk in &batch {
-                condemnation.add(&self.table.guard(chunk.digest).await);
+                condemnation.add(self.table.guard(chunk.digest).await);
             }
             return Ok(Condemned {
                 chunks: batch,
@@ -463,8 +469,9 @@ impl Collector {
                 ..BatchResult::default()
             };
             for chunk in chunks {
-                let path = markers.path(&chunk.digest);
-                optional(files.unlink(&path)).about(&path)?;
+                markers
+                    .remove_condemned(files, &chunk.digest)
+                    .about_file(|| markers.path(&chunk.digest))?;
                 Step::BatchUnlinked.passed();
                 result.removed_chunks += 1;
                 result.removed_bytes += chunk.size;
@@ -510,13 +517,12 @@ async fn remove_markers(collector: &Collector, digests: Vec<Digest>) -> Result<(
     let pieces = digests.chunks(PIECE_KEYS).map(|piece| {
         let (markers, piece) = (collector.markers.clone(), piece.to_vec());
         collector.env.io(move |files: &dyn Files| {
+            let protection = Protection::read(files, &markers)?;
             piece.iter().try_for_each(|digest| {
                 markers
                     .remove_condemned(files, digest)
-                    .about(markers.path(digest))?;
-                markers
-                    .remove_upload(files, digest)
-                    .about(markers.uploads())
+                    .about_file(|| markers.path(digest))?;
+                protection.remove_upload(digest)
             })
         })
     });
@@ -548,7 +554,7 @@ impl Recovery {
         };
         let mut condemnation = Condemnation::default();
         for digest in &digests {
-            condemnation.add(&collector.table.guard(*digest).await);
+            condemnation.add(collector.table.guard(*digest).await);
         }
         let found = !digests.is_empty();
         let digests = if sabotage::is_off(Rule::RecoveryDropsMarkers) {

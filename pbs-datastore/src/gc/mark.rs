@@ -67,7 +67,7 @@ impl Toucher<'_> {
                     // The time is read right before each touch; see the cutoff's margin.
                     if markers
                         .touch(files, digest, env.now())
-                        .about(markers.path(digest))?
+                        .about_file(|| markers.path(digest))?
                     {
                         continue;
                     }

@@ -58,8 +58,9 @@ use crate::sabotage::{self, Rule};
 use crate::step::Step;
 use crate::{BucketLayout, DatastoreConfig, Digest, Env, Error, JobContext, Result, Sessions};
 
-/// Findings and candidates on their way from the ranges to the batches; bounds memory.
-const FOUND_QUEUE: usize = 4096;
+/// Findings and candidates on their way from the ranges to the batches; bounds memory. Enough for a batch, so that the
+/// listing goes on while one is deleted.
+const FOUND_QUEUE: usize = 16 << 10;
 
 /// The bucket side of a collector.
 #[derive(Clone, Debug)]

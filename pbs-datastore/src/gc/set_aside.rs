@@ -78,9 +78,8 @@ impl Collector {
             return self.forget_missing(guard).await.map(|()| true);
         }
         let mut condemnation = Condemnation::default();
-        condemnation.add(&guard);
         self.sessions.announce_lost(&digest);
-        drop(guard);
+        condemnation.add(guard);
         let chunk = Stored {
             digest,
             size,

@@ -21,6 +21,8 @@ use tokio::sync::mpsc;
 use super::cutoff::Cutoff;
 use super::reconcile::Finding;
 use super::{Bucket, Collector};
+use crate::chunk_store::marker::Markers;
+use crate::chunk_store::protection::Protection;
 use crate::error::About as _;
 use crate::files::{Files, optional};
 use crate::progress::Progress;
@@ -228,6 +230,7 @@ impl Collector {
             let mut comparison = Comparison {
                 files,
                 markers: &markers,
+                protection: Protection::read(files, &markers)?,
                 cutoff: &cutoff,
                 listed,
                 counts,
@@ -305,7 +308,8 @@ fn take_page(
 /// File work of a comparison.
 struct Comparison<'a> {
     files: &'a dyn Files,
-    markers: &'a crate::chunk_store::marker::Markers,
+    markers: &'a Markers,
+    protection: Protection<'a>,
     cutoff: &'a Cutoff,
     listed: bool,
     counts: Counts,
@@ -368,17 +372,10 @@ impl Comparison<'_> {
 
     /// Classifies one stored chunk.
     fn stored(&mut self, chunk: Stored, marker: Option<Timestamp>) -> Result<()> {
-        let about = || self.markers.path(&chunk.digest);
         let mut newest = marker;
         if self.listed && newest.is_none_or(|used| used < self.cutoff.time) {
-            let upload = self
-                .markers
-                .upload(self.files, &chunk.digest)
-                .about(about())?;
-            let using = self
-                .markers
-                .using_since(self.files, &chunk.digest)
-                .about(about())?;
+            let upload = self.protection.upload(&chunk.digest)?;
+            let using = self.protection.using_since(&chunk.digest)?;
             if marker.is_none() && using.is_some_and(|since| since >= self.cutoff.start) {
                 self.found
                     .push(Found::Finding(Finding::ObjectWithoutMarker {
@@ -405,10 +402,7 @@ impl Comparison<'_> {
 
     /// A chunk that was set aside is kept while it is young, and while an index names its digest and has no good chunk.
     fn bad(&mut self, digest: &Digest, place: SetAside, written: Timestamp) -> Result<()> {
-        let wanted = self
-            .markers
-            .using_since(self.files, digest)
-            .about(self.markers.using())?;
+        let wanted = self.protection.using_since(digest)?;
         if written >= self.cutoff.time || wanted.is_some_and(|since| since >= self.cutoff.start) {
             self.counts.still_bad += 1;
         } else {

@@ -124,7 +124,7 @@ async fn a_spoiled_fill_is_not_inserted() {
         assert!(poll_once(reading.as_mut()).is_pending());
         gate.reached().await;
         let mut condemnation = Condemnation::default();
-        condemnation.add(&fixture.table.try_guard(digest).unwrap());
+        condemnation.add(fixture.table.try_guard(digest).unwrap());
         let files = crate::files::OsFiles;
         fixture.markers.remove_condemned(&files, &digest).unwrap();
         fixture.model.remove_raw(&key(&digest));
@@ -160,7 +160,7 @@ async fn nothing_is_condemned_while_a_fill_of_it_is_written() {
             return;
         };
         let mut condemnation = Condemnation::default();
-        condemnation.add(&guard);
+        condemnation.add(guard);
         let files = crate::files::OsFiles;
         markers.remove_condemned(&files, &digest).unwrap();
         model.remove_raw(&key(&digest));

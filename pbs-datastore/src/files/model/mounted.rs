@@ -241,6 +241,11 @@ impl Files for ModelFiles {
         Ok(entries)
     }
 
+    fn names(&self, path: &Path, max: usize) -> io::Result<Option<Vec<String>>> {
+        let names: Vec<_> = self.list(path)?.into_iter().map(|e| e.name).collect();
+        Ok((names.len() <= max).then_some(names))
+    }
+
     fn create_dirs(&self, path: &Path) -> io::Result<()> {
         let mut state = self.alive()?;
         for dir in path.ancestors() {
