@@ -159,6 +159,7 @@ impl GcRound {
         let mut figures = self.collection.to_json();
         if let Some(ceilings) = &self.ceilings {
             figures["raw-delete-seconds"] = json!(ceilings.side_by_side);
+            figures["raw-delete-cpu-seconds"] = json!(ceilings.side_by_side_cpu);
             figures["raw-delete-in-turn-seconds"] = json!(ceilings.in_turn);
             figures["unlink-seconds"] = json!(ceilings.unlink);
             figures["sweep-ratio"] = json!(self.sweep_ratio());
@@ -313,6 +314,11 @@ fn report_sweep(report: &mut Report, rounds: &[GcRound]) {
             "raw-delete-seconds",
             "raw deletes, side by side",
             ceiling(|c| c.side_by_side),
+        ),
+        (
+            "raw-delete-cpu-seconds",
+            "processor time of that, both ends",
+            ceiling(|c| c.side_by_side_cpu),
         ),
         (
             "raw-delete-in-turn-seconds",

@@ -11,9 +11,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::available_parallelism;
 
 use anyhow::{Result, ensure};
 use holdfast_tests::measure::site::S3Process;
+use holdfast_tests::measure::usage::CpuTime;
 use holdfast_tests::process::Watchdog;
 use holdfast_tests::s3_server::Access;
 use pbs_datastore::{BucketLayout, Digest, Place};
@@ -36,6 +38,8 @@ const IN_TURN_SHARE: usize = 10;
 pub(crate) struct SweepCeilings {
     /// `DeleteObjects`, as many at a time as a datastore may have.
     pub(crate) side_by_side: f64,
+    /// Processor seconds of the whole machine meanwhile.
+    pub(crate) side_by_side_cpu: f64,
     /// `DeleteObjects`, one after the other; from a tenth.
     pub(crate) in_turn: f64,
     /// Unlinking the markers.
@@ -64,11 +68,14 @@ impl SweepCeilings {
         };
         nix::unistd::sync();
         let concurrency = Limits::default().concurrency_max;
+        let machine = CpuTime::now()?;
         let side_by_side = delete(&access, SIDE_BY_SIDE, &garbage, concurrency)?;
+        let busy = 1.0 - CpuTime::now()?.idle_since(&machine);
         let in_turn = delete(&access, IN_TURN, &garbage[garbage.len() - few..], 1)?;
         let paths = garbage.iter().map(|digest| marker(&markers, digest));
         Ok(Self {
             side_by_side,
+            side_by_side_cpu: busy * side_by_side * available_parallelism()?.get() as f64,
             in_turn: in_turn * garbage.len() as f64 / few.max(1) as f64,
             unlink: unlink(paths.collect())?,
         })
