@@ -2,11 +2,15 @@
 //!
 //! A payload is exactly one frame. What follows a frame would be covered by no digest, so it is refused.
 //!
-//! Memory (I9): chunks are hashed while they are unpacked, in a window of at most [`WINDOW_LOG_MAX`] and a step of output,
-//! neither of which outlives the call. In the daemon that is a job of [`Env::compute`](crate::Env::compute), of which as
-//! many run as there are cores; so beside the budget for bodies there is one window for each core, at most. Only manifests
-//! are unpacked as a whole there, at most [`MANIFEST_BYTES_MAX`](crate::MANIFEST_BYTES_MAX) in such a job as well; what is
+//! Memory (I9): a frame that says how much it holds is unpacked into as many bytes, at most a chunk's, and hashed there. One that
+//! does not is hashed while it is unpacked, in a window of at most [`WINDOW_LOG_MAX`] and a step of output. None of it outlives
+//! the call but the state for frames of the first kind, some 100 KiB for each thread that has unpacked one: to make it anew takes longer than to unpack a
+//! small chunk. In the daemon that is a job of [`Env::compute`](crate::Env::compute), of which as
+//! many run as there are cores; so beside the budget for bodies there is one chunk or window for each core, at most. Manifests
+//! are unpacked in such a job as well, at most [`MANIFEST_BYTES_MAX`](crate::MANIFEST_BYTES_MAX); what is
 //! kept of them is bounded where it is kept.
+
+use std::cell::RefCell;
 
 use zstd::zstd_safe::{self, DCtx, DParameter, InBuffer, OutBuffer};
 
@@ -50,26 +54,44 @@ fn claimed_len(payload: &[u8], limit: usize) -> Result<Option<usize>, BlobError>
     }
 }
 
+thread_local! {
+    /// For frames that say how much they hold; these need no window.
+    static WHOLE: RefCell<Option<DCtx<'static>>> = const { RefCell::new(None) };
+}
+
+/// The contents of a frame that says to hold `length` bytes.
+fn whole(payload: &[u8], length: usize) -> Result<Vec<u8>, BlobError> {
+    WHOLE.with_borrow_mut(|kept| {
+        let context = match kept {
+            Some(context) => context,
+            None => kept.insert(context()?),
+        };
+        let mut data = Vec::with_capacity(length);
+        context
+            .decompress(&mut data, payload)
+            .map_err(|_| DAMAGED)?;
+        Ok(data)
+    })
+}
+
 /// The contents of the frame, at most `limit` bytes.
 pub(crate) fn decompress(payload: &[u8], limit: usize) -> Result<Vec<u8>, BlobError> {
     check_one_frame(payload)?;
     if let Some(length) = claimed_len(payload, limit)? {
-        let mut data = Vec::with_capacity(length);
-        let mut context = context()?;
-        context
-            .decompress(&mut data, payload)
-            .map_err(|_| DAMAGED)?;
-        return Ok(data);
+        return whole(payload, length);
     }
     let mut data = Vec::new();
     unpack(payload, limit, |step| data.extend_from_slice(step))?;
     Ok(data)
 }
 
-/// Digest and length of the contents of the frame, at most `limit` bytes of them, in constant memory.
+/// Digest and length of the contents of the frame, at most `limit` bytes of them.
 pub(crate) fn digest(payload: &[u8], limit: usize) -> Result<(Digest, u64), BlobError> {
     check_one_frame(payload)?;
-    claimed_len(payload, limit)?;
+    if let Some(length) = claimed_len(payload, limit)? {
+        let data = whole(payload, length)?;
+        return Ok((Digest::of(&data), data.len() as u64));
+    }
     let (mut hash, mut length) = (Digester::new(), 0);
     unpack(payload, limit, |step| {
         hash.update(step);

@@ -25,7 +25,7 @@ use holdfast_tests::process::say;
 use serde_json::json;
 
 use super::ceilings::Ceilings;
-use super::load::{Backup, Clients, Figure, Run, Shape, backups, figure, plain_bytes, remove};
+use super::load::{Backup, Clients, Figure, GIB, LoadArgs, Run, figure, plain_bytes, remove};
 use super::session::Entrance;
 use super::sink::Sink;
 
@@ -33,7 +33,6 @@ use super::sink::Sink;
 const RATIO_MIN: f64 = 0.85;
 /// How much more processor time than the parts the daemon may take.
 const CPU_MAX: f64 = 1.3;
-const GIB: f64 = (1_u64 << 30) as f64;
 
 /// New chunks into a datastore in a directory, beside SHA-256, the disk and a bare HTTP/2 server.
 #[derive(Clone, Debug, clap::Args)]
@@ -41,39 +40,13 @@ pub(crate) struct IngestArgs {
     #[command(flatten)]
     common: CommonArgs,
     #[command(flatten)]
-    load: IngestLoad,
-}
-
-/// How much of what is sent.
-#[derive(Clone, Debug, clap::Args)]
-pub(crate) struct IngestLoad {
+    load: LoadArgs,
     /// Backups at once.
     #[arg(long, default_value_t = 1)]
-    pub(crate) sessions: u64,
-    /// KiB of a chunk, at most 16384.
-    #[arg(long, default_value_t = 4096, value_name = "KIB")]
-    pub(crate) chunk_kib: u64,
-    /// Content of which about half can be compressed away.
-    #[arg(long)]
-    pub(crate) compressible: bool,
-    /// MiB of each round, all sessions together; they lie in memory, half as much again if compressible.
-    #[arg(long, default_value_t = 1024)]
-    pub(crate) mib: u64,
-    /// Uploads under way in each session.
-    #[arg(long, default_value_t = 8, value_name = "COUNT")]
-    pub(crate) in_flight: usize,
+    sessions: u64,
     /// Rounds.
     #[arg(long, default_value_t = 5)]
-    pub(crate) rounds: u64,
-}
-
-impl IngestLoad {
-    fn shape(&self) -> Shape {
-        Shape {
-            chunk_bytes: (self.chunk_kib << 10) as usize,
-            compressible: self.compressible,
-        }
-    }
+    rounds: u64,
 }
 
 /// What one round gave.
@@ -138,29 +111,69 @@ impl IngestArgs {
     /// Measures and prints.
     pub(crate) fn run(&self) -> Result<ExitCode> {
         self.common.begin()?;
-        Ok(measure(&self.load, self.common.seed)?.print())
+        let site = Setup::start(&self.load)?;
+        let mut rounds = Vec::new();
+        for number in 0..self.rounds.max(1) {
+            let made = self.load.backups(self.common.seed, number, self.sessions)?;
+            let round = site.round(&made, number % 2 == 1)?;
+            say(&format!(
+                "round {}: SHA-256 {:.2} s, disk {:.2} s, sink {:.2} s, daemon {:.2} s",
+                number + 1,
+                round.parts.sha256.seconds,
+                round.parts.disk.seconds,
+                round.sink.seconds,
+                round.daemon.seconds
+            ));
+            rounds.push(round);
+        }
+        let memory = Memory::of(site.pid()?)?.peak;
+        Ok(self.report(&rounds, memory).print())
     }
-}
 
-/// Measures with a daemon of its own.
-pub(crate) fn measure(load: &IngestLoad, seed: u64) -> Result<Report> {
-    let site = Setup::start(load)?;
-    let mut rounds = Vec::new();
-    for number in 0..load.rounds.max(1) {
-        let made = backups(load.shape(), seed, number, load.sessions, load.mib << 20)?;
-        let round = site.round(&made, number % 2 == 1)?;
-        say(&format!(
-            "round {}: SHA-256 {:.2} s, disk {:.2} s, sink {:.2} s, daemon {:.2} s",
-            number + 1,
-            round.parts.sha256.seconds,
-            round.parts.disk.seconds,
-            round.sink.seconds,
-            round.daemon.seconds
-        ));
-        rounds.push(round);
+    fn report(&self, rounds: &[Round], memory: u64) -> Report {
+        let bytes = rounds.first().map_or(0, |round| round.bytes) as f64;
+        let each = |of: fn(&Round) -> f64| rounds.iter().map(of).collect::<Vec<_>>();
+        let mut report = Report::new("ingest");
+        report.detail("rounds", rounds.len());
+        report.detail("sessions", self.sessions);
+        self.load.tell(&mut report);
+        report.detail("bytes-per-round", bytes as u64);
+        for Figure { key, what, of } in SPEEDS {
+            let seconds = each(of);
+            let speed = bytes / median(&seconds) / 1e6;
+            report.detail(&format!("{key}-seconds"), json!(seconds));
+            let shown = format!("{speed:.1} MB/s");
+            report.note(&format!("{key}-mb-per-second"), speed, what, shown);
+        }
+        let ratios = each(|round| round.slowest() / round.daemon.seconds);
+        report.detail("each-ratio", json!(ratios));
+        let (ratio, words) = (median(&ratios), "daemon / slowest ceiling");
+        if self.sessions == 1 {
+            report.ratio("ratio", ratio, words, RATIO_MIN);
+        } else {
+            report.plain_ratio("ratio", ratio, words);
+        }
+        for Figure { key, what, of } in COSTS {
+            let cost = median(&each(of)) / bytes * GIB;
+            let (key, what) = (
+                format!("{key}-cpu-seconds-per-gib"),
+                format!("processor time, {what}"),
+            );
+            report.note(&key, cost, &what, format!("{cost:.3} s/GiB"));
+        }
+        let factor = median(&each(|round| round.daemon.cpu_seconds / round.parts_cpu()));
+        report.check(
+            "cpu-factor",
+            factor,
+            "processor time, daemon / its parts",
+            format!("{factor:.3}"),
+            &format!("≤ {CPU_MAX:.2}"),
+            factor <= CPU_MAX,
+        );
+        report.plain_ratio("cpu-ratio", 1.0 / factor, "its parts / daemon");
+        report.bytes_at_most("vm-hwm", memory, "daemon's peak memory", 512 << 20);
+        report
     }
-    let memory = Memory::of(site.pid()?)?.peak;
-    Ok(report(load, &rounds, memory))
 }
 
 /// Daemon, sink and clients.
@@ -173,7 +186,7 @@ struct Setup {
 }
 
 impl Setup {
-    fn start(load: &IngestLoad) -> Result<Self> {
+    fn start(load: &LoadArgs) -> Result<Self> {
         let daemon = Daemon::set_up(&[])?;
         daemon.start()?;
         daemon.add_directory_store(STORE, &["--gc-atime-cutoff-minutes", "0"])?;
@@ -222,51 +235,4 @@ impl Setup {
         round.known = send(again)?;
         Ok(())
     }
-}
-
-fn report(load: &IngestLoad, rounds: &[Round], memory: u64) -> Report {
-    let bytes = rounds.first().map_or(0, |round| round.bytes) as f64;
-    let each = |of: fn(&Round) -> f64| rounds.iter().map(of).collect::<Vec<_>>();
-    let mut report = Report::new("ingest");
-    report.detail("rounds", rounds.len());
-    report.detail("sessions", load.sessions);
-    report.detail("chunk-bytes", load.chunk_kib << 10);
-    report.detail("compressible", load.compressible);
-    report.detail("bytes-per-round", bytes as u64);
-    report.detail("in-flight", load.in_flight);
-    for Figure { key, what, of } in SPEEDS {
-        let seconds = each(of);
-        let speed = bytes / median(&seconds) / 1e6;
-        report.detail(&format!("{key}-seconds"), json!(seconds));
-        let shown = format!("{speed:.1} MB/s");
-        report.note(&format!("{key}-mb-per-second"), speed, what, shown);
-    }
-    let ratios = each(|round| round.slowest() / round.daemon.seconds);
-    report.detail("each-ratio", json!(ratios));
-    let (ratio, words) = (median(&ratios), "daemon / slowest ceiling");
-    if load.sessions == 1 {
-        report.ratio("ratio", ratio, words, RATIO_MIN);
-    } else {
-        report.plain_ratio("ratio", ratio, words);
-    }
-    for Figure { key, what, of } in COSTS {
-        let cost = median(&each(of)) / bytes * GIB;
-        let (key, what) = (
-            format!("{key}-cpu-seconds-per-gib"),
-            format!("processor time, {what}"),
-        );
-        report.note(&key, cost, &what, format!("{cost:.3} s/GiB"));
-    }
-    let factor = median(&each(|round| round.daemon.cpu_seconds / round.parts_cpu()));
-    report.check(
-        "cpu-factor",
-        factor,
-        "processor time, daemon / its parts",
-        format!("{factor:.3}"),
-        &format!("≤ {CPU_MAX:.2}"),
-        factor <= CPU_MAX,
-    );
-    report.plain_ratio("cpu-ratio", 1.0 / factor, "its parts / daemon");
-    report.bytes_at_most("vm-hwm", memory, "daemon's peak memory", 512 << 20);
-    report
 }

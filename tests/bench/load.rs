@@ -13,6 +13,7 @@ use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use holdfast_tests::daemon::Daemon;
 use holdfast_tests::measure::noise::Noise;
+use holdfast_tests::measure::report::Report;
 use holdfast_tests::measure::usage::{CpuTime, ProcessCpu};
 use http::Method;
 use pbs_datastore::{
@@ -37,6 +38,46 @@ const NOISY_BYTES: usize = 448;
 const BLOCK_BYTES: usize = 1024;
 const WORDS: &[u8] =
     b"The quick brown fox jumps over the lazy dog, and nobody in the whole valley is surprised. ";
+
+/// For figures per GiB.
+pub(crate) const GIB: f64 = (1_u64 << 30) as f64;
+/// What has to be left of the processors where a line is what bounds, or the machine was measured and not the daemon.
+pub(crate) const IDLE_MIN: f64 = 0.15;
+
+/// How much of what is sent, by how many requests.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct LoadArgs {
+    /// KiB of a chunk, at most 16384.
+    #[arg(long, default_value_t = 4096, value_name = "KIB")]
+    chunk_kib: u64,
+    /// Content of which about half can be compressed away.
+    #[arg(long)]
+    compressible: bool,
+    /// MiB of each run, all sessions together; they lie in memory, half as much again if compressible.
+    #[arg(long, default_value_t = 1024)]
+    mib: u64,
+    /// Uploads under way in each session.
+    #[arg(long, default_value_t = 8, value_name = "COUNT")]
+    pub(crate) in_flight: usize,
+}
+
+impl LoadArgs {
+    /// New content for a round, distributed to the sessions.
+    pub(crate) fn backups(&self, seed: u64, round: u64, sessions: u64) -> Result<Vec<Backup>> {
+        let shape = Shape {
+            chunk_bytes: (self.chunk_kib << 10) as usize,
+            compressible: self.compressible,
+        };
+        backups(shape, seed, round, sessions, self.mib << 20)
+    }
+
+    /// Into the JSON.
+    pub(crate) fn tell(&self, report: &mut Report) {
+        report.detail("chunk-bytes", self.chunk_kib << 10);
+        report.detail("compressible", self.compressible);
+        report.detail("in-flight", self.in_flight);
+    }
+}
 
 /// What chunks are made of.
 #[derive(Clone, Copy, Debug)]

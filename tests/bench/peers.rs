@@ -30,13 +30,12 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::borg::Borg;
+use crate::load::IDLE_MIN;
 use crate::mixture::{Mixture, read_through};
 use crate::restic::{Restic, version};
 
 /// How long one of our commands may take.
 const COMMAND_TIME_MAX: Duration = Duration::from_mins(30);
-/// What has to be left of the processors, or the machine was measured.
-const IDLE_MIN: f64 = 0.15;
 /// Two snapshots of one group are never of the same second.
 const NEXT_SECOND: Duration = Duration::from_millis(1100);
 /// Our archive of a directory.

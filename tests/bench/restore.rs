@@ -22,7 +22,7 @@ use holdfast_tests::measure::site::{STORE, Site};
 use holdfast_tests::process::say;
 use serde_json::json;
 
-use super::load::{Backup, Clients, Figure, Run, Shape, backups, chunks, figure, plain_bytes};
+use super::load::{Backup, Clients, Figure, GIB, Run, Shape, backups, chunks, figure, plain_bytes};
 use super::session::Entrance;
 use super::uploads::{WayArgs, idle};
 
@@ -36,7 +36,6 @@ const AHEAD_CHUNKS_MAX: u64 = 64;
 /// Numbers of the rounds whose content the two parts read.
 const MAIN: u64 = 0;
 const GAIN: u64 = 1;
-const GIB: f64 = (1_u64 << 30) as f64;
 
 /// Chunks read back from an S3 datastore over a slow way, beside raw GETs.
 #[derive(Clone, Debug, clap::Args)]
@@ -51,42 +50,42 @@ pub(crate) struct RestoreArgs {
 
 /// What is read, and how.
 #[derive(Clone, Debug, clap::Args)]
-pub(crate) struct RestoreLoad {
+struct RestoreLoad {
     /// KiB of a chunk, at most 16384.
     #[arg(long, default_value_t = 4096, value_name = "KIB")]
-    pub(crate) chunk_kib: u64,
+    chunk_kib: u64,
     /// MiB that are read in each run.
     #[arg(long, default_value_t = 512)]
-    pub(crate) mib: u64,
+    mib: u64,
     /// The order in which chunks are asked for.
     #[arg(long, value_enum, default_value_t = Order::Sequential)]
-    pub(crate) order: Order,
+    order: Order,
     /// From a cache that holds everything.
     #[arg(long)]
-    pub(crate) warm: bool,
+    warm: bool,
     /// Chunks asked for at once.
     #[arg(long, default_value_t = 1, value_name = "COUNT")]
-    pub(crate) in_flight: usize,
+    in_flight: usize,
     /// Raw requests at a time, instead of as many as fit into the datastore's read-ahead.
     #[arg(long, value_name = "COUNT")]
-    pub(crate) raw_requests: Option<u64>,
+    raw_requests: Option<u64>,
     /// Pairs of runs.
     #[arg(long, default_value_t = 5)]
-    pub(crate) pairs: u64,
+    pairs: u64,
     /// KiB of a chunk where the gain of read-ahead is measured; 0 leaves that part out.
     #[arg(long, default_value_t = 128, value_name = "KIB")]
-    pub(crate) gain_chunk_kib: u64,
+    gain_chunk_kib: u64,
     /// MiB that are read for it with read-ahead. A part of it is read without.
     #[arg(long, default_value_t = 128)]
-    pub(crate) gain_mib: u64,
+    gain_mib: u64,
     /// Which part, in percent.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=100))]
-    pub(crate) gain_percent: u64,
+    gain_percent: u64,
 }
 
 /// The order in which chunks are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum Order {
+enum Order {
     /// As in the index.
     Sequential,
     /// By lot, the same in each run.
@@ -134,21 +133,17 @@ impl RestoreArgs {
     /// Measures and prints.
     pub(crate) fn run(&self) -> Result<ExitCode> {
         self.common.begin()?;
-        Ok(measure(&self.way, &self.load, self.common.seed)?.print())
+        let Self { common, way, load } = self;
+        let bench = Bench::start(way, load)?;
+        let mut report = Report::new("restore");
+        way.tell(&mut report);
+        let mut idles = bench.against_raw(load, common.seed, &mut report)?;
+        if load.gain_chunk_kib > 0 {
+            idles.extend(bench.gain(load, common.seed, &mut report)?);
+        }
+        idle(&mut report, way, idles.into_iter());
+        Ok(report.print())
     }
-}
-
-/// Measures with a daemon of its own.
-pub(crate) fn measure(way: &WayArgs, load: &RestoreLoad, seed: u64) -> Result<Report> {
-    let bench = Bench::start(way, load)?;
-    let mut report = Report::new("restore");
-    way.tell(&mut report);
-    let mut idles = bench.against_raw(load, seed, &mut report)?;
-    if load.gain_chunk_kib > 0 {
-        idles.extend(bench.gain(load, seed, &mut report)?);
-    }
-    idle(&mut report, way, idles.into_iter());
-    Ok(report)
 }
 
 /// Daemon and clients.

@@ -22,17 +22,14 @@ use holdfast_tests::process::say;
 use serde_json::json;
 
 use super::load::{
-    Backup, Clients, Figure, Run, Shape, backups, chunks, figure, plain_bytes, remove,
+    Backup, Clients, Figure, GIB, IDLE_MIN, LoadArgs, Run, chunks, figure, plain_bytes, remove,
 };
 use super::session::Entrance;
 
 /// What backups have to reach of raw PUTs.
 const RATIO_MIN: f64 = 0.90;
-/// What has to be left of the processors, or the machine was measured and not the daemon.
-const IDLE_MIN: f64 = 0.15;
 /// Most memory of the daemon's process.
 const MEMORY_BYTES_MAX: u64 = 512 << 20;
-const GIB: f64 = (1_u64 << 30) as f64;
 
 /// New chunks into an S3 datastore over a slow way, beside raw PUTs.
 #[derive(Clone, Debug, clap::Args)]
@@ -42,7 +39,16 @@ pub(crate) struct UploadsArgs {
     #[command(flatten)]
     way: WayArgs,
     #[command(flatten)]
-    load: UploadsLoad,
+    load: LoadArgs,
+    /// Backups at once.
+    #[arg(long, default_value_t = 16)]
+    sessions: u64,
+    /// Raw requests at a time; a datastore has 64 unless it is told otherwise.
+    #[arg(long, default_value_t = 64, value_name = "COUNT")]
+    raw_requests: usize,
+    /// Pairs of runs.
+    #[arg(long, default_value_t = 5)]
+    pairs: u64,
 }
 
 /// The way to S3.
@@ -83,47 +89,6 @@ impl WayArgs {
     }
 }
 
-/// How much of what is sent.
-#[derive(Clone, Debug, clap::Args)]
-pub(crate) struct UploadsLoad {
-    /// Backups at once.
-    #[arg(long, default_value_t = 16)]
-    pub(crate) sessions: u64,
-    /// KiB of a chunk, at most 16384.
-    #[arg(long, default_value_t = 4096, value_name = "KIB")]
-    pub(crate) chunk_kib: u64,
-    /// Content of which about half can be compressed away.
-    #[arg(long)]
-    pub(crate) compressible: bool,
-    /// MiB of each pair, all sessions together; they lie in memory, half as much again if compressible.
-    #[arg(long, default_value_t = 1024)]
-    pub(crate) mib: u64,
-    /// Uploads under way in each session.
-    #[arg(long, default_value_t = 8, value_name = "COUNT")]
-    pub(crate) in_flight: usize,
-    /// Raw requests at a time; a datastore has 64 unless it is told otherwise.
-    #[arg(long, default_value_t = 64, value_name = "COUNT")]
-    pub(crate) raw_requests: usize,
-    /// Pairs of runs.
-    #[arg(long, default_value_t = 5)]
-    pub(crate) pairs: u64,
-}
-
-impl UploadsLoad {
-    /// Raw requests at a time.
-    fn raw_requests(&self) -> usize {
-        let clients = self.in_flight.saturating_mul(self.sessions as usize);
-        self.raw_requests.min(clients).max(1)
-    }
-
-    fn shape(&self) -> Shape {
-        Shape {
-            chunk_bytes: (self.chunk_kib << 10) as usize,
-            compressible: self.compressible,
-        }
-    }
-}
-
 /// What one pair gave.
 #[derive(Clone, Copy, Debug, Default)]
 struct Pair {
@@ -139,32 +104,77 @@ impl UploadsArgs {
     /// Measures and prints.
     pub(crate) fn run(&self) -> Result<ExitCode> {
         self.common.begin()?;
-        Ok(measure(&self.way, &self.load, self.common.seed)?.print())
+        let site = self.way.site()?;
+        let entrance = Entrance::into(site.daemon())?;
+        let clients = Clients::new(self.load.in_flight)?;
+        let raw = Raw::connect(&site.slow_access(), site.s3().access(), self.raw_requests())?;
+        let mut pairs = Vec::new();
+        for number in 0..self.pairs.max(1) {
+            let made = self.load.backups(self.common.seed, number, self.sessions)?;
+            let pair = pair(&site, &raw, &clients, &entrance, &made)
+                .with_context(|| format!("pair {}", number + 1))?;
+            say(&format!(
+                "pair {}: raw {:.2} s, daemon {:.2} s, known {:.2} s",
+                number + 1,
+                pair.raw.seconds,
+                pair.daemon.seconds,
+                pair.known.seconds
+            ));
+            pairs.push(pair);
+        }
+        let memory = Memory::of(site.daemon_pid()?)?.peak;
+        Ok(self.report(&pairs, memory).print())
     }
-}
 
-/// Measures with a daemon of its own.
-pub(crate) fn measure(way: &WayArgs, load: &UploadsLoad, seed: u64) -> Result<Report> {
-    let site = way.site()?;
-    let entrance = Entrance::into(site.daemon())?;
-    let clients = Clients::new(load.in_flight)?;
-    let raw = Raw::connect(&site.slow_access(), site.s3().access(), load.raw_requests())?;
-    let mut pairs = Vec::new();
-    for number in 0..load.pairs.max(1) {
-        let made = backups(load.shape(), seed, number, load.sessions, load.mib << 20)?;
-        let pair = pair(&site, &raw, &clients, &entrance, &made)
-            .with_context(|| format!("pair {}", number + 1))?;
-        say(&format!(
-            "pair {}: raw {:.2} s, daemon {:.2} s, known {:.2} s",
-            number + 1,
-            pair.raw.seconds,
-            pair.daemon.seconds,
-            pair.known.seconds
-        ));
-        pairs.push(pair);
+    /// Raw requests at a time.
+    fn raw_requests(&self) -> usize {
+        let clients = self.load.in_flight.saturating_mul(self.sessions as usize);
+        self.raw_requests.min(clients).max(1)
     }
-    let memory = Memory::of(site.daemon_pid()?)?.peak;
-    Ok(report(way, load, &pairs, memory))
+
+    fn report(&self, pairs: &[Pair], memory: u64) -> Report {
+        let bytes = pairs.first().map_or(0, |pair| pair.bytes) as f64;
+        let mut report = Report::new("uploads");
+        self.way.tell(&mut report);
+        report.detail("pairs", pairs.len());
+        report.detail("sessions", self.sessions);
+        self.load.tell(&mut report);
+        report.detail("bytes-per-run", bytes as u64);
+        report.detail("raw-requests", self.raw_requests());
+        for Figure { key, what, of } in RUNS {
+            let seconds: Vec<_> = pairs.iter().map(|pair| of(pair).seconds).collect();
+            let speed = bytes / median(&seconds) / 1e6;
+            report.detail(&format!("{key}-seconds"), json!(seconds));
+            let shown = format!("{:.2} s, {speed:.1} MB/s", median(&seconds));
+            report.note(&format!("{key}-mb-per-second"), speed, what, shown);
+        }
+        let ratios = pairs
+            .iter()
+            .map(|pair| pair.raw.seconds / pair.daemon.seconds);
+        let ratios: Vec<_> = ratios.collect();
+        report.ratio("ratio", median(&ratios), "daemon / raw PUTs", RATIO_MIN);
+        report.detail("each-ratio", json!(ratios));
+        for Figure { key, what, of } in &RUNS[1..] {
+            let costs = pairs.iter().map(|pair| of(pair).cpu_seconds / bytes * GIB);
+            let cost = median(&costs.collect::<Vec<_>>());
+            let key = format!("{key}-cpu-seconds-per-gib");
+            let what = format!("processor time, {what}");
+            report.note(&key, cost, &what, format!("{cost:.3} s/GiB"));
+        }
+        let puts = pairs.iter().map(|pair| pair.known_puts).max().unwrap_or(0);
+        report.note(
+            "known-puts",
+            puts,
+            "PUTs for known chunks, indexes and manifests",
+            puts.to_string(),
+        );
+        let idles = pairs
+            .iter()
+            .flat_map(|pair| [pair.raw.idle, pair.daemon.idle]);
+        idle(&mut report, &self.way, idles);
+        report.bytes_at_most("vm-hwm", memory, "daemon's peak memory", MEMORY_BYTES_MAX);
+        report
+    }
 }
 
 fn pair(
@@ -208,52 +218,6 @@ const RUNS: [Figure<Pair, Run>; 3] = [
         pair.known
     }),
 ];
-
-fn report(way: &WayArgs, load: &UploadsLoad, pairs: &[Pair], memory: u64) -> Report {
-    let bytes = pairs.first().map_or(0, |pair| pair.bytes) as f64;
-    let mut report = Report::new("uploads");
-    way.tell(&mut report);
-    report.detail("pairs", pairs.len());
-    report.detail("sessions", load.sessions);
-    report.detail("chunk-bytes", load.chunk_kib << 10);
-    report.detail("compressible", load.compressible);
-    report.detail("bytes-per-run", bytes as u64);
-    report.detail("in-flight", load.in_flight);
-    report.detail("raw-requests", load.raw_requests());
-    for Figure { key, what, of } in RUNS {
-        let seconds: Vec<_> = pairs.iter().map(|pair| of(pair).seconds).collect();
-        let speed = bytes / median(&seconds) / 1e6;
-        report.detail(&format!("{key}-seconds"), json!(seconds));
-        let shown = format!("{:.2} s, {speed:.1} MB/s", median(&seconds));
-        report.note(&format!("{key}-mb-per-second"), speed, what, shown);
-    }
-    let ratios = pairs
-        .iter()
-        .map(|pair| pair.raw.seconds / pair.daemon.seconds);
-    let ratios: Vec<_> = ratios.collect();
-    report.ratio("ratio", median(&ratios), "daemon / raw PUTs", RATIO_MIN);
-    report.detail("each-ratio", json!(ratios));
-    for Figure { key, what, of } in &RUNS[1..] {
-        let costs = pairs.iter().map(|pair| of(pair).cpu_seconds / bytes * GIB);
-        let cost = median(&costs.collect::<Vec<_>>());
-        let key = format!("{key}-cpu-seconds-per-gib");
-        let what = format!("processor time, {what}");
-        report.note(&key, cost, &what, format!("{cost:.3} s/GiB"));
-    }
-    let puts = pairs.iter().map(|pair| pair.known_puts).max().unwrap_or(0);
-    report.note(
-        "known-puts",
-        puts,
-        "PUTs for known chunks, indexes and manifests",
-        puts.to_string(),
-    );
-    let idles = pairs
-        .iter()
-        .flat_map(|pair| [pair.raw.idle, pair.daemon.idle]);
-    idle(&mut report, way, idles);
-    report.bytes_at_most("vm-hwm", memory, "daemon's peak memory", MEMORY_BYTES_MAX);
-    report
-}
 
 /// The least of the idle parts. Where the way is what bounds a run, enough has to be left; where it is not limited, the
 /// processors are what is measured.

@@ -1,9 +1,9 @@
-//! Small things that everything else is made of, measured with criterion: `cargo bench-micro`, `cargo bench-micro -- blob` for
-//! some of them, `cargo bench-micro -- --test` to run each once.
+//! Small things that everything else is made of, measured with criterion: `cargo bench-micro`, `cargo bench-micro blob` for
+//! some of them, `cargo bench-micro --test` to run each once.
 //!
 //! | group | what is measured |
 //! |---|---|
-//! | `blob-verify` | what the reader of a bucket checks of a chunk of 4 MiB: CRC, SHA-256, and of a compressed one the frame; in bytes of content |
+//! | `blob-verify` | what the reader of a bucket checks of a chunk: CRC, SHA-256, and of a compressed one the frame; in bytes of content. 4 MiB, and compressed 64 KiB too |
 //! | `index` | a dynamic index of 100,000 entries: parsed from memory with its checksum, its digests read, and written to a file in appends of 1000 |
 //! | `guards` | 64 tasks on all processors, each taking and dropping 1000 guards: of digests that nobody else wants, and all of the same 16, held while others run |
 //! | `cache-order` | one insert, one touch, and one eviction with the insert that makes it necessary, with 100,000 chunks cached |
@@ -28,6 +28,8 @@ use uuid::Uuid;
 
 /// Bytes of a chunk.
 const CHUNK_BYTES: usize = 4 << 20;
+/// Bytes of a small one.
+const SMALL_BYTES: usize = 64 << 10;
 /// Entries of an index, chunks of a cache, keys of a bucket.
 const MANY: u64 = 100_000;
 /// Entries that are appended to an index at once.
@@ -68,21 +70,24 @@ fn runtime() -> Result<Runtime> {
 }
 
 /// Words of eight bytes, which repeat.
-fn compressible() -> Vec<u8> {
+fn compressible(bytes: usize) -> Vec<u8> {
     let mut noise = Noise::new(1);
     let words: Vec<u64> = (0..WORDS).map(|_| noise.next()).collect();
     let word = |_| words[noise.below(WORDS) as usize].to_le_bytes();
-    (0..CHUNK_BYTES / 8).flat_map(word).collect()
+    (0..bytes / 8).flat_map(word).collect()
 }
 
 fn blobs(criterion: &mut Criterion) -> Result<()> {
     let mut group = criterion.benchmark_group("blob-verify");
-    group.throughput(Throughput::Bytes(CHUNK_BYTES as u64));
-    let plain = Noise::new(1).bytes(CHUNK_BYTES);
-    for (name, content) in [("plain", plain), ("zstd", compressible())] {
+    for (name, content) in [
+        ("plain", Noise::new(1).bytes(CHUNK_BYTES)),
+        ("zstd", compressible(CHUNK_BYTES)),
+        ("zstd, small", compressible(SMALL_BYTES)),
+    ] {
+        group.throughput(Throughput::Bytes(content.len() as u64));
         let name_of = Digest::of(&content);
-        let blob = DataBlob::encode(content.into(), name == "zstd", None, Default::default())?;
-        ensure!(blob.kind().is_compressed() == (name == "zstd"), "{blob:?}");
+        let blob = DataBlob::encode(content.into(), name != "plain", None, Default::default())?;
+        ensure!(blob.kind().is_compressed() == (name != "plain"), "{blob:?}");
         let encoded = blob.encoded();
         group.bench_function(name, |bencher| {
             bencher.iter(|| DataBlob::parse_chunk(encoded.clone(), &name_of).is_ok());
