@@ -1,5 +1,6 @@
 //! Races between a collection and everybody else.
 
+use rstest::rstest;
 use s3_client::{Action, DeleteRequest, Effect, ErrorKind, Fault, Metadata, Op};
 
 use super::*;
@@ -85,33 +86,44 @@ async fn an_upload_between_put_and_cache_insert_is_in_use() {
     assert!(world.holds(&life, &digest("one")));
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Use {
+    Insert,
+    FailedUpload,
+    NamedByAnIndex,
+}
+
+#[rstest]
 #[tokio::test(start_paused = true)]
-async fn a_use_after_the_sweep_looked_is_seen_when_the_batch_is_condemned() {
+async fn a_use_after_the_sweep_looked_is_seen_when_the_batch_is_condemned(
+    #[values(Use::Insert, Use::FailedUpload, Use::NamedByAnIndex)] by: Use,
+) {
     let mut world = World::new();
     world.config.delete_request_keys_max = 1;
     world.config.delete_requests_max = 1;
     world.config.list_ranges = 1;
     let life = garbage(&world, &["one", "two"]).await;
-    let mut order = [digest("one"), digest("two")];
-    order.sort();
-    let second = if order[1] == digest("one") {
-        "one"
-    } else {
-        "two"
-    };
+    let mut names = ["one", "two"];
+    names.sort_by_key(|name| digest(name));
+    let (second, used) = (names[1], digest(names[1]));
     let gate = world.plan.stop_before(deletes());
     let (status, ()) = tokio::join!(life.collect(), async {
         gate.reached().await;
-        let session = life.sessions.open("a");
-        assert_eq!(
-            life.insert(&session, second).await.unwrap(),
-            Inserted::Duplicate
-        );
+        let (now, guard) = (world.env.now(), life.table.guard(used).await);
+        match by {
+            Use::Insert => {
+                drop(guard);
+                let inserted = life.insert(&life.sessions.open("a"), second).await;
+                assert_eq!(inserted.unwrap(), Inserted::Duplicate);
+            }
+            Use::FailedUpload => life.markers.touch_upload(&OsFiles, &guard, now).unwrap(),
+            Use::NamedByAnIndex => life.markers.touch_using(&OsFiles, &used, now).unwrap(),
+        }
         gate.release();
     });
     let status = status.unwrap();
     assert!(
-        world.holds(&life, &order[1]),
+        world.holds(&life, &used),
         "a chunk was deleted after its use was recorded"
     );
     assert_eq!((status.removed_chunks, status.rescued_chunks), (1, 1));

@@ -46,7 +46,7 @@ pub(crate) const CASES: &[Case] = &[
     .blind(SECOND_LINE),
     case(
         "CheckUnderGuard",
-        "races::collect::a_use_after_the_sweep_looked_is_seen_when_the_batch_is_condemned",
+        "races::collect::a_use_after_the_sweep_looked_is_seen_when_the_batch_is_condemned::by_1_Use__Insert",
     ),
     case(
         "WaitForRelease",
