@@ -16,6 +16,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
+use holdfast_tests::connection::Entrance;
 use holdfast_tests::daemon::Daemon;
 use holdfast_tests::measure::arguments::CommonArgs;
 use holdfast_tests::measure::report::{Report, median};
@@ -26,7 +27,6 @@ use serde_json::json;
 
 use super::ceilings::Ceilings;
 use super::load::{Backup, Clients, Figure, GIB, LoadArgs, Run, figure, plain_bytes, remove};
-use super::session::Entrance;
 use super::sink::Sink;
 
 /// What one session has to reach of the slowest ceiling.
@@ -191,10 +191,14 @@ impl Setup {
         daemon.start()?;
         daemon.add_directory_store(STORE, &["--gc-atime-cutoff-minutes", "0"])?;
         let sink = Sink::start(&daemon)?;
+        let entrance = daemon.entrance()?;
         Ok(Self {
             clients: Clients::new(load.in_flight)?,
-            sink_entrance: Entrance::open(sink.address(), daemon.fingerprint())?,
-            entrance: Entrance::into(&daemon)?,
+            sink_entrance: Entrance {
+                address: sink.address(),
+                ..entrance.clone()
+            },
+            entrance,
             sink,
             daemon,
         })

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
+use holdfast_tests::connection::{Entrance, Session};
 use holdfast_tests::measure::arguments::CommonArgs;
 use holdfast_tests::measure::report::{Report, median};
 use holdfast_tests::measure::site::{STORE, Site};
@@ -24,7 +25,6 @@ use tokio::time::Instant;
 use super::load::{
     APPEND_MAX, ARCHIVE, Archive, Backup, Clients, Figure, Run, Shape, backups, figure, open_backup,
 };
-use super::session::{Entrance, Session};
 use super::uploads::WayArgs;
 
 /// What one session and one core have to do.
@@ -77,7 +77,7 @@ impl KnownArgs {
 /// Measures with a daemon of its own.
 pub(crate) fn measure(way: &WayArgs, load: &KnownLoad, seed: u64) -> Result<Report> {
     let site = way.site()?;
-    let entrance = Entrance::into(site.daemon())?;
+    let entrance = site.daemon().entrance()?;
     let clients = Clients::new(64)?;
     let shape = Shape {
         chunk_bytes: load.chunk_bytes.max(1) as usize,

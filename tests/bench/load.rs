@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
+use holdfast_tests::connection::{Entrance, Session};
 use holdfast_tests::daemon::Daemon;
 use holdfast_tests::measure::noise::Noise;
 use holdfast_tests::measure::report::Report;
@@ -24,8 +25,6 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-
-use super::session::{Entrance, Session};
 
 /// Name of the only archive of every backup.
 pub(crate) const ARCHIVE: &str = "load.didx";
@@ -367,7 +366,7 @@ pub(crate) async fn open_backup(
 ) -> Result<Session> {
     let protocol = "proxmox-backup-protocol-v1";
     let parameters = backup.parameters(store);
-    entrance.session("backup", protocol, &parameters).await
+    Ok(entrance.session("backup", protocol, &parameters).await?)
 }
 
 /// A session that may read the chunks of this backup.
@@ -409,7 +408,8 @@ async fn upload(session: &Session, wid: &Value, chunk: &Chunk) -> Result<()> {
     ];
     let body = chunk.encoded.clone();
     let told = session.call(Method::POST, "dynamic_chunk", &parameters, body);
-    told.await.map(drop)
+    told.await?;
+    Ok(())
 }
 
 async fn back_up(session: &Session, backup: &Backup, in_flight: usize) -> Result<()> {
@@ -472,7 +472,8 @@ impl<'a> Archive<'a> {
         let body = json!({ "wid": self.wid, "digest-list": digests, "offset-list": offsets });
         let body = Bytes::from(body.to_string());
         let appended = self.session.call(Method::PUT, "dynamic_index", &[], body);
-        appended.await.map(drop)
+        appended.await?;
+        Ok(())
     }
 
     /// Closes the archive, sends the manifest and finishes the session.
@@ -498,7 +499,8 @@ impl<'a> Archive<'a> {
             ("encoded-size", manifest.len().to_string()),
         ];
         post("blob", &parameters, manifest).await?;
-        post("finish", &[], Bytes::new()).await.map(drop)
+        post("finish", &[], Bytes::new()).await?;
+        Ok(())
     }
 }
 

@@ -22,7 +22,6 @@ mod population;
 mod restic;
 mod restore;
 mod runs;
-mod session;
 mod sink;
 mod start;
 mod sweep_ceilings;

@@ -14,6 +14,7 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
+use holdfast_tests::connection::Entrance;
 use holdfast_tests::measure::arguments::CommonArgs;
 use holdfast_tests::measure::noise::Noise;
 use holdfast_tests::measure::raw::{Objects, Raw};
@@ -23,7 +24,6 @@ use holdfast_tests::process::say;
 use serde_json::json;
 
 use super::load::{Backup, Clients, Figure, GIB, Run, Shape, backups, chunks, figure, plain_bytes};
-use super::session::Entrance;
 use super::uploads::{WayArgs, idle};
 
 /// What the reader has to reach of raw GETs.
@@ -158,10 +158,18 @@ impl Bench {
     fn start(way: &WayArgs, load: &RestoreLoad) -> Result<Self> {
         let site = way.site()?;
         Ok(Self {
-            entrance: Entrance::into(site.daemon())?,
+            entrance: site.daemon().entrance()?,
             writers: Clients::new(64)?,
             readers: Clients::new(load.in_flight)?,
             site,
+        })
+    }
+
+    /// The way into the daemon, which listens elsewhere after each start.
+    fn entrance(&self) -> Result<Entrance> {
+        Ok(Entrance {
+            address: self.site.daemon().address()?,
+            ..self.entrance.clone()
         })
     }
 
@@ -172,7 +180,7 @@ impl Bench {
             compressible: false,
         };
         let made = backups(shape, seed, round, 1, mib << 20)?;
-        let entrance = self.entrance.moved(self.site.daemon())?;
+        let entrance = self.entrance()?;
         self.writers.back_up(&entrance, STORE, &made)?;
         made.into_iter().next().context("one backup")
     }
@@ -182,7 +190,7 @@ impl Bench {
         if cold {
             self.site.empty_cache()?;
         }
-        let entrance = self.entrance.moved(self.site.daemon())?;
+        let entrance = self.entrance()?;
         Run::watch(self.site.daemon_pid()?, || {
             self.readers.read(&entrance, STORE, backup, places)
         })

@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use holdfast_tests::connection::Entrance;
 use holdfast_tests::measure::arguments::CommonArgs;
 use holdfast_tests::measure::raw::{Objects, Raw};
 use holdfast_tests::measure::report::{Report, median};
@@ -24,7 +25,6 @@ use serde_json::json;
 use super::load::{
     Backup, Clients, Figure, GIB, IDLE_MIN, LoadArgs, Run, chunks, figure, plain_bytes, remove,
 };
-use super::session::Entrance;
 
 /// What backups have to reach of raw PUTs.
 const RATIO_MIN: f64 = 0.90;
@@ -105,7 +105,7 @@ impl UploadsArgs {
     pub(crate) fn run(&self) -> Result<ExitCode> {
         self.common.begin()?;
         let site = self.way.site()?;
-        let entrance = Entrance::into(site.daemon())?;
+        let entrance = site.daemon().entrance()?;
         let clients = Clients::new(self.load.in_flight)?;
         let raw = Raw::connect(&site.slow_access(), site.s3().access(), self.raw_requests())?;
         let mut pairs = Vec::new();

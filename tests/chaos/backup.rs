@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use holdfast_tests::connection::{Connection, Entrance, Session, Trouble};
 use holdfast_tests::measure::noise::Noise;
 use holdfast_tests::measure::site::STORE;
 use http::Method;
@@ -15,7 +16,6 @@ use pbs_datastore::{
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use super::connection::{Connection, Entrance, Session, Trouble};
 use super::content::{Pool, Shape};
 use super::gate::Gate;
 use super::ledger::{Known, Ledger, State};
@@ -24,8 +24,6 @@ use super::tally::Tally;
 const PROTOCOL: &str = "proxmox-backup-protocol-v1";
 /// Uploads under way at once.
 const IN_FLIGHT_MAX: usize = 6;
-/// How long one answer of a session may take: all attempts of an upload, and a seal that waits until T.
-const ANSWER_TIME_MAX: Duration = Duration::from_mins(3);
 
 /// What a client is up to in one backup.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -117,9 +115,11 @@ impl Backup<'_> {
             ("file-name", "index.json.blob".to_owned()),
             ("encoded-size", encoded.len().to_string()),
         ];
-        call(&session, Method::POST, "blob", &parameters, encoded).await?;
+        session
+            .call(Method::POST, "blob", &parameters, encoded)
+            .await?;
         self.ledger.note(&self.known.id, State::Asked);
-        let finish = call(&session, Method::POST, "finish", &[], Bytes::new());
+        let finish = session.call(Method::POST, "finish", &[], Bytes::new());
         if self.mood.deaf {
             // Long enough for the request to be on its way, not always for its answer.
             return match timeout(Duration::from_millis(3), finish).await {
@@ -139,21 +139,16 @@ impl Backup<'_> {
 
     /// The digests of the last snapshot's archive of the same name; none if there is no such thing.
     async fn previous(&self, session: &Session) -> Result<BTreeSet<Digest>, Trouble> {
-        let time = call(
-            session,
-            Method::GET,
-            "previous_backup_time",
-            &[],
-            Bytes::new(),
-        )
-        .await?;
+        let time = session
+            .call(Method::GET, "previous_backup_time", &[], Bytes::new())
+            .await?;
         if time.is_null() {
             return Ok(BTreeSet::new());
         }
         let name = self.known.plan.shape.archive();
         let parameters = [("archive-name", name.to_owned())];
         let answer = session.ask(Method::GET, "previous", &parameters, Bytes::new());
-        let index = match in_time(answer).await {
+        let index = match answer.await {
             Ok(index) => index,
             // A previous snapshot that cannot be used costs time, never the backup.
             Err(Trouble::Refused { status, sentence }) => {
@@ -189,7 +184,9 @@ impl Backup<'_> {
             parameters.push(("size", size.to_string()));
         }
         let index = format!("{kind}_index");
-        let wid = call(session, Method::POST, &index, &parameters, Bytes::new()).await?;
+        let wid = session
+            .call(Method::POST, &index, &parameters, Bytes::new())
+            .await?;
         let mut csum = IndexChecksum::new();
         let (mut digests, mut offsets, mut end) = (Vec::new(), Vec::new(), 0);
         let mut uploads = FuturesUnordered::new();
@@ -226,7 +223,7 @@ impl Backup<'_> {
         drain(&mut uploads, 0).await?;
         let body = json!({ "wid": wid, "digest-list": digests, "offset-list": offsets });
         let body = Bytes::from(body.to_string());
-        call(session, Method::PUT, &index, &[], body).await?;
+        session.call(Method::PUT, &index, &[], body).await?;
         let csum = csum.finish();
         let parameters = [
             ("wid", wid.to_string()),
@@ -235,7 +232,9 @@ impl Backup<'_> {
             ("csum", csum.to_string()),
         ];
         let close = format!("{kind}_close");
-        call(session, Method::POST, &close, &parameters, Bytes::new()).await?;
+        session
+            .call(Method::POST, &close, &parameters, Bytes::new())
+            .await?;
         let name = name.parse();
         Ok(ManifestFile {
             name: name.map_err(|_| Trouble::Wrong("an archive's name".to_owned()))?,
@@ -280,7 +279,7 @@ async fn upload(
         ("encoded-size", encoded.len().to_string()),
     ];
     let name = format!("{kind}_chunk");
-    let send = || call(session, Method::POST, &name, &parameters, encoded.clone());
+    let send = || session.call(Method::POST, &name, &parameters, encoded.clone());
     if reset {
         // The digest's own bytes say when: the same in every run.
         let pause = Duration::from_millis(u64::from(digest.as_bytes()[0]) / 8);
@@ -295,19 +294,4 @@ async fn upload(
         )));
     }
     Ok(())
-}
-
-async fn in_time<T>(work: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
-    let done = timeout(ANSWER_TIME_MAX, work).await;
-    done.unwrap_or(Err(Trouble::Silent("an answer in a session")))
-}
-
-async fn call(
-    session: &Session,
-    method: Method,
-    name: &str,
-    parameters: &[(&str, String)],
-    body: Bytes,
-) -> Result<Value, Trouble> {
-    in_time(session.call(method, name, parameters, body)).await
 }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_tests::connection::Trouble;
 use holdfast_tests::measure::noise::Noise;
 use holdfast_tests::measure::site::STORE;
 use pbs_datastore::SnapshotRef;
 
 use super::backup::{Backup, Mood};
 use super::collector::POPULATION;
-use super::connection::Trouble;
 use super::content::Shape;
 use super::ledger::{Known, State};
 use super::restore::{Part, restore};

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_tests::connection::{Connection, Entrance, Trouble};
 use holdfast_tests::measure::noise::Noise;
 use holdfast_tests::measure::site::STORE;
 use http::Method;
@@ -10,7 +11,6 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep};
 
 use super::backup::snapshot_parameters;
-use super::connection::{Connection, Entrance, Trouble};
 use super::gate::Closed;
 use super::ledger::State;
 use super::sentences;

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use holdfast_tests::binary::holdfast;
+use holdfast_tests::connection::Trouble;
 use holdfast_tests::measure::noise::Noise;
 use holdfast_tests::process::{Guarded, Output, run};
 use tokio::task::spawn_blocking;
 
 use super::clients::Reading;
-use super::connection::Trouble;
 use super::content::{Plan, Shape};
 use super::ledger::{Known, State};
 use super::site::Site;

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use futures_util::stream::{self, StreamExt as _};
+use holdfast_tests::connection::{Connection, Entrance, Trouble};
 use holdfast_tests::measure::site::STORE;
 use http::Method;
 use pbs_datastore::{BackupTime, BackupType, Namespace, Snapshot, SnapshotRef};
@@ -23,7 +24,6 @@ use tokio::time::{Instant, sleep};
 
 use super::audit::Audit;
 use super::collector::collect;
-use super::connection::{Connection, Entrance, Trouble};
 use super::ledger::{Duty, NAMESPACE};
 use super::restore::{Part, restore};
 use super::second;

@@ -15,7 +15,6 @@ mod backup;
 mod clients;
 mod collector;
 mod commands;
-mod connection;
 mod content;
 mod finale;
 mod gate;

@@ -1,25 +1,20 @@
 //! One restore, as a client of the protocol makes it: every byte is compared with the plan.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use futures_util::stream::{FuturesOrdered, StreamExt as _};
+use holdfast_tests::connection::{Connection, Entrance, Session, Trouble};
 use http::Method;
 use pbs_datastore::{
     ArchiveKind, CHUNK_BYTES_MAX, DataBlob, Index, IndexChunk, Manifest, Snapshot,
 };
-use tokio::time::timeout;
 
 use super::backup::snapshot_parameters;
-use super::connection::{Connection, Entrance, Session, Trouble};
 use super::content::Pool;
 use super::ledger::Known;
 
 const PROTOCOL: &str = "proxmox-backup-reader-protocol-v1";
 /// Chunks asked for at once.
 const IN_FLIGHT_MAX: usize = 4;
-/// How long one answer may take: all attempts of a GET.
-const ANSWER_TIME_MAX: Duration = Duration::from_mins(3);
 
 /// Which part of a snapshot is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,17 +111,16 @@ fn agreed(
 
 async fn download(session: &Session, name: &str) -> Result<Bytes, Trouble> {
     let parameters = [("file-name", name.to_owned())];
-    in_time(session.ask(Method::GET, "download", &parameters, Bytes::new())).await
+    session
+        .ask(Method::GET, "download", &parameters, Bytes::new())
+        .await
 }
 
 async fn fetch(session: &Session, chunk: IndexChunk) -> Result<Bytes, Trouble> {
     let parameters = [("digest", chunk.digest.to_string())];
-    let encoded = in_time(session.ask(Method::GET, "chunk", &parameters, Bytes::new())).await?;
+    let encoded = session
+        .ask(Method::GET, "chunk", &parameters, Bytes::new())
+        .await?;
     let decoded = DataBlob::parse(encoded).and_then(|blob| blob.decode(CHUNK_BYTES_MAX, None));
     decoded.map_err(|error| Trouble::Wrong(format!("chunk {}: {error}", chunk.digest)))
-}
-
-async fn in_time<T>(work: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
-    let done = timeout(ANSWER_TIME_MAX, work).await;
-    done.unwrap_or(Err(Trouble::Silent("an answer in a restore")))
 }

@@ -8,12 +8,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use holdfast_tests::connection::{Connection, Entrance, Trouble};
 use holdfast_tests::measure::site::STORE;
 use http::Method;
 use pbs_datastore::SnapshotRef;
 use tokio::time::{Instant, sleep};
 
-use super::connection::{Connection, Entrance, Trouble};
 use super::finale::list;
 use super::restore::{Part, restore};
 use super::sentences;

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use holdfast_tests::account::authorization;
 use holdfast_tests::daemon::Daemon;
 use holdfast_tests::measure::site::{S3Process, STORE};
 use holdfast_tests::s3_server::{Access, BUCKET};
@@ -110,12 +111,8 @@ impl Site {
         ]
         .concat();
         daemon.manage(&arguments)?.success()?;
-        let arguments = ["token", "create", TOKEN, "--output-format", "json"];
-        let told = daemon.manage(&arguments)?.success()?.json()?;
-        let secret = told["value"].as_str().context("the secret of a token")?;
-        secret.clone_into(&mut self.secret);
-        let arguments = ["acl", "set", "/", TOKEN, "Admin"];
-        self.daemon.manage(&arguments)?.success()?;
+        self.secret = daemon.add_token(TOKEN)?;
+        self.daemon.grant("/", TOKEN, "Admin")?;
         let cutoff = ["--gc-atime-cutoff-minutes", "0"];
         self.daemon.add_directory_store(COPY, &cutoff)?;
         self.daemon
@@ -133,7 +130,7 @@ impl Site {
 
     /// Of the token.
     pub(crate) fn authorization(&self) -> String {
-        format!("PBSAPIToken {TOKEN}:{}", self.secret)
+        authorization(TOKEN, &self.secret)
     }
 
     /// As the client commands want it.

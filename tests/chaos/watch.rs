@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use holdfast_tests::connection::{Connection, Trouble};
 use holdfast_tests::measure::site::STORE;
 use holdfast_tests::measure::usage::Memory;
 use http::Method;
 use serde_json::Value;
 
-use super::connection::{Connection, Trouble};
 use super::sentences::{self, Judgement};
 use super::tally::Violation;
 use super::world::World;

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
+use holdfast_tests::connection::{Entrance, Trouble};
 use holdfast_tests::https;
 use holdfast_tests::measure::noise::Noise;
 use rustls::ClientConfig;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::connection::{Entrance, Trouble};
 use super::content::Pool;
 use super::gate::Gate;
 use super::ledger::Ledger;

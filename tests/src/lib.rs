@@ -5,9 +5,11 @@
 //! lives in a temporary directory or under `target/`, listens on a free port of the loopback, and is ended when its
 //! handle is dropped, or by a [`process::Watchdog`] when the test process itself dies.
 
+pub mod account;
 pub mod attack;
 pub mod binary;
 pub mod checkout;
+pub mod connection;
 pub mod content;
 pub mod control;
 pub mod daemon;

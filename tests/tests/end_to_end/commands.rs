@@ -306,23 +306,19 @@ fn streams(daemon: &Daemon, store: &str) -> Result<()> {
 /// A token that may back up and nothing else.
 fn tokens(daemon: &Daemon, store: &str) -> Result<()> {
     let token = format!("{}!{store}", daemon.user());
-    let made = daemon.manage(&["token", "create", &token, "--output-format", "json"])?;
-    let made = made.success()?.json()?;
-    let secret = made["value"].as_str().context("a secret")?;
+    let secret = daemon.add_token(&token)?;
     let with_token = |arguments: &[&str]| -> Result<_> {
         let repository = format!("{token}@{}:{store}", daemon.address()?);
         let mut command = daemon.client_command(store, arguments)?;
         command
             .env("PBS_REPOSITORY", repository)
-            .env("PBS_PASSWORD", secret);
+            .env("PBS_PASSWORD", &secret);
         run(&mut command, b"some settings", COMMAND_TIME_MAX)
     };
     let backup = ["backup", "x.conf:-", "--backup-id", "by-token"];
     with_token(&backup)?.expect_code(1)?;
     let path = format!("/datastore/{store}");
-    daemon
-        .manage(&["acl", "set", &path, &token, "DatastoreBackup"])?
-        .success()?;
+    daemon.grant(&path, &token, "DatastoreBackup")?;
     with_token(&backup)?.success()?;
     let back = with_token(&["restore", "host/by-token", "x.conf", "-"])?.success()?;
     ensure!(back.stdout == b"some settings", "{back}");

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use holdfast_tests::account::authorization;
 use holdfast_tests::content::{self, compare_files};
 use holdfast_tests::daemon::Daemon;
 use holdfast_tests::measure::usage::Memory;
@@ -47,14 +48,11 @@ fn reader(daemon: &Daemon) -> Result<String> {
     let user = ["user", "add", "reader@pbs"];
     let added = daemon.manage_with(&user, "a password of the tests\n")?;
     added.success()?;
-    let made = daemon.manage(&["token", "create", token, "--output-format", "json"])?;
-    let made = made.success()?.json()?;
+    let secret = daemon.add_token(token)?;
     for who in ["reader@pbs", token] {
-        let right = ["acl", "set", "/datastore/store", who, "DatastoreReader"];
-        daemon.manage(&right)?.success()?;
+        daemon.grant("/datastore/store", who, "DatastoreReader")?;
     }
-    let secret = made["value"].as_str().context("a secret")?;
-    Ok(format!("Authorization: PBSAPIToken {token}:{secret}"))
+    Ok(format!("Authorization: {}", authorization(token, &secret)))
 }
 
 fn path(call: &str, file: &str) -> String {

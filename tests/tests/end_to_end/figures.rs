@@ -5,6 +5,7 @@ use std::fs;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use holdfast_tests::account::authorization;
 use holdfast_tests::checkout;
 use holdfast_tests::content;
 use holdfast_tests::daemon::{COMMAND_TIME_MAX, Daemon};
@@ -81,15 +82,11 @@ fn monitor(daemon: &Daemon) -> Result<String> {
     daemon
         .manage_with(&user, "a password of the tests\n")?
         .success()?;
-    let made = daemon.manage(&["token", "create", token, "--output-format", "json"])?;
-    let made = made.success()?.json()?;
+    let secret = daemon.add_token(token)?;
     for who in ["monitor@pbs", token] {
-        daemon
-            .manage(&["acl", "set", "/", who, "Audit"])?
-            .success()?;
+        daemon.grant("/", who, "Audit")?;
     }
-    let secret = made["value"].as_str().context("a secret")?;
-    Ok(format!("Authorization: PBSAPIToken {token}:{secret}"))
+    Ok(format!("Authorization: {}", authorization(token, &secret)))
 }
 
 /// A metric that is named somewhere, with the values of labels that are asked of it.

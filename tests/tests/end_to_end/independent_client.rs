@@ -3,7 +3,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use holdfast_tests::checkout;
 use holdfast_tests::daemon::Daemon;
 use holdfast_tests::moto::Moto;
@@ -28,16 +28,12 @@ const OTHER_PASSWORD: &str = "otherpass123";
 /// Makes the accounts that the Python tests want, and tells them by their variables.
 fn accounts(daemon: &Daemon, python: &mut Command) -> Result<()> {
     let token = format!("{}!python", daemon.user());
-    let made = daemon
-        .manage(&["token", "create", &token, "--output-format", "json"])?
-        .success()?
-        .json()?;
-    let secret = made["value"].as_str().context("a secret")?;
+    let secret = daemon.add_token(&token)?;
     daemon
         .manage_with(&["user", "add", OTHER], &format!("{OTHER_PASSWORD}\n"))?
         .success()?;
     for (id, role) in [(token.as_str(), "Admin"), (OTHER, "DatastoreBackup")] {
-        daemon.manage(&["acl", "set", "/", id, role])?.success()?;
+        daemon.grant("/", id, role)?;
     }
     python
         .env("HOLDFAST_URL", daemon.url()?)

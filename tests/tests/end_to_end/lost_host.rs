@@ -107,23 +107,9 @@ impl Site {
     /// The account of the clients.
     fn add_agent(&mut self, host: &Daemon) -> Result<()> {
         manage(host, &["user", "add", "agent@pbs"])?;
-        let made = host.manage(&[
-            "token",
-            "create",
-            "agent@pbs!box",
-            "--output-format",
-            "json",
-        ])?;
-        let made = made.success()?.json()?;
-        made["value"]
-            .as_str()
-            .context("a secret")?
-            .clone_into(&mut self.token);
+        self.token = host.add_token("agent@pbs!box")?;
         for who in ["agent@pbs", "agent@pbs!box"] {
-            manage(
-                host,
-                &["acl", "set", "/datastore/store", who, "DatastoreBackup"],
-            )?;
+            host.grant("/datastore/store", who, "DatastoreBackup")?;
         }
         Ok(())
     }

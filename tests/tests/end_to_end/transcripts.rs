@@ -67,17 +67,15 @@ fn add_accounts(daemon: &Daemon) -> Result<String> {
             .manage_with(&arguments, &format!("{password}\n"))?
             .success()?;
     }
-    let made = daemon.manage(&["token", "create", token, "--output-format", "json"])?;
-    let made = made.success()?.json()?;
+    let secret = daemon.add_token(token)?;
     for (id, role) in [
         ("tester@pbs", "Admin"),
         (token, "Admin"),
         ("other@pbs", "DatastoreBackup"),
     ] {
-        daemon.manage(&["acl", "set", "/", id, role])?.success()?;
+        daemon.grant("/", id, role)?;
     }
-    let secret = made["value"].as_str().context("a secret")?;
-    Ok(secret.to_owned())
+    Ok(secret)
 }
 
 fn replay(daemon: &Daemon, secret: &str, kind: &str, prefix: &str) -> Result<Vec<Value>> {

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 
 use anyhow::{Context as _, Result};
+use holdfast_tests::account::authorization;
 use holdfast_tests::daemon::Daemon;
 use holdfast_tests::s3_server::Access;
 use sha2::{Digest as _, Sha256};
@@ -114,8 +115,7 @@ pub(crate) fn secret_of(token: &str) -> String {
 
 /// The header that a token is shown in.
 pub(crate) fn token_header(token: &str, secret: &str) -> (String, String) {
-    let value = format!("PBSAPIToken {token}:{secret}");
-    ("Authorization".to_owned(), value)
+    ("Authorization".to_owned(), authorization(token, secret))
 }
 
 /// Writes all of it, two datastores and an S3 server into the files of a daemon that does not run.
