@@ -342,8 +342,7 @@ impl DataBlob {
     }
 
     /// Fails unless this is the chunk `digest`, and has `size` bytes before encoding if that is known. Of encrypted
-    /// chunks nothing can be told but that header and payload are there; who needs more checks the CRC. Compressed
-    /// contents are hashed as they are unpacked, without a buffer for all of them.
+    /// chunks nothing can be told but that header and payload are there; who needs more checks the CRC.
     pub fn verify_chunk(&self, digest: &Digest, size: Option<u64>) -> Result<(), BlobError> {
         let (actual_digest, actual) = match self.kind {
             BlobKind::Plain => (Digest::of(&self.payload), self.payload.len() as u64),

@@ -21,9 +21,12 @@ use crate::{CHUNK_BYTES_MAX, Digest};
 /// Bytes unpacked at a time while hashing.
 const STEP_BYTES: usize = 128 << 10;
 
-/// Largest window that is unpacked step by step: 16 MiB, as much as the largest chunk holds. A window reaches further only
-/// in frames made with more than level 19 whose writer did not tell the length.
+/// Largest window of a frame: 16 MiB, as much as the largest chunk holds. A window reaches further only in frames made with more
+/// than level 19 whose writer did not tell the length. One that tells it needs no window here, but who reads a stream does:
+/// chunks are handed to clients as they are.
 const WINDOW_LOG_MAX: u32 = 24;
+/// The first bytes of a frame.
+const MAGIC: [u8; 4] = 0xfd2f_b528_u32.to_le_bytes();
 
 const _: () = assert!(1 << WINDOW_LOG_MAX == CHUNK_BYTES_MAX);
 
@@ -36,13 +39,32 @@ pub(crate) fn compress(data: &[u8], level: i32) -> Option<Vec<u8>> {
     (frame.len() < data.len()).then_some(frame)
 }
 
-/// Fails unless `payload` is as long as the frame it starts with.
+/// Fails unless `payload` is as long as the frame it starts with, and the frame's window one that readers have.
 fn check_one_frame(payload: &[u8]) -> Result<(), BlobError> {
     match zstd_safe::find_frame_compressed_size(payload) {
-        Ok(length) if length == payload.len() => Ok(()),
-        Ok(_) => Err(BlobError::Zstd("something follows the frame")),
-        Err(_) => Err(DAMAGED),
+        Ok(length) if length == payload.len() => {}
+        Ok(_) => return Err(BlobError::Zstd("something follows the frame")),
+        Err(_) => return Err(DAMAGED),
     }
+    match declared_window(payload) {
+        Some(bytes) if bytes > 1 << WINDOW_LOG_MAX => {
+            Err(BlobError::Zstd("its window is larger than a chunk"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Bytes of the window that the frame declares; `None` if that is its content (RFC 8878, 3.1.1.1).
+fn declared_window(payload: &[u8]) -> Option<u64> {
+    const SINGLE_SEGMENT: u8 = 0x20;
+    let [descriptor, window, ..] = *payload.strip_prefix(&MAGIC)? else {
+        return None;
+    };
+    if descriptor & SINGLE_SEGMENT != 0 {
+        return None;
+    }
+    let base = 1_u64 << (10 + (window >> 3));
+    Some(base + base / 8 * u64::from(window & 7))
 }
 
 /// What the frame claims to hold, if it says so and it is at most `limit`.

@@ -227,6 +227,28 @@ fn a_window_larger_than_any_chunk_is_refused() {
     }
 }
 
+/// To unpack it in one go takes no window, but clients that read what is stored step by step have none so large.
+#[test]
+fn such_a_window_is_refused_in_a_frame_that_tells_its_length_too() {
+    let zeros = vec![0; 256 << 10];
+    // Two run-length blocks of 128 KiB.
+    let blocks = [[0x02, 0x00, 0x10, 0x00], [0x03, 0x00, 0x10, 0x00]].concat();
+    for (window, good) in [
+        (14 << 3, true),
+        (14 << 3 | 1, false),
+        (15 << 3, false),
+        (0x90, false),
+        (0xff, false),
+    ] {
+        let header = [0x28, 0xb5, 0x2f, 0xfd, 0x80, window, 0x00, 0x00, 0x04, 0x00];
+        let blob = zstd_blob(&[&header[..], &blocks].concat());
+        let verified = blob.verify_chunk(&Digest::of(&zeros), None);
+        let decoded = blob.decode(CHUNK_BYTES_MAX, None);
+        assert_eq!(verified.is_ok(), good, "{window:#x}: {verified:?}");
+        assert_eq!(decoded.is_ok_and(|data| data == zeros), good, "{window:#x}");
+    }
+}
+
 #[test]
 fn what_any_ordinary_level_makes_of_the_largest_chunk_is_read() {
     // A stream writer does not know the length, so the window is that of the level alone.
