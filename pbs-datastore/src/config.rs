@@ -62,6 +62,9 @@ pub struct DatastoreConfig {
     /// Digests whose touches GC remembers, so that a chunk used by many snapshots is touched once; default 1 Mi
     /// (40 MiB of memory).
     pub gc_touched_max: usize,
+    /// Chunks that an index names which GC remembers until it ends, so that they stay even if their marks are lost; four to eight
+    /// bytes each. Default 64 Mi.
+    pub gc_named_max: usize,
 }
 
 impl DatastoreConfig {
@@ -81,6 +84,7 @@ impl DatastoreConfig {
             delete_requests_max: 16,
             list_ranges: 8,
             gc_touched_max: 1 << 20,
+            gc_named_max: 64 << 20,
         }
     }
 

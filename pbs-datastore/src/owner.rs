@@ -267,6 +267,7 @@ impl Owner {
         };
         tracing::debug!(counter = pass.counter(), "raising the epoch");
         let mut written = bucket.written.lock().await;
+        bucket.check_local(&self.env, &written).await?;
         let mut record = bucket.next(&self.env, &written);
         record.epoch += 1;
         self.write(bucket, &mut written, record).await?;
@@ -408,6 +409,27 @@ impl BucketState {
             record.unanswered = false;
         }
         record
+    }
+
+    /// Fails if the directory's record is not the one of this start: then its markers need not be what they were.
+    async fn check_local(&self, env: &Env, written: &Written) -> Result<()> {
+        if !written.directory_agrees {
+            return Ok(());
+        }
+        let (record, local) = (&written.record, read_local(env, &self.cache_dir).await?);
+        let ours = local.is_some_and(|local| {
+            local.counter == record.counter
+                && local.start == record.start
+                && Some(&local.instance) == record.instance.as_ref()
+        });
+        if ours {
+            return Ok(());
+        }
+        Err(Error::Refused(format!(
+            "the cache directory '{}' is not the one of this start any more; somebody has removed or replaced it: restart the daemon, \
+             which forgets what it had cached",
+            self.cache_dir.display()
+        )))
     }
 
     async fn write_local(&self, env: &Env, written: &Written, record: &Record) -> Result<()> {

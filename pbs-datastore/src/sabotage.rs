@@ -76,6 +76,8 @@ pub enum Rule {
     StartBeforeSessions,
     /// A digest that an index names without there being a marker is protected as well (I2).
     UsingMarkerProtects,
+    /// What an index named in this run is not removed by it, whatever has become of the mark (I2).
+    NamedRemembered,
     /// What was set aside since it was listed gets no marker from the listing (I3).
     AdoptOnlyUnreleased,
     /// The list of a group is read again when a snapshot has vanished from it.
@@ -122,7 +124,7 @@ pub enum Rule {
 
 impl Rule {
     /// All rules.
-    pub const ALL: [Self; 55] = [
+    pub const ALL: [Self; 56] = [
         Self::MarkerBeforeUpload,
         Self::CheckUnderGuard,
         Self::WaitForRelease,
@@ -157,6 +159,7 @@ impl Rule {
         Self::BatchNotCancelled,
         Self::StartBeforeSessions,
         Self::UsingMarkerProtects,
+        Self::NamedRemembered,
         Self::AdoptOnlyUnreleased,
         Self::ReadAgainWhenVanished,
         Self::UnreadableAborts,

@@ -2,7 +2,8 @@
 //!
 //! A collection looks at every candidate twice, and nearly none has either. So both directories are listed once for
 //! many candidates, and only of those that are in a list the marker itself is looked at. A directory with very many
-//! names is not listed: then each marker is looked for.
+//! names is not listed: then each marker is looked for. Both directories are made at every start, so one that is not there was
+//! taken away, with all the marks that were in it: an error, and not an empty directory.
 //!
 //! **An absence is as old as [`Protection::read`].** Upload markers come and go under their digests' guards, so under a
 //! guard that was held before the read the answer is that of the moment. Only a mark makes using markers, and a collection
@@ -16,7 +17,7 @@ use jiff::Timestamp;
 use super::marker::Markers;
 use crate::error::About as _;
 use crate::files::{Files, optional};
-use crate::{Digest, Result};
+use crate::{Digest, Error, Result};
 
 /// A longer directory is not listed: to read it would cost more than the looks at a thousand chunks that it saves.
 const NAMES_MAX: usize = 1000;
@@ -37,10 +38,15 @@ enum Names {
 
 impl Names {
     fn read(files: &dyn Files, dir: &Path) -> Result<Self> {
-        Ok(match optional(files.names(dir, NAMES_MAX)).about(dir)? {
-            None => Self::Listed(HashSet::new()),
-            Some(None) => Self::TooMany,
-            Some(Some(names)) => {
+        let Some(names) = optional(files.names(dir, NAMES_MAX)).about(dir)? else {
+            return Err(Error::Refused(format!(
+                "'{}' is gone; somebody has removed it while the daemon runs: restart the daemon, and see that nobody does",
+                dir.display()
+            )));
+        };
+        Ok(match names {
+            None => Self::TooMany,
+            Some(names) => {
                 let digests = names.iter().filter_map(|name| name.parse().ok());
                 Self::Listed(digests.collect())
             }
@@ -84,10 +90,28 @@ impl<'a> Protection<'a> {
         let using = self.markers.using_since(self.files, digest);
         using.about(self.markers.using())
     }
+}
+
+/// The upload markers that there are, for who removes those of many chunks.
+pub(crate) struct Uploads<'a> {
+    files: &'a dyn Files,
+    markers: &'a Markers,
+    names: Names,
+}
+
+impl<'a> Uploads<'a> {
+    /// Lists the directory. If that fails each marker is tried: to list it only saves work.
+    pub(crate) fn read(files: &'a dyn Files, markers: &'a Markers) -> Self {
+        Self {
+            files,
+            markers,
+            names: Names::read(files, markers.uploads()).unwrap_or(Names::TooMany),
+        }
+    }
 
     /// As [`Markers::remove_upload`].
-    pub(crate) fn remove_upload(&self, digest: &Digest) -> Result<()> {
-        if !self.uploads.may_have(digest) {
+    pub(crate) fn remove(&self, digest: &Digest) -> Result<()> {
+        if !self.names.may_have(digest) {
             return Ok(());
         }
         let removed = self.markers.remove_upload(self.files, digest);
@@ -98,6 +122,7 @@ impl<'a> Protection<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Env;
     use crate::chunk_store::guard::ChunkTable;
     use crate::files::{FaultyFiles, FileFault, FileOp, OsFiles};
 
@@ -116,6 +141,7 @@ mod tests {
     async fn what_has_a_marker_is_found_in_short_directories_and_in_long_ones() {
         let dir = tempfile::tempdir().unwrap();
         let markers = Markers::new(dir.path());
+        markers.prepare(&Env::system(), &OsFiles).unwrap();
         for there in [0, 1, NAMES_MAX, NAMES_MAX + 1] {
             for number in 0..there {
                 upload(&markers, numbered(number)).await;
@@ -148,9 +174,9 @@ mod tests {
             for number in 0..there {
                 upload(&markers, numbered(number)).await;
             }
-            let protection = Protection::read(&OsFiles, &markers).unwrap();
-            protection.remove_upload(&numbered(0)).unwrap();
-            protection.remove_upload(&numbered(there)).unwrap();
+            let uploads = Uploads::read(&OsFiles, &markers);
+            uploads.remove(&numbered(0)).unwrap();
+            uploads.remove(&numbered(there)).unwrap();
             assert_eq!(markers.upload(&OsFiles, &numbered(0)).unwrap(), None);
         }
     }
@@ -159,6 +185,7 @@ mod tests {
     fn a_directory_that_cannot_be_read_is_an_error_and_not_an_empty_one() {
         let dir = tempfile::tempdir().unwrap();
         let markers = Markers::new(dir.path());
+        markers.prepare(&Env::system(), &OsFiles).unwrap();
         for unreadable in [markers.uploads(), markers.using()] {
             let files = FaultyFiles::new(std::sync::Arc::new(OsFiles));
             files.add(FileFault {

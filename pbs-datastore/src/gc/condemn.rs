@@ -41,7 +41,7 @@ use super::{Bucket, Collector};
 use crate::chunk_store::guard::{Condemnation, Guard};
 use crate::chunk_store::location::{ChunkLocation, locate};
 use crate::chunk_store::marker::Markers;
-use crate::chunk_store::protection::Protection;
+use crate::chunk_store::protection::{Protection, Uploads};
 use crate::error::About as _;
 use crate::files::Files;
 use crate::owner::FencePass;
@@ -517,12 +517,12 @@ async fn remove_markers(collector: &Collector, digests: Vec<Digest>) -> Result<(
     let pieces = digests.chunks(PIECE_KEYS).map(|piece| {
         let (markers, piece) = (collector.markers.clone(), piece.to_vec());
         collector.env.io(move |files: &dyn Files| {
-            let protection = Protection::read(files, &markers)?;
+            let uploads = Uploads::read(files, &markers);
             piece.iter().try_for_each(|digest| {
                 markers
                     .remove_condemned(files, digest)
                     .about_file(|| markers.path(digest))?;
-                protection.remove_upload(digest)
+                uploads.remove(digest)
             })
         })
     });

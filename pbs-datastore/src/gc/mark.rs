@@ -8,6 +8,7 @@ use std::collections::HashSet;
 use async_trait::async_trait;
 
 use super::Collector;
+use super::named::Named;
 use super::status::TouchCounts;
 use crate::error::About as _;
 use crate::files::Files;
@@ -46,6 +47,7 @@ struct Toucher<'a> {
     collector: &'a Collector,
     job: &'a JobContext,
     touched: Touched,
+    named: Named,
     progress: Progress,
     cache: TouchCounts,
     batch: Vec<Digest>,
@@ -94,6 +96,7 @@ impl MarkSink for Toucher<'_> {
         for digest in digests {
             if self.touched.insert(*digest) {
                 self.cache.misses += 1;
+                self.named.insert(digest);
                 self.batch.push(*digest);
             } else {
                 self.cache.hits += 1;
@@ -113,6 +116,8 @@ pub(super) struct Marked {
     pub(super) stats: MarkStats,
     /// How often a digest was known to be touched already.
     pub(super) cache: TouchCounts,
+    /// The chunks that were named.
+    pub(super) named: Named,
 }
 
 impl Collector {
@@ -126,6 +131,7 @@ impl Collector {
             collector: self,
             job,
             touched,
+            named: Named::new(self.config.gc_named_max),
             progress: Progress::new(&self.env, job, "marked", None),
             cache: TouchCounts::default(),
             batch: Vec::with_capacity(BATCH),
@@ -138,8 +144,12 @@ impl Collector {
             stats.index_bytes += marked.index_bytes;
         }
         toucher.flush().await?;
-        let cache = toucher.cache;
-        Ok(Marked { stats, cache })
+        let Toucher { cache, named, .. } = toucher;
+        Ok(Marked {
+            stats,
+            cache,
+            named,
+        })
     }
 }
 

@@ -26,6 +26,7 @@ mod condemn;
 mod cutoff;
 pub(crate) mod journal;
 mod mark;
+mod named;
 mod reconcile;
 mod set_aside;
 mod status;
@@ -251,7 +252,7 @@ impl Collector {
     /// Phases 3 to 5; returns the missing chunks. Takes the proof that everything in use is marked.
     async fn sweep(
         self: &Arc<Self>,
-        _marked: Marked,
+        marked: Marked,
         cutoff: &Cutoff,
         options: GcOptions,
         job: &JobContext,
@@ -265,8 +266,12 @@ impl Collector {
         };
         let mut sweeps = Vec::new();
         let present = Arc::new(self.present_folders().await?);
+        if marked.named.forgets() {
+            job.log("the indexes name more chunks than are remembered; of the others their marks alone tell");
+        }
         let shared = Sweep {
             cutoff: cutoff.clone(),
+            named: Arc::new(marked.named),
             present,
             job: job.clone(),
             progress: Arc::new(Progress::new(&self.env, job, "swept", Some(FOLDERS.into()))),
@@ -299,9 +304,18 @@ impl Collector {
                     total.pending_bytes += counts.pending_bytes;
                     total.pending_chunks += counts.pending_chunks;
                     total.still_bad += counts.still_bad;
+                    total.unmarked_chunks += counts.unmarked_chunks;
                 }
                 Err(error) => swept = Err(error),
             }
+        }
+        if total.unmarked_chunks > 0 {
+            job.log(format!(
+                "{} chunks that indexes name had lost their marks since this collection marked them, and stay: another program \
+                 changes files or access times below '{}'",
+                total.unmarked_chunks,
+                self.markers.chunks().display()
+            ));
         }
         let findings = acted?;
         swept?;

@@ -6,8 +6,8 @@
 //! the collection: absence from a partial listing means nothing (I10).
 //!
 //! A **candidate** is a stored chunk whose marker, upload marker and using marker are all absent or older than the
-//! cutoff, and which was written before the cutoff by the server's own clock. Candidates are checked again, under their
-//! guards, when their batch is condemned.
+//! cutoff, which was written before the cutoff by the server's own clock, and which no index of this run's mark has named
+//! (`named.rs`). Candidates are checked again, under their guards, when their batch is condemned.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -19,6 +19,7 @@ use s3_client::{ListEntry, ListRequest, ObjectKey};
 use tokio::sync::mpsc;
 
 use super::cutoff::Cutoff;
+use super::named::Named;
 use super::reconcile::Finding;
 use super::{Bucket, Collector};
 use crate::chunk_store::marker::Markers;
@@ -66,6 +67,8 @@ pub(super) enum Found {
 #[derive(Clone, Debug)]
 pub(super) struct Sweep {
     pub(super) cutoff: Cutoff,
+    /// What the mark has seen.
+    pub(super) named: Arc<Named>,
     /// Chunk folders that exist locally.
     pub(super) present: Arc<BTreeSet<u32>>,
     pub(super) job: JobContext,
@@ -82,6 +85,8 @@ pub(super) struct Counts {
     pub(super) pending_bytes: u64,
     pub(super) pending_chunks: u64,
     pub(super) still_bad: u64,
+    /// In use, as the run remembers, and without the mark that it made.
+    pub(super) unmarked_chunks: u64,
 }
 
 /// One folder's stored chunks and set-aside ones.
@@ -223,7 +228,7 @@ impl Collector {
             sweep.cutoff.clone(),
             self.bucket.is_some(),
         );
-        let present = Arc::clone(&sweep.present);
+        let (present, named) = (Arc::clone(&sweep.present), Arc::clone(&sweep.named));
         let parts = u64::from(folders.end - folders.start);
         let work = move |files: &dyn Files| -> Result<(Counts, Vec<Found>)> {
             let (counts, found) = (Counts::default(), Vec::new());
@@ -232,6 +237,7 @@ impl Collector {
                 markers: &markers,
                 protection: Protection::read(files, &markers)?,
                 cutoff: &cutoff,
+                named: &named,
                 listed,
                 counts,
                 found,
@@ -253,6 +259,7 @@ impl Collector {
         counts.pending_bytes += more.pending_bytes;
         counts.pending_chunks += more.pending_chunks;
         counts.still_bad += more.still_bad;
+        counts.unmarked_chunks += more.unmarked_chunks;
         sweep.progress.add(
             parts,
             more.used_chunks + more.pending_chunks + list.len() as u64,
@@ -311,6 +318,7 @@ struct Comparison<'a> {
     markers: &'a Markers,
     protection: Protection<'a>,
     cutoff: &'a Cutoff,
+    named: &'a Named,
     listed: bool,
     counts: Counts,
     found: Vec<Found>,
@@ -394,6 +402,10 @@ impl Comparison<'_> {
                 self.counts.pending_bytes += chunk.size;
                 self.counts.pending_chunks += 1;
             }
+        } else if self.named.contains(&chunk.digest) {
+            self.counts.used_bytes += chunk.size;
+            self.counts.used_chunks += 1;
+            self.counts.unmarked_chunks += 1;
         } else {
             self.found.push(Found::Candidate(chunk));
         }

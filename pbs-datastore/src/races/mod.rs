@@ -7,6 +7,7 @@ mod aside;
 mod collect;
 mod crash;
 mod insert;
+mod marks;
 mod starts;
 
 use std::collections::BTreeMap;

@@ -184,6 +184,11 @@ pub(crate) const CASES: &[Case] = &[
         "races::collect::after_a_lost_cache_directory_what_is_used_is_known_again",
     ),
     case(
+        "NamedRemembered",
+        "races::marks::what_an_index_names_stays_although_its_mark_is_gone::harm_1_Harm__FoldersRemoved",
+    )
+    .blind("nobody else reaches its files"),
+    case(
         "AdoptOnlyUnreleased",
         "races::aside::a_chunk_set_aside_since_it_was_listed_gets_no_marker_from_the_listing",
     ),
