@@ -21,7 +21,8 @@ enum Harm {
 async fn what_an_index_names_stays_although_its_mark_is_gone(
     #[values(Harm::FoldersRemoved, Harm::TimesPutBack)] harm: Harm,
 ) {
-    let world = World::new();
+    let mut world = World::new();
+    world.config.list_ranges = 1;
     let life = garbage(&world, &["used", "unused"]).await;
     world.snapshot("host/a/1", &[digest("used")]);
     let before = life.marker(&digest("used")).await.unwrap().used;
@@ -56,7 +57,8 @@ async fn what_an_index_names_stays_although_its_mark_is_gone(
 #[tokio::test(start_paused = true)]
 async fn nothing_is_deleted_once_the_cache_directory_is_gone() {
     for gone in ["cache", "cache/.holdfast/owner.json"] {
-        let world = World::new();
+        let mut world = World::new();
+        world.config.list_ranges = 1;
         let life = garbage(&world, &["one"]).await;
         let listing = Fault::on(Op::List).containing(".chunks/");
         let gate = world.plan.stop_before(listing);
