@@ -17,7 +17,8 @@
 //! 6. Create `.holdfast/format` where it is missing. *The next start creates it.*
 //!
 //! Epoch: bucket first, then the directory. A crash in between makes them differ, and the next start drops its markers:
-//! that costs requests and no chunk. Clean stop: directory first, then the bucket; both hold the id of the stop, so that
+//! that costs requests and no chunk. Before either the directory's record is read: it must be there and of this start, or
+//! somebody has taken the markers away under us. Clean stop: directory first, then the bucket; both hold the id of the stop, so that
 //! an older copy of the directory that is put back is recognised.
 //!
 //! What a start costs (I3, I8): see [`StartReport`]. A wait that is not over when the process stops, cleanly or not, is
@@ -261,6 +262,7 @@ impl Owner {
     }
 
     /// Raises the epoch in the bucket and in the cache directory: before every batch of deletes, and after its journal.
+    /// Refuses if the directory's record is not that of this start.
     pub async fn raise_epoch(&self, pass: &FencePass) -> Result<()> {
         let Some(bucket) = &self.bucket else {
             return Ok(());

@@ -6,7 +6,8 @@
 //! does not is hashed while it is unpacked, in a window of at most [`WINDOW_LOG_MAX`] and a step of output. None of it outlives
 //! the call but the state for frames of the first kind, some 100 KiB for each thread that has unpacked one: to make it anew takes longer than to unpack a
 //! small chunk. In the daemon that is a job of [`Env::compute`](crate::Env::compute), of which as
-//! many run as there are cores; so beside the budget for bodies there is one chunk or window for each core, at most. Manifests
+//! many run as there are cores, or part of a job of [`Env::io`](crate::Env::io) where a stored file is judged, of which there is a
+//! bound as well; so beside the budget for bodies there is one chunk or window for each such job, at most. Manifests
 //! are unpacked in such a job as well, at most [`MANIFEST_BYTES_MAX`](crate::MANIFEST_BYTES_MAX); what is
 //! kept of them is bounded where it is kept.
 

@@ -26,7 +26,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// The way into the running daemon with a new API token that may do everything; made once.
+    /// The way into the running daemon with a new API token that may do everything. To be called once.
     pub fn entrance(&self) -> Result<Entrance> {
         let token = format!("{}!{TOKEN}", self.user());
         let secret = self.add_token(&token)?;

@@ -5,8 +5,8 @@
 //!    in one step. With that it is *acknowledged* as well: this process is the only writer (A3), so nobody else has to be
 //!    asked to condemn it too.
 //! 2. The digests are written to the journal, synced.
-//! 3. *Confirmed*: the fence says that this process still owns the prefix, and the epoch is raised, in the bucket and then in
-//!    the cache directory (I3). With every batch, and after its journal: a copy of the directory that is put back later has
+//! 3. *Confirmed*: the fence says that this process still owns the prefix, the cache directory's record that it is still that of
+//!    this start, and the epoch is raised, in the bucket and then in the cache directory (I3). With every batch, and after its journal: a copy of the directory that is put back later has
 //!    either another epoch than the bucket, or the journal of the last batch.
 //! 4. *Deleted*: the delete requests are sent, a few side by side, signed with the fence's date.
 //! 5. Marker, upload marker and LRU entry of **every** key are removed whatever its result, and the removal is synced:

@@ -592,10 +592,6 @@ async fn a_group_changes_hands_within_a_user_or_by_modify() {
         "a token does not own what is the user's"
     );
     std::fs::write(&owner_file, "?").expect("written");
-    assert_eq!(
-        by_root("a", "backup@pbs").await,
-        200,
-        "it mends an owner file"
-    );
+    assert_eq!(by_root("a", "backup@pbs").await, 200, "mends the file");
     assert_eq!(owner(), "backup@pbs\n");
 }
